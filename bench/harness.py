@@ -1,7 +1,7 @@
 """Runs peers in interleaved rounds: every server pinned to core 0, every client to core 1, in processes of their own.
 
-A peer is a module of ``bench.peers`` with ``NAME``, ``serve(works)`` (blocks; calls ``announce(port)`` once it listens) and
-``measure(work, address, calls) -> Sample``. Servers stay up and idle while others are measured.
+A peer is a module of ``bench.peers`` with ``NAME``, ``serve()`` (blocks; calls ``announce(address)`` once it listens)
+and ``measure(work, address, calls) -> Sample``. Servers stay up and idle while others are measured.
 """
 
 from __future__ import annotations
@@ -114,11 +114,17 @@ def measure(module: str, key: str, address: str, calls: int) -> Sample:
 @contextlib.contextmanager
 def started(module: str) -> Iterator[Running]:
     """Start the server and the client process of one peer; end them afterwards."""
-    command = [sys.executable, "-c", f"from bench import harness; harness.pin({SERVER_CORE}); harness.load({module!r}).serve()"]
+    command = [
+        sys.executable,
+        "-c",
+        f"from bench import harness; harness.pin({SERVER_CORE}); harness.load({module!r}).serve()",
+    ]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         address = wait_listening(server, module)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=pin, initargs=(CLIENT_CORE,)) as client:
+        with ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn"), initializer=pin, initargs=(CLIENT_CORE,)
+        ) as client:
             yield Running(load(module).NAME, module, address, server, client)
     finally:
         server.terminate()
@@ -140,7 +146,9 @@ def wait_listening(server: subprocess.Popen[str], module: str) -> str:
             return line.split()[1]
         if not line and server.poll() is not None:
             break
-    raise RuntimeError(f"the server of {module} did not listen within {START_TIMEOUT:.0f} s (exit status {server.poll()})")
+    raise RuntimeError(
+        f"the server of {module} did not listen within {START_TIMEOUT:.0f} s (exit status {server.poll()})"
+    )
 
 
 def interleaved(peers: list[Running], work: Work, rounds: int, advance: Callable[[], None]) -> dict[str, list[Sample]]:

@@ -1,8 +1,8 @@
-"""Turns rounds into figures: medians with their range, ratios per round with a 95% interval, a table, JSON and plots."""
+"""Turns rounds into figures: medians with their range, ratios per round with an interval, a table, JSON, a plot."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import math
@@ -19,16 +19,17 @@ PACKAGES = ("grpcio", "numpy", "uvloop")
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Return the order-statistic interval of the median that covers at least 95% (exact binomial, no distribution assumed)."""
+    """Return the interval of the median that covers at least 95% (order statistics, exact binomial)."""
     ordered, n = sorted(values), len(values)
-    low = 0
-    while low + 1 < n - low - 1 and 2 * sum(math.comb(n, k) for k in range(low + 1)) / 2**n + 2 * math.comb(n, low + 1) / 2**n <= 0.05:
+    low, outside = 0, 2 / 2**n
+    while low + 1 < n - 2 - low and outside + 2 * math.comb(n, low + 1) / 2**n <= 0.05:
         low += 1
+        outside += 2 * math.comb(n, low) / 2**n
     return ordered[low], ordered[n - 1 - low]
 
 
 def figures(work: Work, samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    """Return one peer's row each: the figure's median and range, ratios to the reference and to gRPC, percentiles, server CPU."""
+    """Return a row a peer: the figure's median and range, ratios to the reference and gRPC, percentiles, server CPU."""
     rows: dict[str, Any] = {}
     for peer, rounds in samples.items():
         values = [sample.figure(work) for sample in rounds]
@@ -50,13 +51,20 @@ def figures(work: Work, samples: dict[str, list[Sample]]) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """Return what the run ran on: CPU model, kernel, Python, package versions, date. No name of the machine."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown")
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown",
+    )
     return {
         "cpu": model,
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 
@@ -76,7 +84,8 @@ def markdown(results: dict[str, Any], works: dict[str, Work], names: dict[str, s
         "",
         f"{about['cpu']}, 2 cores (server on one, client on the other), Linux {about['kernel']}, Python {about['python']}, "
         f"{about['date']}; {results['rounds']} interleaved rounds, loopback, no MAC.",
-        "Median of the rounds with min-max; ratios are taken round by round: median (95% interval). Only ratios travel between machines.",
+        "Median of the rounds with min-max; ratios are taken round by round: median (95% interval). "
+        "Only ratios travel between machines.",
         "",
     ]
     for key, rows in results["works"].items():
@@ -89,10 +98,10 @@ def markdown(results: dict[str, Any], works: dict[str, Work], names: dict[str, s
             "|---|---|---|---|---|---|",
         ]
         for peer, row in rows.items():
-            lines.append(
-                f"| {names[peer]} | {row['median']:,.0f} ({row['min']:,.0f}-{row['max']:,.0f}) | {ratio(row, 'x_ref')} | {ratio(row, 'x_grpc')} "
-                f"| {row['percentiles_us']['99']:,.0f} | {row['server_cpu_us_per_call']:.1f} |"
-            )
+            spread = f"{row['median']:,.0f} ({row['min']:,.0f}-{row['max']:,.0f})"
+            ratios = f"{ratio(row, 'x_ref')} | {ratio(row, 'x_grpc')}"
+            rest = f"{row['percentiles_us']['99']:,.0f} | {row['server_cpu_us_per_call']:.1f}"
+            lines.append(f"| {names[peer]} | {spread} | {ratios} | {rest} |")
         lines.append("")
     lines += ["## Targets", "", "| target | measured | met |", "|---|---|---|"]
     lines += [f"| {text} | {value:.2f} | {'yes' if met else '**no**'} |" for text, value, met in results["targets"]]
@@ -100,7 +109,7 @@ def markdown(results: dict[str, Any], works: dict[str, Work], names: dict[str, s
 
 
 def targets(figured: dict[str, Any]) -> list[tuple[str, float, bool]]:
-    """Return each target of the first benchmark with what was measured and whether it holds."""
+    """Return each target with what was measured and whether it holds."""
     wanted = (
         ("A p50 <= 1.15 x raw echo", "A", "x_ref", 1.15, True),
         ("A p50 <= 0.25 x grpc.aio", "A", "x_grpc", 0.25, True),
@@ -128,7 +137,8 @@ def plot(results: dict[str, Any], names: dict[str, str], path: Path) -> None:
     for panel, (key, rows) in zip(panels[0], results["works"].items(), strict=True):
         for peer, row in rows.items():
             points = row["percentiles_us"]
-            panel.plot(list(points), list(points.values()), marker="o", label=names[peer], linewidth=2.5 if peer == "ours" else 1.2)
+            width = 2.5 if peer == "ours" else 1.2
+            panel.plot(list(points), list(points.values()), marker="o", label=names[peer], linewidth=width)
         panel.set(title=f"{key}", xlabel="percentile", ylabel="latency, us", yscale="log")
         panel.grid(visible=True, which="both", alpha=0.3)
     panels[0][0].legend()

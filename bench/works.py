@@ -37,6 +37,15 @@ WORKS = {
     for work in (
         Work("A", "float32 (1,16) echoed, one in flight", "echo", (1, 16), (1, 16), 1, 3000, "p50"),
         Work("B", "float32 (1,16) echoed, 64 in flight", "echo", (1, 16), (1, 16), 64, 24000, "rate"),
-        Work("C", "float32 (1,3,224,224) in, (1,1000) out, one in flight", "image", (1, 3, 224, 224), (1, 1000), 1, 600, "p50"),
+        Work(
+            "C",
+            "float32 (1,3,224,224) in, (1,1000) out, one in flight",
+            "image",
+            (1, 3, 224, 224),
+            (1, 1000),
+            1,
+            600,
+            "p50",
+        ),
     )
 }

@@ -29,13 +29,17 @@ class Inference:
     """Answers as our models do: the input itself, or constant scores."""
 
     def __init__(self) -> None:
-        self.scores = {work.model: np.zeros(work.reply_shape, np.float32) for work in WORKS.values() if work.model != "echo"}
+        self.scores = {
+            work.model: np.zeros(work.reply_shape, np.float32) for work in WORKS.values() if work.model != "echo"
+        }
 
     async def Infer(self, request: Any, context: Any) -> Any:  # noqa: N802 (gRPC names the method)
         array = read(request.inputs[0], request.raw_input_contents[0])
         reply = self.scores.get(request.model_name, array)
         output = messages.Tensor(name="y", datatype="FP32", shape=reply.shape)
-        return messages.InferResponse(model_name=request.model_name, outputs=[output], raw_output_contents=[reply.tobytes()])
+        return messages.InferResponse(
+            model_name=request.model_name, outputs=[output], raw_output_contents=[reply.tobytes()]
+        )
 
 
 def serve() -> None:
@@ -61,7 +65,9 @@ async def run(work: Work, address: str, calls: int) -> Sample:
             for _ in range(count):
                 before = clock()
                 tensor = messages.Tensor(name="x", datatype="FP32", shape=array.shape)
-                request = messages.InferRequest(model_name=work.model, inputs=[tensor], raw_input_contents=[array.tobytes()])
+                request = messages.InferRequest(
+                    model_name=work.model, inputs=[tensor], raw_input_contents=[array.tobytes()]
+                )
                 reply = await stub.Infer(request)
                 read(reply.outputs[0], reply.raw_output_contents[0])
                 latencies.append(clock() - before)

@@ -19,7 +19,12 @@ from bench.works import WORKS, Work
 NAME = "tensorwire"
 SOURCES = {
     "echo": "def load():\n    return lambda inputs: {'y': inputs['x']}\n",
-    "image": "import numpy as np\n\n\ndef load():\n    rows = np.zeros((32, 1000), np.float32)\n    return lambda inputs: {'y': rows[: len(inputs['x'])]}\n",
+    "image": (
+        "import numpy as np\n\n\n"
+        "def load():\n"
+        "    rows = np.zeros((32, 1000), np.float32)\n"
+        "    return lambda inputs: {'y': rows[: len(inputs['x'])]}\n"
+    ),
 }
 
 

@@ -52,7 +52,8 @@ class Echo(asyncio.BufferedProtocol):
 def serve() -> None:
     async def main() -> None:
         server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
-        announce("%s:%d" % server.sockets[0].getsockname()[:2])
+        host, port = server.sockets[0].getsockname()[:2]
+        announce(f"{host}:{port}")
         await server.serve_forever()
 
     uvloop.run(main())

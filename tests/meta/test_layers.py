@@ -28,8 +28,15 @@ def copied_tree(tmp_path: Path) -> Path:
 
 
 def run(tool: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([BIN / tool, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
-                          env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(cwd / "src"), "HOME": str(cwd)})
+    return subprocess.run(
+        [BIN / tool, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(cwd / "src"), "HOME": str(cwd)},
+    )
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -40,8 +47,14 @@ def test_a_part_is_a_link_into_the_root_folder(part: str) -> None:
 
 
 def test_a_stray_import_from_the_root_fails_loudly() -> None:
-    done = subprocess.run([sys.executable, "-c", "import protocol"], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env={"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", "import protocol"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode != 0
     assert "ImportError" in done.stderr
 
@@ -64,7 +77,11 @@ def test_mypy_checks_every_file_behind_the_links() -> None:
     """The configured run names the links, so no file of a part is left out."""
     text = (ROOT / "pyproject.toml").read_text()
     assert 'files = ["src/tensorwire"' in text
-    seen = {path.relative_to(ROOT / "src" / "tensorwire") for part in PARTS for path in (ROOT / "src" / "tensorwire" / part).rglob("*.py")}
+    seen = {
+        path.relative_to(ROOT / "src" / "tensorwire")
+        for part in PARTS
+        for path in (ROOT / "src" / "tensorwire" / part).rglob("*.py")
+    }
     assert Path("protocol/__init__.py") in seen
 
 

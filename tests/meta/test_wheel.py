@@ -1,4 +1,4 @@
-"""What is shipped: the wheel holds every module as a real file, the sdist builds, and no forbidden call is in the package."""
+"""What is shipped: the wheel holds every module as a real file, the sdist builds, no forbidden call is in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ PARTS = ("protocol", "codec", "gpu", "server", "clients")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist and, from it, the wheel: what a release would upload."""
     out = tmp_path_factory.mktemp("dist")
-    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
     copy = tmp_path_factory.mktemp("tree")
     for name in filter(None, tracked):
         source, target = ROOT / name, copy / name
@@ -28,7 +30,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target.symlink_to(source.readlink())
         elif source.is_file():
             target.write_bytes(source.read_bytes())
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(copy)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
     return out
 
 
@@ -37,9 +44,16 @@ def test_the_wheel_holds_every_module_as_a_real_file(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         infos = {info.filename: info for info in wheel.infolist()}
     expected = {f"tensorwire/{path.relative_to(ROOT)}" for part in PARTS for path in (ROOT / part).rglob("*.py")}
-    expected |= {"tensorwire/__init__.py", "tensorwire/py.typed", "tensorwire/protocol/SPEC.md", "tensorwire/codec/tensor.fbs"}
+    expected |= {
+        "tensorwire/__init__.py",
+        "tensorwire/py.typed",
+        "tensorwire/protocol/SPEC.md",
+        "tensorwire/codec/tensor.fbs",
+    }
     assert expected <= set(infos)
-    assert all((infos[name].external_attr >> 16) & 0o170000 != 0o120000 for name in expected), "a link was packed as a link"
+    assert all((infos[name].external_attr >> 16) & 0o170000 != 0o120000 for name in expected), (
+        "a link was packed as a link"
+    )
     assert all(infos[name].file_size for name in expected if not name.endswith("py.typed"))
 
 
@@ -54,9 +68,14 @@ def test_the_sdist_holds_the_tests_and_the_licence(built: Path) -> None:
 def test_the_wheel_imports_without_the_extras(built: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path)
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import tensorwire; tensorwire.connect; print(tensorwire.__file__);"
-            "print(sorted(m for m in ('torch', 'click', 'rich', 'uvloop', 'pydantic', 'asyncio', 'PIL') if m in sys.modules))")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import tensorwire; tensorwire.connect; print(tensorwire.__file__);"
+        "unwanted = {'torch', 'click', 'rich', 'uvloop', 'pydantic', 'asyncio', 'PIL'};"
+        "print(sorted(unwanted & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     path, modules = done.stdout.splitlines()
     assert path.startswith(str(tmp_path))
     assert modules == "[]"
@@ -79,7 +98,9 @@ def test_no_module_can_run_what_a_peer_sends(path: Path) -> None:
         where = f"{path.name}:{getattr(node, 'lineno', 0)}"
         assert not isinstance(node, ast.Assert), f"{where}: assert in package code"
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] + ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            names = [alias.name for alias in node.names] + (
+                [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            )
             assert not {"pickle", "marshal", "shelve", "dill", "cloudpickle"} & set(names), f"{where}: unpickling"
         if isinstance(node, ast.Call):
             name = dotted(node.func)
@@ -99,6 +120,10 @@ def test_nothing_committed_names_one_machine() -> None:
     needles = ["/" + "work/", "/" + "root/", "/" + "farm/"]
     for name in tracked:
         path = ROOT / name
-        if path.is_file() and not path.is_symlink() and path.suffix in {".py", ".md", ".toml", ".json", ".yaml", ".txt", ".fbs", ""}:
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and path.suffix in {".py", ".md", ".toml", ".json", ".yaml", ".txt", ".fbs", ""}
+        ):
             text = path.read_text(errors="replace")
             assert not [needle for needle in needles if needle in text], name
