@@ -106,7 +106,7 @@ class SlabPool:
         self.name = name
         self.keep = self.nbytes // 4 if keep is None else keep
         self.attached = fd is not None
-        self.fd = _create(name, self.nbytes) if fd is None else _attach(fd, self.nbytes)
+        self.fd = shared_memory(name, self.nbytes) if fd is None else _attach(fd, self.nbytes)
         self._mapping = mmap.mmap(self.fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._bytes = memoryview(self._mapping)
         self.closed = False
@@ -276,7 +276,7 @@ class SlabPool:
             self._mapping.madvise(_MADV_REMOVE, offset, size)
 
 
-def _create(name: str, nbytes: int) -> int:
+def shared_memory(name: str, nbytes: int) -> int:
     """Anonymous shared memory whose size is sealed: nobody who holds it can shrink it under a reader (SIGBUS)."""
     if not hasattr(os, "memfd_create"):  # not Linux: an unlinked file does, without the seal
         with tempfile.TemporaryFile() as file:
