@@ -47,7 +47,7 @@ class Request:
 
     `session` is the front's own and never looked at here. `priority` is a class, higher is more urgent.
     `principal` is a small integer that stands for who pays. `deadline` is absolute (inf: none).
-    `rows`, `block`, `start`, `prepared`, `queued` and `started` belong to the engine.
+    `rows`, `block`, `start`, `slot`, `prepared`, `queued` and `started` belong to the engine.
     """
 
     __slots__ = (
@@ -62,6 +62,7 @@ class Request:
         "queued",
         "rows",
         "session",
+        "slot",
         "start",
         "started",
         "stream_id",
@@ -89,6 +90,7 @@ class Request:
         self.first_byte = first_byte
         self.want_timing = want_timing
         self.queued = False
+        self.slot = -1
         self.started = False
         self.done = False
         # Set by the engine at submit; until then there is nothing to release.
