@@ -1,1 +1,74 @@
+"""codec: tensors and service messages <-> bytes.
+
+What lives here: tensor metadata, layout, dtypes, arrays in and out, msgpack service messages. What must not: sockets,
+asyncio, torch, cupy, frames (protocol/). Only CodecError (SignatureError is one) leaves this part on bad input.
+"""
+
+from __future__ import annotations
+
 from .. import __version__ as __version__
+from .cache import BoundedCache, MetadataCache
+from .decoder import check_body, decode_arrays
+from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of
+from .encoder import Encoded, Encoder
+from .errors import CodecError, SignatureError
+from .layout import Placed, Resolved, count_dims, resolve
+from .metadata import FREE, Kind, Metadata, TensorSpec, decode_metadata, encode_metadata
+from .ragged import RaggedArray
+from .service import (
+    DescribeRequest,
+    Description,
+    Health,
+    HealthReport,
+    HealthRequest,
+    ImageHints,
+    ModelEntry,
+    ModelList,
+    Ready,
+    State,
+    pack_service,
+    unpack_service,
+)
+from .signature import check_signature
+
+__all__ = [
+    "DTYPES",
+    "FREE",
+    "BoundedCache",
+    "CodecError",
+    "DType",
+    "DescribeRequest",
+    "Description",
+    "Encoded",
+    "Encoder",
+    "Health",
+    "HealthReport",
+    "HealthRequest",
+    "ImageHints",
+    "Kind",
+    "Metadata",
+    "MetadataCache",
+    "ModelEntry",
+    "ModelList",
+    "Placed",
+    "RaggedArray",
+    "Ready",
+    "Resolved",
+    "SignatureError",
+    "State",
+    "TensorSpec",
+    "TypeCode",
+    "check_body",
+    "check_signature",
+    "count_dims",
+    "decode_arrays",
+    "decode_metadata",
+    "dtype_by_name",
+    "dtype_by_numpy",
+    "dtype_by_triple",
+    "dtype_of",
+    "encode_metadata",
+    "pack_service",
+    "resolve",
+    "unpack_service",
+]

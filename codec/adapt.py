@@ -1,0 +1,122 @@
+"""What a caller may pass as a tensor -> one element type, shape, kind and the memory that goes on the wire.
+
+What lives here: every accepted form (numpy, DLPack, buffers, Python numbers, lists and strings, RaggedArray), and the
+refusals. What must not: copies of arrays that are already as the wire wants them (little-endian, C order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .dlpack import DLPackArray, from_dlpack
+from .dtypes import UINT8, DType, dtype_of
+from .errors import CodecError, shown
+from .limits import MAX_DIMS
+from .metadata import Kind
+from .ragged import Array, RaggedArray
+
+
+class Adapted:
+    """One tensor ready to be sent: `sizes` are its dims (shape, then items), `buffers` its one or two flat byte views."""
+
+    __slots__ = ("buffers", "dtype", "kind", "ndim", "sizes")
+
+    def __init__(self, dtype: DType, kind: Kind, ndim: int, sizes: tuple[int, ...], buffers: tuple[memoryview, ...]) -> None:
+        self.dtype = dtype
+        self.kind = kind
+        self.ndim = ndim
+        self.sizes = sizes
+        self.buffers = buffers
+
+
+def adapt(name: str, value: Any) -> Adapted:
+    """Takes `value` as the tensor `name`. CodecError says what cannot be sent and what to pass instead."""
+    try:
+        if isinstance(value, RaggedArray):
+            return _ragged(value)
+        dtype, array = _as_array(value)
+        if dtype is None:
+            return _strings(array)
+        return Adapted(dtype, Kind.DENSE, array.ndim, array.shape, (flat_bytes(array),))
+    except CodecError as error:
+        raise CodecError(f"{shown(name)}: {error}") from None
+
+
+def flat_bytes(array: Array) -> memoryview:
+    """The memory of `array` as the wire wants it; copied only if it is not little-endian and in C order already."""
+    little = array.dtype.newbyteorder("<")
+    if array.dtype != little:
+        array = array.astype(little, order="C")
+    elif not array.flags.c_contiguous:
+        array = array.copy(order="C")
+    if not array.size:
+        return memoryview(b"")
+    # uint8 because complex and ml_dtypes kinds do not speak the buffer protocol.
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _as_array(value: Any) -> tuple[DType | None, Array]:
+    """(element type, array); no element type for an array of str."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise CodecError("masked arrays have no wire form; pass .filled(...) or data and mask as two tensors")
+    if not isinstance(value, np.ndarray | np.generic):
+        if isinstance(value, DLPackArray):
+            return from_dlpack(value)
+        value = _from_python(value)
+    array: Array = np.asarray(value)
+    if array.ndim > MAX_DIMS:
+        raise CodecError(f"array has {array.ndim} dimensions, at most {MAX_DIMS} are allowed")
+    if array.dtype.kind in "OUT":
+        return None, array
+    if array.dtype.kind == "S":
+        raise CodecError("arrays of bytes have no wire form; decode them to str, or send uint8")
+    return dtype_of(array), array
+
+
+def _from_python(value: Any) -> Any:
+    if isinstance(value, str):
+        return np.array(value, dtype=object)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return np.asarray(memoryview(value))
+    try:
+        array = np.asarray(value)
+        # numpy cuts zero characters off the end of str; as objects they stay whole. It also turns a mix of numbers and
+        # str into str, which the object array shows.
+        return np.array(value, dtype=object) if array.dtype.kind in "UT" else array
+    except (ValueError, TypeError, OverflowError) as error:
+        hint = "; rows of different lengths go in a RaggedArray.from_rows(rows)" if "inhomogeneous" in str(error) else ""
+        raise CodecError(f"{type(value).__name__} is no array: {error}{hint}") from None
+
+
+def _strings(array: Array) -> Adapted:
+    texts = array.reshape(-1).tolist()
+    for text in texts:
+        if not isinstance(text, str):
+            raise CodecError(
+                f"an array of Python objects holds {type(text).__name__}, expected str only; "
+                "give numbers a numeric dtype, or rows of different lengths as a RaggedArray"
+            )
+    try:
+        parts = [text.encode() for text in texts]
+    except UnicodeEncodeError:
+        raise CodecError("a string holds a lone surrogate and has no UTF-8 form") from None
+    blob = b"".join(parts)
+    buffers = (_offset_bytes(map(len, parts), len(parts)), memoryview(blob))
+    return Adapted(UINT8, Kind.STRING, array.ndim, (*array.shape, len(blob)), buffers)
+
+
+def _offset_bytes(lengths: Iterable[int], count: int) -> memoryview:
+    offsets = np.zeros(count + 1, "<i8")
+    np.cumsum(np.fromiter(lengths, "<i8", count), out=offsets[1:])
+    return flat_bytes(offsets)
+
+
+def _ragged(value: RaggedArray) -> Adapted:
+    if value.values.ndim > MAX_DIMS:
+        raise CodecError(f"rows have {value.values.ndim} dimensions, at most {MAX_DIMS} are allowed")
+    sizes = (*value.shape, len(value.values))
+    buffers = (flat_bytes(value.offsets), flat_bytes(value.values))
+    return Adapted(dtype_of(value.values), Kind.RAGGED, len(sizes) - 1, sizes, buffers)

@@ -1,0 +1,85 @@
+"""DLPack in and out for what numpy's own bridge does not take: bfloat16 and the float8 kinds, and clear errors.
+
+What lives here: reading a capsule of host memory into an array without a copy. What must not: torch, cupy or any other
+producer by name; all that is asked of one is the protocol (__dlpack__, __dlpack_device__).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from .dtypes import DType, dtype_by_triple
+from .errors import CodecError
+from .limits import MAX_DIMS
+from .ragged import Array
+
+_HOST_DEVICES = frozenset({1, 3, 11, 13})  # kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged: all readable from here
+
+
+@runtime_checkable
+class DLPackArray(Protocol):
+    """Anything that speaks DLPack."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_get_pointer.restype = ctypes.c_void_p
+_get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+
+
+class _Lent:
+    """Tells numpy where the memory is (its array interface) and keeps the capsule, and so the memory, alive."""
+
+    __slots__ = ("__array_interface__", "capsule")
+
+    def __init__(self, capsule: Any, interface: dict[str, Any]) -> None:
+        self.capsule = capsule
+        self.__array_interface__ = interface
+
+
+def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:
+    """The element type and an array over the same memory; of the storage dtype (uint8, uint16) for ml_dtypes kinds.
+
+    CodecError if the memory is not the host's, or the producer refuses (a torch tensor that requires grad).
+    """
+    device = int(source.__dlpack_device__()[0])
+    if device not in _HOST_DEVICES:
+        raise CodecError(f"array is in device memory (DLPack device type {device}); copy it to the host first, as with .cpu()")
+    try:
+        # Unconsumed, the capsule keeps its name and gives the memory back when it is collected.
+        capsule = source.__dlpack__()
+        pointer = _get_pointer(capsule, b"dltensor")
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise CodecError(f"array is not exported through DLPack: {error}") from None
+    tensor = _DLTensor.from_address(pointer)
+    dtype = dtype_by_triple(tensor.code, tensor.bits, tensor.lanes)
+    if not 0 <= tensor.ndim <= MAX_DIMS:
+        raise CodecError(f"array has {tensor.ndim} dimensions, at most {MAX_DIMS} are allowed")
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim]) if tensor.strides else None
+    if 0 in shape:
+        return dtype, np.empty(shape, dtype.storage)
+    address = tensor.data + tensor.byte_offset
+    interface = {"version": 3, "typestr": dtype.storage.str, "shape": shape, "strides": strides, "data": (address, True)}
+    array: Array = np.asarray(_Lent(capsule, interface))
+    return dtype, array

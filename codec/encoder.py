@@ -1,0 +1,125 @@
+"""Arrays -> one message: metadata (cached by call signature), dims, and a gather list over the caller's own memory.
+
+What lives here: the hot path of sending. What must not: tensor bytes; the buffers given back are views of the caller's
+arrays (adapt.py copies the few that are not as the wire wants them), who must not change them until they are sent.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .adapt import Adapted, adapt
+from .dtypes import DType
+from .errors import CodecError
+from .limits import ALIGNMENT, MAX_BODY_BYTES
+from .metadata import FREE, Kind, TensorSpec, encode_metadata
+
+_PADDING = tuple(memoryview(bytes(count)) for count in range(ALIGNMENT))
+_ndarray = np.ndarray
+
+Signature = tuple[tuple[str, DType, Kind, int], ...]
+
+
+class Encoded:
+    """One message to send. `buffers` is the body as a gather list of flat byte views, padding included."""
+
+    __slots__ = ("body_length", "buffers", "dims", "meta")
+
+    def __init__(self, meta: bytes, dims: bytes, buffers: list[memoryview], body_length: int) -> None:
+        self.meta = meta
+        self.dims = dims
+        self.buffers = buffers
+        self.body_length = body_length
+
+
+class _CallSite:
+    """What stays the same between calls of one signature."""
+
+    __slots__ = ("meta", "pack_dims")
+
+    def __init__(self, model: str, version: str, signature: Signature) -> None:
+        specs = [TensorSpec(name, dtype, (FREE,) * ndim, kind) for name, dtype, kind, ndim in signature]
+        self.meta = encode_metadata(model, version, specs)
+        count = sum(ndim + (kind is not Kind.DENSE) for _, _, kind, ndim in signature)
+        self.pack_dims: Callable[..., bytes] = struct.Struct(f"<{count}Q").pack
+
+
+class Encoder:
+    """Encodes messages; keeps the metadata of the last `max_entries` call signatures (first in, first out).
+
+    A signature is model, version and per tensor name, dtype, kind and number of dimensions: every dimension is free.
+    Safe to use from several threads under the GIL.
+    """
+
+    __slots__ = ("_max_entries", "_sites")
+
+    def __init__(self, max_entries: int = 256) -> None:
+        self._max_entries = max_entries
+        self._sites: dict[Any, _CallSite] = {}
+
+    def encode(self, model: str, version: str, arrays: Mapping[str, Any]) -> Encoded:
+        """One message with these tensors, in order. CodecError names the tensor that cannot be sent.
+
+        Accepted: numpy arrays, anything with DLPack or the buffer protocol in host memory (torch CPU tensors), Python
+        numbers, str, nested lists of them, RaggedArray. Contiguous little-endian memory is not copied.
+        """
+        if len(arrays) == 1:
+            for name, array in arrays.items():
+                # Most calls: one plain array. The cast refuses what is not contiguous, native and a plain number.
+                if type(array) is _ndarray:
+                    site = self._sites.get((model, version, name, array.dtype, array.ndim))
+                    if site is not None:
+                        try:
+                            view = memoryview(array).cast("B")
+                        except (TypeError, ValueError, BufferError):
+                            break
+                        return Encoded(site.meta, site.pack_dims(*array.shape), [view], view.nbytes)
+        return self._encode(model, version, arrays)
+
+    def _encode(self, model: str, version: str, arrays: Mapping[str, Any]) -> Encoded:
+        adapted = [adapt(name, value) for name, value in arrays.items()]
+        signature = tuple(
+            (name, tensor.dtype, tensor.kind, tensor.ndim) for name, tensor in zip(arrays, adapted, strict=True)
+        )
+        site = self._sites.get((model, version, signature))
+        if site is None:
+            site = _CallSite(model, version, signature)
+            self._keep((model, version, signature), site)
+            if len(adapted) == 1:
+                self._keep_fast(model, version, arrays, adapted[0], site)
+        dims = site.pack_dims(*(size for tensor in adapted for size in tensor.sizes))
+        buffers, body_length = _gather(adapted)
+        return Encoded(site.meta, dims, buffers, body_length)
+
+    def _keep_fast(self, model: str, version: str, arrays: Mapping[str, Any], tensor: Adapted, site: _CallSite) -> None:
+        """Also files the site under the key of the fast path, if the array can take it."""
+        for name, array in arrays.items():
+            if type(array) is _ndarray and tensor.kind is Kind.DENSE and array.dtype == tensor.dtype.numpy:
+                self._keep((model, version, name, array.dtype, array.ndim), site)
+
+    def _keep(self, key: Any, site: _CallSite) -> None:
+        self._sites[key] = site
+        while len(self._sites) > self._max_entries:
+            self._sites.pop(next(iter(self._sites)), None)
+
+
+def _gather(tensors: list[Adapted]) -> tuple[list[memoryview], int]:
+    """The gather list and its length: each buffer at the next multiple of 64, empty ones nowhere (tensor.fbs)."""
+    buffers: list[memoryview] = []
+    end = 0
+    for tensor in tensors:
+        for buffer in tensor.buffers:
+            if not buffer.nbytes:
+                continue
+            padding = -end % ALIGNMENT
+            if padding:
+                buffers.append(_PADDING[padding])
+            buffers.append(buffer)
+            end += padding + buffer.nbytes
+    if end > MAX_BODY_BYTES:
+        raise CodecError(f"body: {end} bytes, at most {MAX_BODY_BYTES} are allowed")
+    return buffers, end

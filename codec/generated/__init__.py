@@ -1,0 +1,1 @@
+"""What the schema compiler makes of ../tensor.fbs. Written by `python -m tensorwire.codec.generate`, never by hand."""
