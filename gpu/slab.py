@@ -96,16 +96,24 @@ class SlabPool:
 
     `name` shows in /proc/PID/maps. `keep` is the high-water mark: how many bytes of freed memory may stay with the
     process (default: a quarter of the pool). `fd` attaches to the memory of a pool in another process instead of making
-    new memory; such a pool never allocates. `fd` is duplicated, the caller keeps its own.
+    new memory; it is duplicated, the caller keeps its own. `allocates` says which of the processes that share the
+    memory hands it out; by default the one that made it. There must be one only.
     """
 
-    def __init__(self, nbytes: int, name: str = "tensorwire", keep: int | None = None, fd: int | None = None) -> None:
+    def __init__(
+        self,
+        nbytes: int,
+        name: str = "tensorwire",
+        keep: int | None = None,
+        fd: int | None = None,
+        allocates: bool | None = None,
+    ) -> None:
         if nbytes <= 0:
             raise ValueError(f"a slab pool of {nbytes} bytes: give a positive size")
         self.nbytes = -(-nbytes // PAGE) * PAGE
         self.name = name
         self.keep = self.nbytes // 4 if keep is None else keep
-        self.attached = fd is not None
+        self.allocates = fd is None if allocates is None else allocates
         self.fd = shared_memory(name, self.nbytes) if fd is None else _attach(fd, self.nbytes)
         self._mapping = mmap.mmap(self.fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._bytes = memoryview(self._mapping)
@@ -121,7 +129,7 @@ class SlabPool:
         self._block_bytes = 0
         self._busy = False
         self._deferred: list[tuple[int, int]] = []
-        if not self.attached:
+        if self.allocates:
             self._add_everything()
 
     # -- using it
@@ -210,8 +218,8 @@ class SlabPool:
 
     def _take(self, order: int) -> int:
         """Split the smallest block that is large enough; -1 if there is none even after merging the magazines."""
-        if self.attached:
-            raise RuntimeError(f"pool {self.name} belongs to another process: only its creator allocates from it")
+        if not self.allocates:
+            raise RuntimeError(f"pool {self.name} belongs to another process: only that one allocates from it")
         offset = self._split(order)
         if offset < 0 and self._magazine_bytes:
             self._empty_magazines()
