@@ -1,0 +1,64 @@
+"""Writes the vectors: `python -m tests.vectors.generate` from the repository's root; `--check` only compares.
+
+What lives here: which file holds which cases. The bytes are described by struct in wire.py; nothing of tensorwire is
+imported, so that the vectors and the code are two witnesses.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.vectors import cases_frames, cases_handshake, cases_sessions, cases_streams
+from tests.vectors.case import CONFIG, PRELUDE, Vector
+
+HERE = Path(__file__).resolve().parent
+FILES: dict[str, Callable[[], list[Vector]]] = {
+    "stable/preface": cases_frames.preface,
+    "draft/hello": cases_handshake.hello_entries,
+    "draft/header": cases_frames.header,
+    "draft/frames": cases_frames.frames,
+    "draft/extension": cases_sessions.extensions,
+    "draft/handshake": cases_handshake.handshake,
+    "draft/streams": cases_streams.streams,
+    "draft/chunks": cases_streams.chunks,
+    "draft/sessions": cases_sessions.sessions,
+}
+
+
+def render(name: str) -> str:
+    """The text of one file."""
+    vectors = FILES[name]()
+    head: dict[str, object] = {
+        "spec": {"version": 1, "draft": 1},
+        "status": name.split("/", maxsplit=1)[0],
+        "kind": "extension" if name == "draft/extension" else "connection",
+    }
+    if head["kind"] == "connection":
+        head["config"] = CONFIG
+        if any(vector["start"] == "open" for vector in vectors):
+            head["prelude"] = PRELUDE
+    head["vectors"] = vectors
+    return json.dumps(head, indent=1) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check all files; 1 if a check found a difference."""
+    stale = []
+    for name in FILES:
+        path = HERE / f"{name}.json"
+        text = render(name)
+        if "--check" in arguments:
+            stale += [name] if not path.exists() or path.read_text() != text else []
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    if stale:
+        sys.stderr.write(f"not what generate.py writes: {', '.join(stale)}; run python -m tests.vectors.generate\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
