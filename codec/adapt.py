@@ -11,20 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from .dlpack import DLPackArray, from_dlpack
-from .dtypes import UINT8, DType, dtype_of
+from .dlpack import from_dlpack
+from .dtypes import UINT8, DType, dtype_of, find_numpy
 from .errors import CodecError, shown
 from .limits import MAX_DIMS
 from .metadata import Kind
 from .ragged import Array, RaggedArray
 
+_UINT8 = np.dtype(np.uint8)
+
 
 class Adapted:
-    """One tensor ready to be sent: `sizes` are its dims (shape, then items), `buffers` its one or two flat byte views."""
+    """One tensor ready to be sent: `sizes` are its dims (shape, then items), `buffers` its one or two byte views."""
 
     __slots__ = ("buffers", "dtype", "kind", "ndim", "sizes")
 
-    def __init__(self, dtype: DType, kind: Kind, ndim: int, sizes: tuple[int, ...], buffers: tuple[memoryview, ...]) -> None:
+    def __init__(
+        self, dtype: DType, kind: Kind, ndim: int, sizes: tuple[int, ...], buffers: tuple[memoryview, ...]
+    ) -> None:
         self.dtype = dtype
         self.kind = kind
         self.ndim = ndim
@@ -35,7 +39,11 @@ class Adapted:
 def adapt(name: str, value: Any) -> Adapted:
     """Takes `value` as the tensor `name`. CodecError says what cannot be sent and what to pass instead."""
     try:
-        if isinstance(value, RaggedArray):
+        if type(value) is np.ndarray:  # most tensors: a plain array as the wire wants it
+            dtype = find_numpy(value.dtype)
+            if dtype is not None and value.flags.c_contiguous and value.size:
+                return Adapted(dtype, Kind.DENSE, value.ndim, value.shape, (value.reshape(-1).view(_UINT8).data,))
+        elif isinstance(value, RaggedArray):
             return _ragged(value)
         dtype, array = _as_array(value)
         if dtype is None:
@@ -55,7 +63,7 @@ def flat_bytes(array: Array) -> memoryview:
     if not array.size:
         return memoryview(b"")
     # uint8 because complex and ml_dtypes kinds do not speak the buffer protocol.
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(_UINT8).data
 
 
 def _as_array(value: Any) -> tuple[DType | None, Array]:
@@ -63,7 +71,7 @@ def _as_array(value: Any) -> tuple[DType | None, Array]:
     if isinstance(value, np.ma.MaskedArray):
         raise CodecError("masked arrays have no wire form; pass .filled(...) or data and mask as two tensors")
     if not isinstance(value, np.ndarray | np.generic):
-        if isinstance(value, DLPackArray):
+        if hasattr(value, "__dlpack__"):
             return from_dlpack(value)
         value = _from_python(value)
     array: Array = np.asarray(value)
@@ -87,8 +95,9 @@ def _from_python(value: Any) -> Any:
         # str into str, which the object array shows.
         return np.array(value, dtype=object) if array.dtype.kind in "UT" else array
     except (ValueError, TypeError, OverflowError) as error:
-        hint = "; rows of different lengths go in a RaggedArray.from_rows(rows)" if "inhomogeneous" in str(error) else ""
-        raise CodecError(f"{type(value).__name__} is no array: {error}{hint}") from None
+        if "inhomogeneous" in str(error):
+            raise CodecError("nested lists of different lengths; pass a RaggedArray.from_rows(rows)") from None
+        raise CodecError(f"{type(value).__name__} is no array: {error}") from None
 
 
 def _strings(array: Array) -> Adapted:

@@ -7,6 +7,7 @@ before, not that anyone may use them. One instance belongs to one principal (ser
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from .metadata import Metadata, decode_metadata
@@ -43,14 +44,12 @@ class BoundedCache(Generic[K, V]):
         """The value of `key`, which becomes the youngest entry; None if there is none."""
         value = self._entries.get(key)
         if value is not None:
-            try:
+            with suppress(KeyError):  # another thread may have evicted it between the two lines
                 self._entries.move_to_end(key)
-            except KeyError:  # another thread evicted it between the two lines
-                pass
         return value
 
     def put(self, key: K, value: V, cost: int = 1) -> None:
-        """Stores `value` and evicts the oldest entries over the bounds. A value dearer than the whole cache is not kept."""
+        """Stores `value`, evicts the oldest over the bounds. A value dearer than the whole cache is not kept."""
         self.discard(key)
         if cost > self.max_cost or self.max_entries < 1:
             return

@@ -6,6 +6,7 @@ What must not: sizes and places, which come from layout.resolve; keeping the bod
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ _DENSE = Kind.DENSE
 def decode_arrays(resolved: Resolved, body: memoryview | bytes) -> dict[str, Any]:
     """The tensors by name, in order, as read-only views of `body` that keep it alive.
 
-    DENSE: an array (0-d ones too). STRING: an object array of str, copied. RAGGED: a RaggedArray. CodecError if the body
-    has another length than `resolved` says, breaks a rule of tensor.fbs, or has a dtype that needs ml_dtypes here.
+    DENSE: an array (0-d ones too). STRING: an object array of str, copied. RAGGED: a RaggedArray. CodecError if the
+    body has another length than `resolved` says, breaks a rule of tensor.fbs, or has a dtype that needs ml_dtypes here.
     """
     view = memoryview(body).toreadonly()
     if view.nbytes != resolved.body_length:
@@ -80,9 +81,9 @@ def _strings(tensor: Placed, body: memoryview) -> Array:
     try:
         if blob.isascii():  # one byte is one character: decode once, cut the text
             text = blob.decode("ascii")
-            strings = [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+            strings = [text[start:end] for start, end in pairwise(bounds)]
         else:
-            strings = [blob[start:end].decode() for start, end in zip(bounds, bounds[1:], strict=False)]
+            strings = [blob[start:end].decode() for start, end in pairwise(bounds)]
     except UnicodeDecodeError as error:
         raise CodecError(f"{shown(tensor.name)}: a string is not UTF-8 ({error.reason})") from None
     array: Array = np.empty(len(strings), dtype=object)

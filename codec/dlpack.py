@@ -7,11 +7,11 @@ producer by name; all that is asked of one is the protocol (__dlpack__, __dlpack
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
-from .dtypes import DType, dtype_by_triple
+from .dtypes import DType, dtype_by_triple, dtype_of
 from .errors import CodecError
 from .limits import MAX_DIMS
 from .ragged import Array
@@ -19,7 +19,6 @@ from .ragged import Array
 _HOST_DEVICES = frozenset({1, 3, 11, 13})  # kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged: all readable from here
 
 
-@runtime_checkable
 class DLPackArray(Protocol):
     """Anything that speaks DLPack."""
 
@@ -62,9 +61,22 @@ def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:
 
     CodecError if the memory is not the host's, or the producer refuses (a torch tensor that requires grad).
     """
-    device = int(source.__dlpack_device__()[0])
+    try:
+        device = int(source.__dlpack_device__()[0])
+    except (AttributeError, TypeError) as error:
+        raise CodecError(f"{type(source).__name__} has __dlpack__ but no usable __dlpack_device__: {error}") from None
     if device not in _HOST_DEVICES:
-        raise CodecError(f"array is in device memory (DLPack device type {device}); copy it to the host first, as with .cpu()")
+        raise CodecError(
+            f"array is in device memory (DLPack device type {device}); copy it to the host, as with .cpu()"
+        )
+    try:
+        array: Array = np.from_dlpack(source)
+        return dtype_of(array), array
+    except (BufferError, RuntimeError, TypeError, ValueError):
+        return _from_capsule(source)
+
+
+def _from_capsule(source: DLPackArray) -> tuple[DType, Array]:
     try:
         # Unconsumed, the capsule keeps its name and gives the memory back when it is collected.
         capsule = source.__dlpack__()
@@ -80,6 +92,6 @@ def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:
     if 0 in shape:
         return dtype, np.empty(shape, dtype.storage)
     address = tensor.data + tensor.byte_offset
-    interface = {"version": 3, "typestr": dtype.storage.str, "shape": shape, "strides": strides, "data": (address, True)}
-    array: Array = np.asarray(_Lent(capsule, interface))
+    interface = {"version": 3, "typestr": dtype.storage.str, "shape": shape, "strides": strides}
+    array: Array = np.asarray(_Lent(capsule, interface | {"data": (address, True)}))
     return dtype, array

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,9 @@ class DType:
 
     __slots__ = ("bits", "code", "itemsize", "lanes", "name", "numpy", "storage")
 
-    def __init__(self, name: str, code: TypeCode, bits: int, numpy: np.dtype[Any] | None, storage: np.dtype[Any]) -> None:
+    def __init__(
+        self, name: str, code: TypeCode, bits: int, numpy: np.dtype[Any] | None, storage: np.dtype[Any]
+    ) -> None:
         self.name = name
         self.code = int(code)
         self.bits = bits
@@ -132,7 +135,7 @@ INT64 = _BY_NAME["int64"]
 
 
 def dtype_by_name(name: str) -> DType:
-    """The element type called `name` ("float32", "bfloat16", ...). CodecError with the nearest name if there is none."""
+    """The element type called `name` ("float32", "bfloat16", ...). CodecError with the nearest name if none."""
     found = _BY_NAME.get(name)
     if found is None:
         near = difflib.get_close_matches(name[:64], _BY_NAME, n=1)
@@ -149,14 +152,19 @@ def dtype_by_triple(code: int, bits: int, lanes: int) -> DType:
     return found
 
 
+find_numpy: Callable[[np.dtype[Any]], DType | None] = _BY_NUMPY.get
+"""The element type of a little-endian numpy dtype, None if there is none: the look-up of the hot path."""
+
+
 def dtype_by_numpy(dtype: np.dtype[Any]) -> DType:
     """The element type of a little-endian numpy dtype. CodecError says what to do about any other dtype."""
     found = _BY_NUMPY.get(dtype)
     if found is None:
-        raise CodecError(f"dtype: numpy's {dtype!s} cannot be sent; convert it with .astype() to one of {', '.join(_BY_NAME)}")
+        known = ", ".join(_BY_NAME)
+        raise CodecError(f"dtype: numpy's {dtype!s} cannot be sent; convert it with .astype() to one of {known}")
     return found
 
 
 def dtype_of(array: np.ndarray[Any, Any]) -> DType:
-    """The element type of `array`, whatever its byte order. CodecError if it cannot be sent (objects, dates, structs)."""
+    """The element type of `array`, in any byte order. CodecError if it cannot be sent (objects, dates, structs)."""
     return dtype_by_numpy(array.dtype.newbyteorder("<"))

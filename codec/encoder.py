@@ -74,7 +74,7 @@ class Encoder:
                     site = self._sites.get((model, version, name, array.dtype, array.ndim))
                     if site is not None:
                         try:
-                            view = memoryview(array).cast("B")
+                            view = array.data.cast("B")
                         except (TypeError, ValueError, BufferError):
                             break
                         return Encoded(site.meta, site.pack_dims(*array.shape), [view], view.nbytes)

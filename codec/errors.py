@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class CodecError(ValueError):
-    """Malformed metadata, dims, body, msgpack or array; the message says which field, what came and what was expected."""
+    """Malformed metadata, dims, body, msgpack or array; the message says which field, what came, what was expected."""
 
 
 class SignatureError(CodecError):

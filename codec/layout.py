@@ -20,8 +20,9 @@ _OFFSET_BYTES = 8
 class Placed:
     """One tensor of one message: every size known.
 
-    DENSE: `offset`, `nbytes` are its buffer. STRING and RAGGED: `offset`, `nbytes` are the int64 offsets, `data_offset`,
-    `data_nbytes` the blob or the values, and `items` is the length of their first axis. Empty buffers have offset 0.
+    DENSE: `offset`, `nbytes` are its buffer. STRING and RAGGED: `offset`, `nbytes` are the int64 offsets,
+    `data_offset`, `data_nbytes` the blob or the values, and `items` is the length of their first axis. An empty buffer
+    has offset 0.
     """
 
     __slots__ = ("data_nbytes", "data_offset", "dtype", "items", "kind", "name", "nbytes", "offset", "shape")
@@ -70,7 +71,7 @@ def count_dims(metadata: Metadata) -> int:
 
 
 def resolve(metadata: Metadata, dims: bytes) -> Resolved:
-    """Places every tensor. `dims` is the raw value of the DIMS item. CodecError on a wrong count or a size over its cap."""
+    """Places every tensor. `dims` is the DIMS item's raw value. CodecError on a wrong count or a size over a cap."""
     expected = count_dims(metadata)
     if len(dims) != 8 * expected:
         raise CodecError(f"dims: {len(dims)} bytes, expected {8 * expected} for {expected} free sizes")

@@ -1,4 +1,4 @@
-"""The metadata of a message: what tensors travel, apart from their sizes and bytes (tensor.fbs, SPEC section "Tensors").
+"""The metadata of a message: what tensors travel, without sizes and bytes (tensor.fbs, SPEC section "Tensors").
 
 What lives here: the plain objects, encoding them to a FlatBuffer and decoding one after it was verified. What must not:
 sizes of free dimensions and places in the body (layout.py), arrays (encoder.py, decoder.py).
@@ -33,7 +33,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor's name, element type, shape (-1 = free) and kind. STRING has dtype uint8, RAGGED at least one dimension."""
+    """Name, element type, shape (-1 = free) and kind of a tensor. STRING has dtype uint8, RAGGED at least one axis."""
 
     name: str
     dtype: DType
@@ -78,7 +78,7 @@ def encode_metadata(model: str, version: str, tensors: Sequence[TensorSpec]) -> 
     builder.Finish(_wire.MetadataEnd(builder), file_identifier=IDENTIFIER)
     raw = bytes(builder.Output())
     if len(raw) > MAX_METADATA_BYTES:
-        raise CodecError(f"metadata: {len(raw)} bytes for {len(tensors)} tensors, at most {MAX_METADATA_BYTES} are allowed")
+        raise CodecError(f"metadata: {len(raw)} bytes for {len(tensors)} tensors, at most {MAX_METADATA_BYTES} allowed")
     return raw
 
 
@@ -124,11 +124,10 @@ def _check(model: str, version: str, tensors: Sequence[TensorSpec]) -> None:
         raise CodecError(f"tensors: {len(tensors)} of them, at most {MAX_TENSORS} are allowed")
     names = set()
     for spec in tensors:
-        _check_name("tensor name", spec.name)
+        check_spec(spec)
         if spec.name in names:
             raise CodecError(f"tensors: the name {shown(spec.name)} appears twice")
         names.add(spec.name)
-        _check_shape(spec)
 
 
 def _check_name(field: str, name: str) -> None:
@@ -140,7 +139,9 @@ def _check_name(field: str, name: str) -> None:
         raise CodecError(f"{field}: {shown(name)} has {size} bytes, expected 1 to {MAX_NAME_BYTES}")
 
 
-def _check_shape(spec: TensorSpec) -> None:
+def check_spec(spec: TensorSpec) -> None:
+    """CodecError if the name, shape or kind of this tensor breaks a rule of tensor.fbs."""
+    _check_name("tensor name", spec.name)
     if len(spec.shape) > MAX_DIMS:
         raise CodecError(f"{shown(spec.name)}: {len(spec.shape)} dimensions, at most {MAX_DIMS} are allowed")
     for size in spec.shape:

@@ -6,6 +6,7 @@ What lives here: the RaggedArray that callers give and get. What must not: the w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class RaggedArray(Sequence[Array]):
 
     def __iter__(self) -> Iterator[Array]:
         bounds = self.offsets.tolist()
-        return (self.values[start:end] for start, end in zip(bounds, bounds[1:], strict=False))
+        return (self.values[start:end] for start, end in pairwise(bounds))
 
     def __repr__(self) -> str:
         return f"RaggedArray({len(self)} rows, {len(self.values)} items, {self.values.dtype})"

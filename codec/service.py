@@ -1,163 +1,21 @@
-"""Service messages: msgpack with strict limits, and the typed forms of READY, $models, $describe and $health.
+"""Service messages: the typed forms of READY, $models, $describe and $health.
 
-What lives here: bytes <-> plain values <-> frozen dataclasses. What must not: tensors, and anything on the hot path.
+What lives here: plain values <-> frozen dataclasses. What must not: tensors, and anything on the hot path.
 Readers ignore keys they do not know, so that a newer server can say more; a known key of a wrong type is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
-
-import msgpack
+from typing import Any
 
 from .dtypes import dtype_by_name
 from .errors import CodecError, shown
-from .limits import MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICE_ITEMS
-from .metadata import Kind, TensorSpec
-
-T = TypeVar("T")
-
-
-# ---- msgpack ----------------------------------------------------------------------------------------------------
-
-
-def pack_service(value: Any, max_bytes: int = MAX_SERVICE_BYTES) -> bytes:
-    """The msgpack of a plain value. CodecError if `unpack_service` would refuse it."""
-    try:
-        raw: bytes = msgpack.packb(value, use_bin_type=True, strict_types=True)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CodecError(f"service message: {error}") from None
-    if len(raw) > max_bytes:
-        raise CodecError(f"service message: {len(raw)} bytes, at most {max_bytes} are allowed")
-    _check_plain(value)
-    return raw
-
-
-def unpack_service(
-    raw: bytes | memoryview,
-    max_bytes: int = MAX_SERVICE_BYTES,
-    max_depth: int = MAX_SERVICE_DEPTH,
-    max_items: int = MAX_SERVICE_ITEMS,
-) -> Any:
-    """The plain value in `raw`: None, bool, int, float, str, bytes, list, dict with str keys. CodecError on all else.
-
-    Refused: more than `max_bytes`, deeper than `max_depth`, more than `max_items` values, extension types, duplicate or
-    non-str keys, bad UTF-8, trailing bytes. Time is linear in the size.
-    """
-    if len(raw) > max_bytes:
-        raise CodecError(f"service message: {len(raw)} bytes, at most {max_bytes} are allowed")
-    try:
-        value = msgpack.unpackb(raw, raw=False, strict_map_key=True, object_pairs_hook=_unique, ext_hook=_no_extension)
-    except CodecError:
-        raise
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise CodecError(f"service message: not the msgpack of one plain value ({type(error).__name__})") from None
-    _check_plain(value, max_depth, max_items)
-    return value
-
-
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise CodecError("service message: a map has the same key twice")
-    return result
-
-
-def _no_extension(code: int, data: bytes) -> Any:
-    raise CodecError(f"service message: extension type {code}; none are allowed")
-
-
-def _check_plain(value: Any, max_depth: int = MAX_SERVICE_DEPTH, max_items: int = MAX_SERVICE_ITEMS) -> None:
-    """Walks the value level by level, so that depth costs no recursion. `type() is` because bool is an int to isinstance."""
-    items, depth, level = 1, 0, [value]
-    while level:
-        below: list[Any] = []
-        for node in level:
-            if type(node) is dict:
-                if not all(type(key) is str for key in node):
-                    raise CodecError("service message: a map has a key that is not str")
-                items += len(node)
-                below.extend(node.values())
-            elif type(node) is list:
-                below.extend(node)
-            elif node is not None and type(node) not in (bool, int, float, str, bytes):
-                raise CodecError(f"service message: a value of type {type(node).__name__}; only plain ones are allowed")
-        items += len(below)
-        depth += bool(below)
-        if items > max_items or depth > max_depth:
-            raise CodecError(f"service message: more than {max_items} values or {max_depth} levels")
-        level = below
-
-
-# ---- reading maps -----------------------------------------------------------------------------------------------
-
-
-class _Map:
-    """A map under inspection: every getter names the field, what came and what was expected."""
-
-    __slots__ = ("_value", "_where")
-
-    def __init__(self, value: Any, where: str) -> None:
-        if type(value) is not dict:
-            raise CodecError(f"{where}: {type(value).__name__}, expected a map")
-        self._value = value
-        self._where = where
-
-    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
-        """The value of `key`, exactly of `kind` (an int also where a float is asked for). No default: required."""
-        value = self._value.get(key)
-        if value is None and default is not None:
-            return default
-        if kind is float and type(value) is int:
-            value = float(value) if abs(value) < 1 << 64 else value
-        if type(value) is not kind:
-            got = "nothing" if value is None else type(value).__name__
-            raise CodecError(f"{self._where}.{key}: {got}, expected {kind.__name__}")
-        return value
-
-    def optional(self, key: str, kind: type[T]) -> T | None:
-        """Like get, but None if the key is missing or nil."""
-        return None if self._value.get(key) is None else self.get(key, kind)
-
-    def items(self, key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
-        """A list, each item read by `read(item, where)`. Missing means empty."""
-        values: list[Any] = self.get(key, list, [])
-        return tuple(read(value, f"{self._where}.{key}[{index}]") for index, value in enumerate(values))
-
-    def numbers(self, key: str) -> dict[str, int]:
-        """A map of str to int. Missing means empty."""
-        values: dict[str, Any] = self.get(key, dict, {})
-        inner = _Map(values, f"{self._where}.{key}")
-        return {name: inner.get(name, int) for name in values}
-
-
-def _str(value: Any, where: str) -> str:
-    if type(value) is not str:
-        raise CodecError(f"{where}: {type(value).__name__}, expected str")
-    return value
-
-
-def _int(value: Any, where: str) -> int:
-    if type(value) is not int:
-        raise CodecError(f"{where}: {type(value).__name__}, expected int")
-    return value
-
-
-def _float(value: Any, where: str) -> float:
-    return _Map({"value": value}, where).get("value", float)
-
-
-def _choice(choices: type[T], value: str, where: str) -> T:
-    try:
-        return choices(value)  # type: ignore[call-arg]
-    except ValueError:
-        raise CodecError(f"{where}: {shown(value)}, expected one of {', '.join(map(str, choices))}") from None  # type: ignore[call-overload]
-
-
-# ---- messages ---------------------------------------------------------------------------------------------------
+from .limits import MAX_IMAGE_PIXELS
+from .metadata import Kind, TensorSpec, check_spec
+from .strict_msgpack import Fields, pack_service, read_choice, read_float, read_int, read_str, unpack_service
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +48,11 @@ class Ready:
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> Ready:
         """From the wire. CodecError names the field that is wrong."""
-        fields = _Map(unpack_service(raw), "READY")
-        server = _Map(fields.get("server", dict, {}), "READY.server")
+        fields = Fields(unpack_service(raw), "READY")
+        server = Fields(fields.get("server", dict, {}), "READY.server")
         return cls(
             principal=fields.get("principal", str),
-            models=fields.items("models", _str),
+            models=fields.items("models", read_str),
             server_name=server.get("name", str, ""),
             server_version=server.get("version", str, ""),
             rate=fields.optional("rate", float),
@@ -237,12 +95,12 @@ class ModelList:
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> ModelList:
         """From the wire. CodecError names the field that is wrong."""
-        return cls(_Map(unpack_service(raw), "$models").items("models", _entry))
+        return cls(Fields(unpack_service(raw), "$models").items("models", _entry))
 
 
 def _entry(value: Any, where: str) -> ModelEntry:
-    fields = _Map(value, where)
-    state = _choice(State, fields.get("state", str), f"{where}.state")
+    fields = Fields(value, where)
+    state = read_choice(State, fields.get("state", str), f"{where}.state")
     return ModelEntry(fields.get("model", str), fields.get("version", str), state)
 
 
@@ -260,7 +118,7 @@ class DescribeRequest:
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> DescribeRequest:
         """From the wire. CodecError names the field that is wrong."""
-        fields = _Map(unpack_service(raw), "$describe")
+        fields = Fields(unpack_service(raw), "$describe")
         return cls(fields.get("model", str), fields.get("version", str, ""))
 
 
@@ -268,6 +126,7 @@ class DescribeRequest:
 class ImageHints:
     """How a photo becomes this input: `size` (height, width) in pixels, then (x / 255 - mean) / std per channel.
 
+    `size` is cut from the centre after the shorter side was scaled to `resize` pixels (0: to what just covers `size`).
     `layout` is "NCHW" or "NHWC".
     """
 
@@ -275,6 +134,7 @@ class ImageHints:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: str = "NCHW"
+    resize: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +155,13 @@ class Description:
     def pack(self) -> bytes:
         """msgpack, for the wire."""
         images = {
-            name: {"size": list(hints.size), "mean": list(hints.mean), "std": list(hints.std), "layout": hints.layout}
+            name: {
+                "size": list(hints.size),
+                "mean": list(hints.mean),
+                "std": list(hints.std),
+                "layout": hints.layout,
+                "resize": hints.resize,
+            }
             for name, hints in self.images.items()
         }
         return pack_service(
@@ -316,7 +182,7 @@ class Description:
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> Description:
         """From the wire. CodecError names the field that is wrong."""
-        fields = _Map(unpack_service(raw), "$describe")
+        fields = Fields(unpack_service(raw), "$describe")
         images: dict[str, Any] = fields.get("images", dict, {})
         return cls(
             model=fields.get("model", str),
@@ -328,7 +194,7 @@ class Description:
             inputs=fields.items("inputs", _unpack_spec),
             outputs=fields.items("outputs", _unpack_spec),
             images={name: _unpack_hints(value, "$describe.images") for name, value in images.items()},
-            labels=fields.items("labels", _str),
+            labels=fields.items("labels", read_str),
         )
 
 
@@ -337,21 +203,26 @@ def _pack_spec(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _unpack_spec(value: Any, where: str) -> TensorSpec:
-    fields = _Map(value, where)
+    fields = Fields(value, where)
     kind = fields.get("kind", str, "dense")
     if kind.upper() not in Kind.__members__:
         raise CodecError(f"{where}.kind: {shown(kind)}, expected dense, string or ragged")
     dtype = dtype_by_name(fields.get("dtype", str))
-    return TensorSpec(fields.get("name", str), dtype, fields.items("shape", _int), Kind[kind.upper()])
+    spec = TensorSpec(fields.get("name", str), dtype, fields.items("shape", read_int), Kind[kind.upper()])
+    check_spec(spec)
+    return spec
 
 
 def _unpack_hints(value: Any, where: str) -> ImageHints:
-    fields = _Map(value, where)
-    size = fields.items("size", _int)
-    if len(size) != 2:
-        raise CodecError(f"{where}.size: {len(size)} numbers, expected height and width")
-    mean, std = fields.items("mean", _float), fields.items("std", _float)
-    return ImageHints((size[0], size[1]), mean, std, fields.get("layout", str, "NCHW"))
+    fields = Fields(value, where)
+    size = fields.items("size", read_int)
+    if len(size) != 2 or not all(1 <= pixels <= MAX_IMAGE_PIXELS for pixels in size):
+        raise CodecError(
+            f"{where}.size: {shown(str(size))}, expected height and width of 1 to {MAX_IMAGE_PIXELS} pixels"
+        )
+    mean, std = fields.items("mean", read_float), fields.items("std", read_float)
+    layout, resize = fields.get("layout", str, "NCHW"), fields.get("resize", int, 0)
+    return ImageHints((size[0], size[1]), mean, std, layout, resize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +239,7 @@ class HealthRequest:
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> HealthRequest:
         """From the wire. CodecError names the field that is wrong."""
-        fields = _Map(unpack_service(raw), "$health")
+        fields = Fields(unpack_service(raw), "$health")
         return cls(fields.get("model", str, ""), fields.get("watch", bool, False))
 
 
@@ -399,7 +270,7 @@ class HealthReport:
     @classmethod
     def unpack(cls, raw: bytes | memoryview) -> HealthReport:
         """From the wire. CodecError names the field that is wrong."""
-        return cls(_Map(unpack_service(raw), "$health").items("models", _unpack_health))
+        return cls(Fields(unpack_service(raw), "$health").items("models", _unpack_health))
 
 
 def _pack_health(health: Health) -> dict[str, Any]:
@@ -416,11 +287,11 @@ def _pack_health(health: Health) -> dict[str, Any]:
 
 
 def _unpack_health(value: Any, where: str) -> Health:
-    fields = _Map(value, where)
+    fields = Fields(value, where)
     return Health(
         model=fields.get("model", str),
         version=fields.get("version", str),
-        state=_choice(State, fields.get("state", str), f"{where}.state"),
+        state=read_choice(State, fields.get("state", str), f"{where}.state"),
         queue_depth=fields.get("queue_depth", int, 0),
         last_progress=fields.get("last_progress", float, 0.0),
         effective_max_batch=fields.get("effective_max_batch", int, 0),

@@ -50,7 +50,8 @@ def _rows(tensors: Sequence[Placed]) -> int:
         if not tensor.shape:
             raise SignatureError(shown(tensor.name), str(tensor), "a batch axis")
         if tensor.shape[0] != first.shape[0]:
-            raise SignatureError(shown(tensor.name), f"{tensor.shape[0]} rows", f"{first.shape[0]}, as {shown(first.name)} has")
+            expected = f"{first.shape[0]}, as {shown(first.name)} has"
+            raise SignatureError(shown(tensor.name), f"{tensor.shape[0]} rows", expected)
     if first.shape[0] < 1:
         raise SignatureError(shown(first.name), "0 rows", "at least 1")
     return first.shape[0]

@@ -45,7 +45,7 @@ class _Verifier:
             raise CodecError(f"metadata: {what} at {position} of {length} bytes leaves the buffer of {self.size}")
         self.budget -= length
         if self.budget < 0:
-            raise CodecError(f"metadata: more bytes are visited than a buffer of {self.size} can mean; offsets are shared")
+            raise CodecError(f"metadata: offsets are shared; more bytes are visited than a buffer of {self.size} holds")
 
     def table(self, position: int, fields: int, what: str) -> tuple[int, ...]:
         """Absolute positions of the table's `fields`, 0 for an absent one, each inside the table."""
@@ -119,7 +119,7 @@ class _Verifier:
         if fields[_KIND]:
             self.inside(position, fields[_KIND], 1, 1, f"{what}.kind")
             if self.raw[fields[_KIND]] >= _KINDS:
-                raise CodecError(f"metadata: {what}.kind {self.raw[fields[_KIND]]} is unknown, expected 0 to {_KINDS - 1}")
+                raise CodecError(f"metadata: {what}.kind {self.raw[fields[_KIND]]}, expected 0 to {_KINDS - 1}")
         if fields[_SHAPE]:
             self.inside(position, fields[_SHAPE], 4, 4, f"{what}.shape")
             self.vector(self.follow(fields[_SHAPE], f"{what}.shape"), 8, 8, MAX_DIMS, f"{what}.shape")
@@ -147,5 +147,5 @@ class _Verifier:
 
 
 def verify(raw: bytes) -> None:
-    """Proves that `raw` is a well-formed Metadata buffer of tensor.fbs. CodecError names the first thing that is not."""
+    """Proves that `raw` is a well-formed Metadata of tensor.fbs. CodecError names the first thing that is not."""
     _Verifier(raw).metadata()
