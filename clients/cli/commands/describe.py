@@ -1,0 +1,85 @@
+"""``tensorwire describe``: a model's inputs, outputs and limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ....codec import Description, TensorSpec
+from ...blocking import connect
+from ..group import Command
+from ..inputs import describe_spec
+from ..options import json_option, model_argument, url_option, version_option
+from ..outputs import console, echo_json, table
+
+
+@click.command(
+    "describe", cls=Command, examples=("tensorwire describe classifier", "tensorwire describe classifier --json")
+)
+@model_argument()
+@version_option
+@json_option
+@url_option
+def command(model: str, model_version: str, url: str, as_json: bool) -> None:
+    """Show what MODEL takes and gives, and where it runs."""
+    with connect(url) as client:
+        about = client.describe(model, version=model_version)
+    if as_json:
+        echo_json(_as_dict(about))
+    else:
+        _print(about)
+
+
+def _print(about: Description) -> None:
+    batch = f"at most {about.max_batch} rows" if about.max_batch else "none: every call runs alone"
+    rows = [("model", about.model), ("version", about.version), ("backend", about.backend)]
+    rows += [("runs", f"{about.engine} on {about.device}"), ("batch", batch)]
+    rows += [("input", _with_hints(about, spec)) for spec in about.inputs]
+    rows += [("output", describe_spec(spec)) for spec in about.outputs]
+    if about.labels:
+        rows.append(("labels", f"{len(about.labels)}: {', '.join(about.labels[:3])}, ..."))
+    out = console()
+    out.print(table(("", ""), rows))
+    example = " ".join(f"--input {spec.name}={_example(about, spec)}" for spec in about.inputs)
+    out.print(f"try: tensorwire send {about.model} {example}", soft_wrap=True)
+
+
+def _with_hints(about: Description, spec: TensorSpec) -> str:
+    hints = about.images.get(spec.name)
+    if hints is None:
+        return describe_spec(spec)
+    height, width = hints.size
+    return f"{describe_spec(spec)}, from photos of {width} x {height} pixels"
+
+
+def _example(about: Description, spec: TensorSpec) -> str:
+    return "@photo.jpg" if spec.name in about.images else "random"
+
+
+def _as_dict(about: Description) -> dict[str, Any]:
+    return {
+        "model": about.model,
+        "version": about.version,
+        "backend": about.backend,
+        "engine": about.engine,
+        "device": about.device,
+        "max_batch": about.max_batch,
+        "inputs": [_spec_as_dict(spec) for spec in about.inputs],
+        "outputs": [_spec_as_dict(spec) for spec in about.outputs],
+        "images": {
+            name: {
+                "size": list(hints.size),
+                "resize": hints.resize,
+                "mean": list(hints.mean),
+                "std": list(hints.std),
+                "layout": hints.layout,
+            }
+            for name, hints in about.images.items()
+        },
+        "labels": list(about.labels),
+    }
+
+
+def _spec_as_dict(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype.name, "kind": spec.kind.name.lower(), "shape": list(spec.shape)}

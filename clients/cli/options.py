@@ -1,0 +1,86 @@
+"""Options and arguments that several commands share. Not here: what they do once they are parsed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import TensorwireError
+
+DEFAULT_URL = "tw://127.0.0.1:7411"
+COMPLETION_TIMEOUT = 1.0
+"""Seconds that pressing Tab may wait for a server to name its models."""
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    _Time = click.ParamType[float]
+else:
+    _Time = click.ParamType  # older versions of click have no type argument
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+class Seconds(_Time):
+    """A time such as ``250ms``, ``1.5s``, ``2m`` or plain seconds: converted to seconds above 0."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Text to seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m)?", str(value).strip())
+        seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+        if not 0 < seconds < math.inf:
+            self.fail(
+                f"{value!r} is no time, expected for example 250ms, 1.5s or 2m (plain numbers are seconds)", param, ctx
+            )
+        return seconds
+
+
+SECONDS = Seconds()
+
+
+def url_option(function: Decorated) -> Decorated:
+    """Add ``--url``."""
+    return click.option(
+        "--url",
+        metavar="URL",
+        default=DEFAULT_URL,
+        envvar="TENSORWIRE_URL",
+        show_envvar=True,
+        show_default=True,
+        help="The server: tw://HOST:PORT or tw+unix:///path/to.sock.",
+    )(function)
+
+
+def model_argument(*, required: bool = True) -> Callable[[Decorated], Decorated]:
+    """Add MODEL, completed in the shell with what the server has."""
+    return click.argument("model", required=required, default=None if required else "", shell_complete=_complete_model)
+
+
+def version_option(function: Decorated) -> Decorated:
+    """Add ``--model-version``."""
+    return click.option(
+        "--model-version", metavar="VERSION", default="", help="The version to use. Default: the server's."
+    )(function)
+
+
+def json_option(function: Decorated) -> Decorated:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead of a table.")(function)
+
+
+def _complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from ..blocking import connect
+
+    try:
+        with connect(ctx.params.get("url") or DEFAULT_URL, timeout=COMPLETION_TIMEOUT) as client:
+            return sorted({entry.model for entry in client.models().models if entry.model.startswith(incomplete)})
+    except TensorwireError:
+        return []

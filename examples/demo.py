@@ -1,0 +1,281 @@
+"""The demo: photos through a real image classifier, by the blocking client, the asyncio client and the command line;
+then load.
+
+It starts `tensorwire serve` on a free loopback port, ends it again also on Ctrl-C, and fails if a known photo is not
+recognised. Needs the extra `demo` and the photos in scikit-image's package: `make demo` installs both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import tensorwire
+from tensorwire.clients.cli.load import Progress as LoadProgress
+from tensorwire.clients.cli.load import Report, Schedule, run_load
+
+EXAMPLES = Path(__file__).resolve().parent
+MODEL = "efficientnet_lite0"
+PHOTOS = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "rocket.jpg")
+EXPECTED = ("coffee.png", "espresso", 0.95, 0.02)
+"""Photo, its label, its probability and how far from it the demo may be."""
+STOP_TIMEOUT = 15.0
+LOAD_SECONDS = 6.0
+LOAD_CALLERS = 16
+PHASES = ("receive", "queue", "batch_wait", "copy_in", "compute", "copy_out", "server_total", "round_trip")
+
+Photo = npt.NDArray[np.float32]
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the demo's server listens."""
+
+    url: str
+    admin_url: str
+
+
+def main() -> None:
+    """Run all parts in turn."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    began = time.monotonic()
+    photos = {name: prepare(find_photos() / name) for name in PHOTOS}
+    with running_server() as server:
+        console.print(f"ready after {time.monotonic() - began:.1f} s\n")
+        labels = with_blocking_client(server.url, photos)
+        asyncio.run(with_asyncio_client(server.url, photos, labels))
+        with_command_line(server.url)
+        before = batch_sizes(server.admin_url)
+        report = asyncio.run(under_load(server.url, photos))
+        show_load(report, batch_sizes(server.admin_url), before)
+    console.print(f"done in {time.monotonic() - began:.1f} s; the server has drained and stopped")
+
+
+# --- photos -----------------------------------------------------------------------------------------------------------
+
+
+def find_photos() -> Path:
+    """The folder of scikit-image's photos; the package itself is not imported."""
+    found = importlib.util.find_spec("skimage")
+    if found is None or not found.submodule_search_locations:
+        stop("the photos come with scikit-image: pip install --no-deps scikit-image, or run 'make demo'")
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def prepare(path: Path) -> Photo:
+    """One photo as the model takes it: [1,3,224,224], the shorter side scaled to 256, the centre cut out, (pixel -
+    127) / 128.
+    """
+    photo = Image.open(path).convert("RGB")
+    scale = 256 / min(photo.size)
+    photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (photo.width - 224) // 2, (photo.height - 224) // 2
+    pixels = np.asarray(photo.crop((left, top, left + 224, top + 224)), np.float32)
+    return np.ascontiguousarray((pixels - 127) / 128).transpose(2, 0, 1)[np.newaxis]
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running_server() -> Iterator[Server]:
+    """A `tensorwire serve` of its own on free ports. It is told to drain at the end, and killed if it does not."""
+    arguments = ["serve", str(EXAMPLES / "models"), "--port", "0", "--admin-port", "0"]
+    console.print("$ tensorwire serve examples/models --port 0 --admin-port 0")
+    with tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", "tensorwire", *arguments]
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the server in order.
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+        try:
+            with console.status("loading the models"):
+                line = process.stdout.readline() if process.stdout else ""
+            ready = re.search(r"ready on (tw://[^\s,]+).*admin (http://[^\s,]+):", line)
+            if ready is None:
+                log.seek(0)
+                stop(f"the server did not start:\n{line}{log.read()}")
+            console.print(line.rstrip(), soft_wrap=True)
+            yield Server(url=ready[1], admin_url=ready[2])
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+# --- both clients and the command line --------------------------------------------------------------------------------
+
+
+def with_blocking_client(url: str, photos: dict[str, Photo]) -> tuple[str, ...]:
+    """Each photo in a call of its own, with its timing; returns the model's labels."""
+    console.rule("blocking client", align="left")
+    with tensorwire.connect(url) as client:
+        labels = tuple(client.describe(MODEL).labels)
+        client.infer(MODEL, {"x": photos[PHOTOS[0]]})  # the first call pays for caches on both sides
+        results = {name: client.infer(MODEL, {"x": photo}, timing=True) for name, photo in photos.items()}
+    show_labels(results, labels)
+    show_timing(results)
+    check_expected(results, labels)
+    return labels
+
+
+async def with_asyncio_client(url: str, photos: dict[str, Photo], labels: tuple[str, ...]) -> None:
+    """All photos at once over one connection: the server batches what arrives together."""
+    console.rule("asyncio client, all photos at once", align="left")
+    async with await tensorwire.aio.connect(url) as client:
+        replies = await asyncio.gather(*(client.infer(MODEL, {"x": photo}, timing=True) for photo in photos.values()))
+    results = dict(zip(photos, replies, strict=True))
+    show_labels(results, labels)
+    show_timing(results)
+    check_expected(results, labels)
+
+
+def with_command_line(url: str) -> None:
+    """The same photo as a user would send it from a shell."""
+    console.rule("command line", align="left")
+    photo = find_photos() / EXPECTED[0]
+    console.print(f"$ tensorwire send {MODEL} --input x=@{photo.name} --top 3 --timing")
+    command = [sys.executable, "-m", "tensorwire", "send", MODEL, "--input", f"x=@{photo}", "--top", "3", "--timing"]
+    reply = subprocess.run([*command, "--url", url], capture_output=True, text=True, check=False)
+    if reply.returncode:
+        stop(f"tensorwire send failed (exit code {reply.returncode}): {reply.stderr}")
+    console.print(reply.stdout, end="")
+    probability = re.search(rf"^\s*{EXPECTED[1]}\s+(\d\.\d+)", reply.stdout, re.MULTILINE)
+    if probability is None or abs(float(probability[1]) - EXPECTED[2]) > EXPECTED[3]:
+        stop(f"the command line did not find {EXPECTED[1]} in {EXPECTED[0]}")
+
+
+def best(probabilities: npt.NDArray[np.float32], count: int) -> list[int]:
+    """Indices of the largest probabilities, best first."""
+    return [int(index) for index in np.argsort(-probabilities)[:count]]
+
+
+def show_labels(results: dict[str, Any], labels: tuple[str, ...]) -> None:
+    """Per photo the three best labels with their probability."""
+    table = Table("photo", "best", "second", "third", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, result in results.items():
+        row = result["probabilities"][0]
+        table.add_row(name, *(f"{labels[index]} {row[index]:.3f}" for index in best(row, 3)))
+    console.print(table)
+
+
+def show_timing(results: dict[str, Any]) -> None:
+    """Per photo where its time went, in milliseconds."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="milliseconds", title_justify="left", title_style="")
+    table.add_column("photo", no_wrap=True)
+    for phase in PHASES:
+        table.add_column(phase.replace("_", "\n"), justify="right")
+    for name, result in results.items():
+        table.add_row(name, *(f"{getattr(result.timing, phase) / 1000:.2f}" for phase in PHASES))
+    console.print(table)
+
+
+def check_expected(results: dict[str, Any], labels: tuple[str, ...]) -> None:
+    """Stop unless the photo whose answer is known was recognised."""
+    photo, label, probability, tolerance = EXPECTED
+    row = results[photo]["probabilities"][0]
+    found = best(row, 1)[0]
+    if labels[found] != label or abs(float(row[found]) - probability) > tolerance:
+        stop(f"{photo} came out as {labels[found]} {row[found]:.3f}, expected {label} at about {probability}")
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+async def under_load(url: str, photos: dict[str, Photo]) -> Report:
+    """A few seconds of callers who send photos as fast as they get answers."""
+    console.rule(f"load: {LOAD_CALLERS} callers for {LOAD_SECONDS:.0f} s", align="left")
+    inputs = {"x": photos[EXPECTED[0]]}
+    bar = Progress(
+        TextColumn("{task.completed:.0%}"),
+        BarColumn(40),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[calls]} calls"),
+        console=console,
+    )
+    async with await tensorwire.aio.connect(url) as client:
+        with bar:
+            task = bar.add_task("load", total=1.0, calls=0)
+
+            def advance(progress: LoadProgress) -> None:
+                bar.update(task, completed=progress.fraction, calls=progress.completed)
+
+            schedule = Schedule(concurrency=LOAD_CALLERS, duration=LOAD_SECONDS, warmup=0.5)
+            return await run_load([lambda: client.infer(MODEL, inputs)], schedule, progress=advance)
+
+
+def batch_sizes(admin_url: str) -> dict[str, int]:
+    """Batches run so far by their number of rows, from the server's own metrics: upper bound of the bucket ->
+    batches.
+    """
+    with urllib.request.urlopen(f"{admin_url}/metrics", timeout=5) as reply:
+        text = reply.read().decode()
+    pattern = rf'^tensorwire_batch_rows_bucket{{(?=[^}}]*model="{MODEL}")[^}}]*le="([^"]+)"[^}}]*}} (\S+)$'
+    cumulative = [(bound, int(float(count))) for bound, count in re.findall(pattern, text, re.MULTILINE)]
+    lower = [0, *(count for _, count in cumulative)]
+    return {bound: count - below for (bound, count), below in zip(cumulative, lower, strict=False)}
+
+
+def show_load(report: Report, after: dict[str, int], before: dict[str, int]) -> None:
+    """One table: the rate, the latencies, the batches."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_row("requests/s", f"{report.rate:.1f}")
+    table.add_row("p50", f"{report.percentile(50) * 1000:.1f} ms")
+    table.add_row("p99", f"{report.percentile(99) * 1000:.1f} ms")
+    table.add_row("requests", str(report.completed))
+    table.add_row("batch sizes seen", ", ".join(_bucket_names(after, before)))
+    console.print(table)
+
+
+def _bucket_names(after: dict[str, int], before: dict[str, int]) -> Iterator[str]:
+    above = 0.0
+    for bound, count in after.items():
+        ran = count - before.get(bound, 0)
+        low, high = above + 1, float(bound)
+        if ran:
+            yield f"{ran} x {high:.0f}" if low == high else f"{ran} x {low:.0f}-{high:.0f}"
+        above = high
+
+
+def stop(message: str) -> NoReturn:
+    """End the demo with an error."""
+    sys.exit(f"demo: {message}")
+
+
+def _interrupted(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the server is stopped")
+        sys.exit(130)
