@@ -6,7 +6,7 @@ asyncio, torch, cupy, frames (protocol/). Only CodecError (SignatureError is one
 
 from __future__ import annotations
 
-from .. import __version__ as __version__  # noqa: TID252 (a stray top-level import must fail)
+from .. import __version__ as __version__
 from .cache import BoundedCache, MetadataCache
 from .decoder import check_body, decode_arrays
 from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of

@@ -1,0 +1,65 @@
+"""What can run a model: one module per kind, each imported only when a model asks for it.
+
+What lives here: the Backend interface and `load_backend`. What must not: torch or ONNX Runtime at import time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .... import __version__ as __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ....gpu.staging import Stager
+    from ..spec import ModelSpec
+
+__all__ = ["Backend", "LoadError", "load_backend"]
+
+MODULES = {
+    "python": "python",
+    "torch": "torch_backend",
+    "torchscript": "torch_backend",
+    "torch_export": "torch_backend",
+    "onnx": "onnx",
+}
+
+
+class LoadError(Exception):
+    """A model that cannot be loaded or warmed up; the message says why and what to change in its folder."""
+
+
+class Backend(ABC):
+    """A loaded model. `stager` is set if it takes and gives device tensors instead of numpy arrays."""
+
+    stager: Stager | None = None
+
+    @abstractmethod
+    def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> Any:
+        """One batch: arrays by input name, in the order of the spec; gives a dict, tuple or array. May raise anything."""
+
+    def wait(self) -> None:
+        """Return when what `run` began is done (nothing to wait for on a CPU)."""
+        return
+
+    def close(self) -> None:
+        """Give back what the model holds."""
+        return
+
+
+def load_backend(spec: ModelSpec) -> Backend:
+    """Load the model of a folder. Raises LoadError; what the model's own code raises is its cause."""
+    try:
+        module = import_module(f".{MODULES[spec.backend]}", __name__)
+    except ImportError as error:
+        raise LoadError(f"backend {spec.backend!r} needs a package that is not installed: {error}") from error
+    try:
+        backend: Backend = module.load(spec)
+    except LoadError:
+        raise
+    except (Exception, SystemExit) as error:  # a model's code and files may raise anything
+        raise LoadError(f"loading failed: {type(error).__name__}: {error}") from error
+    return backend

@@ -1,0 +1,147 @@
+"""Models that torch runs: a module from a Python factory, a TorchScript archive, an exported program.
+
+What lives here: loading, and the bridge between numpy arrays and tensors, without a copy on a CPU. What must not:
+pickle (state dicts load with weights_only), batching, staging (gpu/).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ....codec import Kind, dtype_by_name
+from . import Backend, LoadError
+from .source import make
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..spec import ModelSpec
+
+__all__ = ["TorchBackend", "load"]
+
+CARRIERS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
+"""What arrays of ml_dtypes kinds pass through, by item size: torch does not know ml_dtypes."""
+
+
+def load(spec: ModelSpec) -> Backend:
+    """Load a folder's torch model onto its device, in inference mode."""
+    for tensor in (*spec.inputs, *spec.outputs):
+        if tensor.kind is not Kind.DENSE:
+            raise LoadError(f'tensor {tensor.name!r}: torch backends take dense tensors; use backend = "python"')
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    device = torch.device(spec.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError(f'device {spec.device!r}: torch finds no CUDA device; set device = "cpu"')
+    if spec.weights is not None and spec.backend != "torch":
+        raise LoadError(f"weights: backend {spec.backend!r} has them inside its file; leave the key out")
+    return TorchBackend(spec, LOADERS[spec.backend](spec, device))
+
+
+class TorchBackend(Backend):
+    """A callable of tensors. On a CPU it takes and gives numpy arrays, on CUDA device tensors (see `stager`)."""
+
+    def __init__(self, spec: ModelSpec, module: Any) -> None:
+        self._module = module
+        self._names = [tensor.name for tensor in spec.inputs]
+        self._carried = {t.name: getattr(torch, t.dtype.name) for t in spec.inputs if t.dtype.numpy != t.dtype.storage}
+        self._device = torch.device(spec.device)
+        self._call: Any = self._eager
+        if self._device.type == "cuda":
+            from ....gpu.graphs import GraphedModel
+            from ....gpu.staging import CudaStager
+
+            self._call = GraphedModel(self._eager)
+            self.stager = CudaStager(spec.device)
+
+    def run(self, inputs: dict[str, Any]) -> Any:
+        """One batch, in inference mode."""
+        with torch.inference_mode():
+            if self.stager is not None:
+                return self._call(inputs)
+            tensors = {name: self._tensor(name, array) for name, array in inputs.items()}
+            return _arrays(self._eager(tensors))
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.stager is not None:
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def close(self) -> None:
+        """Drop the module and what its stager kept."""
+        if self.stager is not None:
+            self.stager.close()
+        self._module = self._call = None
+
+    def _eager(self, tensors: Mapping[str, Any]) -> Any:
+        return self._module(*[tensors[name] for name in self._names])
+
+    def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        carried = self._carried.get(name)
+        if carried is None:
+            return torch.from_numpy(array)
+        return torch.from_numpy(array.view(CARRIERS[array.dtype.itemsize])).view(carried)
+
+
+def _arrays(raw: Any) -> Any:
+    """Tensors in whatever the module gave, as numpy arrays over the same memory."""
+    if isinstance(raw, torch.Tensor):
+        return _array(raw)
+    if isinstance(raw, Mapping):
+        return {name: _arrays(value) for name, value in raw.items()}
+    if isinstance(raw, tuple | list):
+        return [_arrays(value) for value in raw]
+    return raw
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    tensor = tensor.detach()
+    try:
+        array: np.ndarray[Any, Any] = tensor.numpy()
+    except TypeError:  # a dtype numpy does not have: through an integer of the same width, to ml_dtypes' kind
+        dtype = dtype_by_name(str(tensor.dtype).removeprefix("torch."))
+        if dtype.numpy is None:
+            raise
+        carrier = torch.uint8 if dtype.itemsize == 1 else torch.uint16
+        array = tensor.contiguous().view(carrier).numpy().view(dtype.numpy)
+    return array
+
+
+def _load_module(spec: ModelSpec, device: torch.device) -> Any:
+    module = make(spec)
+    if not isinstance(module, torch.nn.Module):
+        raise LoadError(f"factory {spec.factory!r} gave a {type(module).__name__}, expected a torch.nn.Module")
+    if spec.weights is not None:
+        _load_weights(module, spec.weights)
+    return module.eval().requires_grad_(requires_grad=False).to(device)
+
+
+def _load_weights(module: torch.nn.Module, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise LoadError(f"weights {path.name!r} do not fit the module: {error}") from error
+
+
+def _load_script(spec: ModelSpec, device: torch.device) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(spec.file, map_location=device).eval()  # type: ignore[no-untyped-call]
+
+
+def _load_export(spec: ModelSpec, device: torch.device) -> Any:
+    return torch.export.load(spec.file).module().to(device)
+
+
+LOADERS = {"torch": _load_module, "torchscript": _load_script, "torch_export": _load_export}

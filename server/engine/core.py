@@ -1,0 +1,196 @@
+"""Queue, batcher and executor of one model, driven by whoever owns the thread: the loop (inline.py) or a child process.
+
+What lives here: the life of a placed request: queued, planned, run, its memory given back, its failure worded. What
+must not: asyncio, waiting, placing bodies (slots.py), anything that knows where the caller is.
+
+When the model raises on a batch of more than one request, each request of it is run once more, alone, so that one
+caller's bad input does not fail its neighbours. So a model may see a request twice, and only then.
+"""
+
+from __future__ import annotations
+
+import time
+from math import inf
+from typing import TYPE_CHECKING
+
+from ...codec import CodecError
+from ...codec.errors import shown
+from ...protocol.status import Status
+from .api import BatchResult, Failure
+from .backends import LoadError, load_backend
+from .batcher import Rules, commit, expired, plan
+from .executor import Executor, WarmUp
+from .outputs import OutputError
+from .queue import Queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .api import Request
+    from .slots import Block
+    from .spec import ModelSpec
+
+__all__ = ["EngineCore"]
+
+MESSAGE_LENGTH = 300
+"""Characters of a model's own error text that reach a caller."""
+
+Outcome = BatchResult | Failure
+
+
+class EngineCore:
+    """One model instance. Not loaded until `load()`; all methods on one thread.
+
+    `release(block, rows)` is called when rows are done with, whatever became of them. `allocate(nbytes)` gives host
+    memory for outputs that come from a device (default: plain memory; pinned memory copies faster).
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        release: Callable[[Block, int], object],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        allocate: Callable[[int], memoryview] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.queue = Queue()
+        self.rules = Rules(max(1, spec.max_batch), spec.max_wait)
+        self.warm_up = WarmUp(0, {})
+        self.last_progress = 0.0
+        self.next_step = inf
+        self._release = release
+        self._clock = clock
+        self._allocate = allocate
+        self._executor: Executor | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is there to run."""
+        return self._executor is not None
+
+    @property
+    def effective_max_batch(self) -> int:
+        """Rows per batch as measured at warm-up; 0 until loaded."""
+        return self.warm_up.effective_max_batch
+
+    def load(self) -> None:
+        """Load and warm up; takes as long as the model does. Raises LoadError."""
+        executor = Executor(self.spec, load_backend(self.spec), self._clock, self._allocate)
+        try:
+            self.warm_up = executor.warm_up()
+        except LoadError:
+            executor.close()
+            raise
+        self.rules = Rules(self.warm_up.effective_max_batch, self.spec.max_wait)
+        self._executor = executor
+
+    def submit(self, request: Request) -> None:
+        """Queue a request whose rows are in place (`prepared`, `rows`, `block`, `start` are set)."""
+        self.queue.push(request)
+
+    def cancel(self, request: Request) -> bool:
+        """Take a queued request out and give its memory back; True if it was queued. One that runs goes on."""
+        request.done = True
+        if not self.queue.remove(request):
+            return False
+        self._give_back([request])
+        return True
+
+    def expire(self, now: float) -> list[Failure]:
+        """Fail queued requests whose deadline has passed."""
+        late = expired(self.queue, now)
+        if not late:
+            return []
+        self.queue.remove_all(late)
+        return [self._late(late)]
+
+    def step(self, now: float) -> list[Outcome]:
+        """Plan and run at most one batch; `[]` if there was nothing to run.
+
+        Afterwards `next_step` is when to call again: now or earlier if more waits, inf if nothing does.
+        """
+        queue = self.queue
+        planned = plan(queue, now, self.rules)
+        results: list[Outcome] = []
+        requests = planned.requests
+        if requests or planned.expired:
+            commit(queue, planned)
+            if planned.expired:
+                results.append(self._late(planned.expired))
+        if requests:
+            for request in requests:
+                request.started = True
+            self._run(requests, planned.rows, now, results)
+            self._give_back(requests)
+            self.last_progress = self._clock()
+        self.next_step = (
+            planned.wait_until if not requests and planned.wait_until < inf else now if queue.count else inf
+        )
+        return results
+
+    def close(self, message: str) -> list[Failure]:
+        """Unload; what is queued fails UNAVAILABLE, not started, with this message. Idempotent."""
+        waiting = list(self.queue)
+        failures = []
+        if waiting:
+            self.queue.remove_all(waiting)
+            self._give_back(waiting)
+            failures.append(Failure(waiting, Status.UNAVAILABLE, message, started=False))
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.close()
+        return failures
+
+    def trim(self) -> None:
+        """Drop memory kept between batches."""
+        if self._executor is not None:
+            self._executor.trim()
+
+    def _run(self, requests: list[Request], rows: int, now: float, results: list[Outcome]) -> None:
+        executor = self._executor
+        if executor is None:
+            results.append(Failure(requests, Status.UNAVAILABLE, "the model is not loaded", started=False))
+            return
+        try:
+            results.append(executor.run(requests, rows, now))
+        except OutputError as error:
+            results.append(Failure(requests, Status.INTERNAL, str(error)[:MESSAGE_LENGTH], started=True))
+        except CodecError as error:
+            results.append(Failure(requests, Status.INVALID_ARGUMENT, str(error)[:MESSAGE_LENGTH], started=False))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may raise anything; the engine lives on
+            if len(requests) == 1:
+                results.append(Failure(requests, Status.INTERNAL, _raised(error), started=True))
+                return
+            for request in requests:
+                if not request.done:
+                    self._run([request], request.rows, now, results)
+
+    def _late(self, requests: list[Request]) -> Failure:
+        self._give_back(requests)
+        message = "the deadline passed while the request was queued"
+        return Failure(requests, Status.DEADLINE_EXCEEDED, message, started=False)
+
+    def _give_back(self, requests: list[Request]) -> None:
+        """Release rows, neighbours of one block together."""
+        block: Block | None = None
+        rows = 0
+        for request in requests:
+            if request.block is block:
+                rows += request.rows
+                continue
+            if block is not None:
+                self._release(block, rows)
+            block = request.block
+            rows = request.rows
+        if block is not None:
+            self._release(block, rows)
+
+
+def _raised(error: BaseException) -> str:
+    """What a model raised, fit for a caller: one line, escaped and capped."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception that cannot even be printed
+        text = "(no text)"
+    return f"model raised {type(error).__name__[:80]}: {shown(text, MESSAGE_LENGTH)}"

@@ -1,0 +1,285 @@
+"""Running one batch: rows to arrays, the model, outputs to bytes. Also what warm-up learns about the model.
+
+What lives here: view-or-gather, the call, the stamps between its phases, synthetic inputs, the measured batch size.
+What must not: the queue, giving memory back, deciding what a failure means for requests (core.py).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...codec import Kind, RaggedArray, decode_arrays
+from ...gpu.staging import BatchInput
+from .api import BatchResult
+from .backends import LoadError
+from .outputs import OutputError, Outputs
+from .slots import ALIGNMENT, Block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ...codec import TensorSpec
+    from .api import Prepared, Request
+    from .backends import Backend
+    from .slots import Bucket
+    from .spec import ModelSpec
+
+__all__ = ["Executor", "WarmUp"]
+
+Array = np.ndarray[Any, Any]
+Run = tuple[Block, int, int]
+
+SCRATCH_KEPT = 64 << 20
+"""Bytes of the gathering buffer kept between batches; beyond it a batch pays for fresh pages."""
+GROWTH = 0.95
+"""A batch size is large enough when it reaches this share of the best rows per second seen: below 5% is noise."""
+WARM_UP_SECONDS = 5.0
+"""Time for measuring batch sizes, first runs (which compile and allocate) included; no size is begun after it."""
+REPEATS = 5
+"""Timed runs of one size; the fastest counts, for everything else is the machine's other work."""
+
+
+class WarmUp:
+    """What was measured: seconds of the fastest batch by its rows, and the rows beyond which nothing is gained."""
+
+    __slots__ = ("effective_max_batch", "seconds")
+
+    def __init__(self, effective_max_batch: int, seconds: dict[int, float]) -> None:
+        self.effective_max_batch = effective_max_batch
+        self.seconds = seconds
+
+
+class Executor:
+    """One loaded model and the memory it needs between batches. One per engine and thread."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backend: Backend,
+        clock: Callable[[], float] = time.monotonic,
+        allocate: Callable[[int], memoryview] | None = None,
+    ) -> None:
+        self._spec = spec
+        self._backend = backend
+        self._clock = clock
+        self._allocate = allocate or _plain_memory
+        self._outputs = Outputs(spec)
+        self._scratch: Array = np.empty(0, np.uint8)
+
+    def run(self, requests: list[Request], rows: int, planned: float) -> BatchResult:
+        """One batch. Raises OutputError, or whatever the model raises. The inputs' memory may be reused afterwards."""
+        prepared = requests[0].prepared
+        if prepared is not None and prepared.bucket is None:
+            return self._run_alone(requests, prepared, planned)
+        runs = _runs(requests)
+        if self._backend.stager is not None:
+            return self._run_on_device(requests, runs, rows, planned)
+        block, start, _ = runs[0] if len(runs) == 1 else (self._gather(runs, rows), 0, rows)
+        stop = start + rows
+        inputs = {name: array[start:stop] for name, array in block.named_arrays}
+        clock = self._clock
+        copied_in = clock()
+        raw = self._backend.run(inputs)
+        computed = clock()
+        outputs = self._outputs.batch(raw, rows, block.flat)
+        return BatchResult(requests, outputs, rows, planned, copied_in, computed, clock())
+
+    def warm_up(self) -> WarmUp:
+        """Run the model on zeros and measure its batch sizes. Raises LoadError if it cannot run at all."""
+        spec = self._spec
+        if not spec.warmup:
+            return WarmUp(max(1, spec.max_batch), {})
+        if not spec.batched:
+            return WarmUp(1, {1: self._measure(1)})
+        until = time.monotonic() + WARM_UP_SECONDS
+        seconds: dict[int, float] = {}
+        for rows in _sizes(spec.max_batch):
+            if seconds and time.monotonic() >= until:
+                break
+            seconds[rows] = self._measure(rows)
+        best = max(rows / cost for rows, cost in seconds.items())
+        return WarmUp(min(rows for rows, cost in seconds.items() if rows / cost >= GROWTH * best), seconds)
+
+    def trim(self) -> None:
+        """Drop the gathering buffer."""
+        self._scratch = np.empty(0, np.uint8)
+
+    def close(self) -> None:
+        """Close the model."""
+        self._backend.close()
+        self.trim()
+
+    def _run_alone(self, requests: list[Request], prepared: Prepared, planned: float) -> BatchResult:
+        block = requests[0].block
+        if block is None:
+            raise OutputError("the request has no memory")
+        inputs = _whole_inputs(self._spec, prepared, block.memory)
+        copied_in = self._clock()
+        raw = self._call_alone(inputs)
+        computed = self._clock()
+        encoded = self._outputs.alone(raw, block.flat)
+        return BatchResult(requests, (), requests[0].rows, planned, copied_in, computed, self._clock(), encoded)
+
+    def _call_alone(self, inputs: dict[str, Any]) -> Any:
+        """A call without batch axis; on a device its arrays travel as a batch of one and lose that axis again."""
+        stager = self._backend.stager
+        if stager is None:
+            return self._backend.run(inputs)
+        staged = stager.copy_in(
+            [
+                BatchInput(t.name, t.dtype.name, inputs[t.name].shape, [inputs[t.name].reshape(-1).view(np.uint8).data])
+                for t in self._spec.inputs
+            ],
+            1,
+        )
+        raw = self._backend.run({name: tensor[0] for name, tensor in staged.items()})
+        return {name: tensor.cpu().numpy() for name, tensor in self._outputs.by_name(raw).items()}
+
+    def _run_on_device(self, requests: list[Request], runs: list[Run], rows: int, planned: float) -> BatchResult:
+        stager = self._backend.stager
+        bucket = runs[0][0].bucket
+        if stager is None or bucket is None:
+            raise OutputError("the model has no device")
+        inputs = [
+            BatchInput(
+                spec.name, spec.dtype.name, field.row_shape, [_slice(run, index, field.row_bytes) for run in runs]
+            )
+            for index, (spec, field) in enumerate(zip(self._spec.inputs, bucket.fields, strict=True))
+        ]
+        staged = stager.copy_in(inputs, rows)
+        copied_in = self._clock()
+        raw = self._backend.run(staged)
+        self._backend.wait()
+        computed = self._clock()
+        tensors = self._outputs.device_batch(raw, rows)
+        copies = stager.copy_out(tensors, self._allocate)
+        outputs = self._outputs.from_host(copies, tensors, rows)
+        return BatchResult(requests, outputs, rows, planned, copied_in, computed, self._clock())
+
+    def _gather(self, runs: list[Run], rows: int) -> Block:
+        """Rows from several blocks, copied run by run into one that lasts for this batch."""
+        bucket = _bucket(runs)
+        offsets, nbytes = bucket.layout(rows)
+        block = Block(bucket, self._memory(nbytes), rows, offsets, None)
+        for index, (view, field) in enumerate(zip(block.views, bucket.fields, strict=True)):
+            at = 0
+            for run in runs:
+                source = _slice(run, index, field.row_bytes)
+                view[at : at + len(source)] = source
+                at += len(source)
+        return block
+
+    def _memory(self, nbytes: int) -> memoryview:
+        scratch = self._scratch
+        if len(scratch) < nbytes:
+            raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+            start = -raw.ctypes.data % ALIGNMENT
+            scratch = raw[start : start + nbytes]
+            if nbytes <= SCRATCH_KEPT:
+                self._scratch = scratch
+        return scratch[:nbytes].data
+
+    def _measure(self, rows: int) -> float:
+        inputs = {
+            tensor.name: _synthetic(tensor, (rows, *shape) if self._spec.batched else shape)
+            for tensor, shape in zip(self._spec.inputs, self._spec.warmup_shapes, strict=True)
+        }
+        try:
+            fastest = self._time(inputs, rows)
+            for _ in range(REPEATS - 1):
+                if fastest > WARM_UP_SECONDS / 50:
+                    break
+                fastest = min(fastest, self._time(inputs, rows))
+        except OutputError as error:
+            raise LoadError(f"warm-up with {rows} rows: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise LoadError(
+                f"warm-up with {rows} rows of zeros: model raised {type(error).__name__}: {error}; "
+                f"set warmup_shape to sizes it takes, or warmup = false"
+            ) from error
+        return fastest
+
+    def _time(self, inputs: dict[str, Any], rows: int) -> float:
+        memory = np.empty(0, np.uint8)
+        begin = time.perf_counter()
+        if not self._spec.batched:
+            self._outputs.alone(self._call_alone(inputs), memory)
+        elif self._backend.stager is None:
+            self._outputs.batch(self._backend.run(inputs), rows, memory)
+        else:
+            self._time_on_device(inputs, rows)
+        return max(time.perf_counter() - begin, 1e-9)
+
+    def _time_on_device(self, inputs: dict[str, Any], rows: int) -> None:
+        stager = self._backend.stager
+        if stager is None:
+            return
+        batch = [
+            BatchInput(t.name, t.dtype.name, inputs[t.name].shape[1:], [inputs[t.name].reshape(-1).view(np.uint8).data])
+            for t in self._spec.inputs
+        ]
+        tensors = self._outputs.device_batch(self._backend.run(stager.copy_in(batch, rows)), rows)
+        stager.copy_out(tensors, _plain_memory)
+
+
+def _runs(requests: list[Request]) -> list[Run]:
+    """The rows as runs (block, first row, rows) of neighbours; one run means that the batch is a view."""
+    runs: list[Run] = []
+    block: Block | None = None
+    start = end = 0
+    for request in requests:
+        if request.block is block and request.start == end:
+            end += request.rows
+            continue
+        if block is not None:
+            runs.append((block, start, end - start))
+        block = request.block
+        start = request.start
+        end = start + request.rows
+    if block is not None:
+        runs.append((block, start, end - start))
+    return runs
+
+
+def _bucket(runs: list[Run]) -> Bucket:
+    bucket = runs[0][0].bucket
+    if bucket is None:
+        raise OutputError("a request that runs alone is in a batch")
+    return bucket
+
+
+def _slice(run: Run, index: int, row_bytes: int) -> memoryview:
+    block, start, rows = run
+    return block.views[index][start * row_bytes : (start + rows) * row_bytes]
+
+
+def _sizes(most: int) -> list[int]:
+    """1, 2, 4 .. and the largest itself."""
+    sizes = [1 << power for power in range(most.bit_length())]
+    return sizes if sizes[-1] == most else [*sizes, most]
+
+
+def _synthetic(tensor: TensorSpec, shape: tuple[int, ...]) -> Any:
+    if tensor.kind is Kind.STRING:
+        return np.full(shape, "", dtype=object)
+    dtype = tensor.dtype.numpy or tensor.dtype.storage
+    if tensor.kind is Kind.RAGGED:
+        return RaggedArray(np.arange(shape[0] + 1), np.zeros(shape, dtype))
+    return np.zeros(shape, dtype)
+
+
+def _whole_inputs(spec: ModelSpec, prepared: Prepared, memory: memoryview) -> dict[str, Any]:
+    """The inputs of a request that runs alone, in the model's order. Raises CodecError on a malformed body."""
+    arrays = decode_arrays(prepared.resolved, memory)
+    for tensor in prepared.resolved.tensors:
+        if tensor.kind is Kind.DENSE:  # writable, as in a batch: the memory is the request's own
+            dtype = tensor.dtype.numpy or tensor.dtype.storage
+            arrays[tensor.name] = np.ndarray(tensor.shape, dtype, memory, tensor.offset)
+    return {tensor.name: arrays[tensor.name] for tensor in spec.inputs}
+
+
+def _plain_memory(nbytes: int) -> memoryview:
+    return memoryview(bytearray(nbytes))

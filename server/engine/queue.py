@@ -1,0 +1,159 @@
+"""The requests of one model that wait for a batch: what is queued, not what runs next (batcher.py).
+
+What lives here: flows (one principal in one priority class) kept in deadline order, arrival order across them, and
+their counts. What must not: a clock, memory, any choice between flows.
+
+The common case, one principal in one class with deadlines in arrival order, is one list that is appended to and cut
+at its front. Everything else costs a binary search per request.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .api import Request
+
+__all__ = ["Flow", "Queue"]
+
+COMPACT_FROM = 64
+"""Entries of the arrival order that may be stale before it is worth rebuilding."""
+MAX_DEFICIT = 1 << 20
+"""Rows a flow can save up while others fill the batches; above any request, so that it is always enough for one."""
+
+
+class Flow:
+    """Requests of one principal in one priority class, earliest deadline first, ties in order of arrival.
+
+    `deficit` is the rows this flow may still take in its turn (deficit round robin). `reordered` says that the order is
+    not the order of arrival.
+    """
+
+    __slots__ = ("deficit", "principal", "priority", "reordered", "requests")
+
+    def __init__(self, priority: int, principal: int) -> None:
+        self.priority = priority
+        self.principal = principal
+        self.requests: list[Request] = []
+        self.deficit = 0
+        self.reordered = False
+
+
+def _deadline(request: Request) -> float:
+    return request.deadline
+
+
+class Queue:
+    """Requests waiting. `flows` lists the flows of each priority class in the order of their turns."""
+
+    def __init__(self) -> None:
+        self.classes: dict[int, list[Flow]] = {}
+        self.count = 0
+        self.arrivals: deque[Request] = deque()
+        self._flows: dict[tuple[int, int], Flow] = {}
+        self._last: Flow | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter([request for flow in self._flows.values() for request in flow.requests])
+
+    @property
+    def only_flow(self) -> Flow | None:
+        """The flow that holds everything, if there is just one."""
+        return self._last if len(self._flows) == 1 else None
+
+    @property
+    def flows(self) -> Iterable[Flow]:
+        """All flows, in no order that means anything."""
+        return self._flows.values()
+
+    def push(self, request: Request) -> None:
+        """Append a request that is in no queue."""
+        flow = self._last
+        if flow is None or flow.principal != request.principal or flow.priority != request.priority:
+            flow = self._flow(request)
+        requests = flow.requests
+        if not requests or requests[-1].deadline <= request.deadline:
+            requests.append(request)
+        else:
+            insort(requests, request, key=_deadline)
+            flow.reordered = True
+        self.arrivals.append(request)
+        request.queued = True
+        self.count += 1
+
+    def remove(self, request: Request) -> bool:
+        """Take one request out; False if it is not queued."""
+        if not request.queued:
+            return False
+        flow = self._flows[request.priority, request.principal]
+        flow.requests.remove(request)
+        self._taken(flow, [request])
+        return True
+
+    def remove_front(self, flow: Flow, count: int) -> None:
+        """Take the first `count` requests of a flow out."""
+        taken = flow.requests[:count]
+        del flow.requests[:count]
+        self._taken(flow, taken)
+
+    def remove_all(self, requests: Iterable[Request]) -> None:
+        """Take these out, all of them queued."""
+        by_flow: dict[tuple[int, int], list[Request]] = {}
+        for request in requests:
+            by_flow.setdefault((request.priority, request.principal), []).append(request)
+        for key, taken in by_flow.items():
+            flow = self._flows[key]
+            gone = set(map(id, taken))
+            flow.requests = [request for request in flow.requests if id(request) not in gone]
+            self._taken(flow, taken)
+
+    def turn_over(self, flow: Flow, deficit: int, served: bool) -> None:
+        """Keep the rows a flow may still take; a flow that was served goes to the back of its class."""
+        flow.deficit = min(deficit, MAX_DEFICIT)
+        turns = self.classes[flow.priority]
+        if served:
+            turns.remove(flow)
+            turns.append(flow)
+
+    def _taken(self, flow: Flow, taken: list[Request]) -> None:
+        for request in taken:
+            request.queued = False
+        self.count -= len(taken)
+        if not flow.requests:
+            flow.deficit = 0
+            flow.reordered = False
+            if len(self._flows) > 1:
+                self._close(flow)
+        arrivals = self.arrivals
+        while arrivals and not arrivals[0].queued:
+            arrivals.popleft()
+        if len(arrivals) > 2 * self.count + COMPACT_FROM:
+            self.arrivals = deque(request for request in arrivals if request.queued)
+
+    def _flow(self, request: Request) -> Flow:
+        key = request.priority, request.principal
+        flow = self._flows.get(key)
+        if flow is None:
+            idle = self._last
+            flow = self._flows[key] = Flow(*key)
+            self.classes.setdefault(request.priority, []).append(flow)
+            if idle is not None and not idle.requests:
+                self._close(idle)
+        self._last = flow
+        return flow
+
+    def _close(self, flow: Flow) -> None:
+        self._flows.pop((flow.priority, flow.principal), None)
+        turns = self.classes[flow.priority]
+        turns.remove(flow)
+        if not turns:
+            del self.classes[flow.priority]
+        if self._last is flow:
+            self._last = next(iter(self._flows.values()), None)
