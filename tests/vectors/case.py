@@ -80,7 +80,15 @@ def ended(stream: int, status: int, *, not_started: bool = False, detail: str = 
 def vector(name: str, section: str, role: str, *steps: Step, start: str = "open", **more: object) -> Vector:
     """A vector; it is invalid if the role under test ends the connection because of what it received."""
     valid = not any(_ends_in_error(step) for step in steps)
-    return {"name": name, "section": section, "role": role, "start": start, "valid": valid, **more, "steps": list(steps)}
+    return {
+        "name": name,
+        "section": section,
+        "role": role,
+        "start": start,
+        "valid": valid,
+        **more,
+        "steps": list(steps),
+    }
 
 
 def _ends_in_error(step: Step) -> bool:

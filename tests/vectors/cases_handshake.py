@@ -6,10 +6,32 @@ import struct
 
 from tests.vectors.case import Step, Vector, closed, do, expect, receive, refused, sends, vector
 from tests.vectors.wire import (
-    AUTH, AUTH_FRAME, AUTHENTICATION, DATA, FEATURE, HANDSHAKE, HELLO, HELLO_ENTRIES, MAC, OPEN, PREFACE,
-    READY, READY_FRAME, TOO_LARGE, VERSION, WELCOME, WELCOME_ENTRIES, entry, frame, hello, limits, ready_payload, region,
-    u16s, welcome,
-)  # fmt: skip
+    AUTH,
+    AUTH_FRAME,
+    AUTHENTICATION,
+    DATA,
+    FEATURE,
+    HANDSHAKE,
+    HELLO,
+    HELLO_ENTRIES,
+    MAC,
+    OPEN,
+    PREFACE,
+    READY,
+    READY_FRAME,
+    TOO_LARGE,
+    VERSION,
+    WELCOME,
+    WELCOME_ENTRIES,
+    entry,
+    frame,
+    hello,
+    limits,
+    ready_payload,
+    region,
+    u16s,
+    welcome,
+)
 
 _OFFER = u16s(0x0A0A)
 
@@ -44,7 +66,9 @@ def hello_entries() -> list[Vector]:
         _bad_hello("out of order", "9.2", HANDSHAKE, frame(HELLO, meta=swapped)),
         _bad_hello("an entry twice", "9.2", HANDSHAKE, frame(HELLO, meta=first + raw)),
         _bad_hello("half an entry header at the end", "9.2", HANDSHAKE, frame(HELLO, meta=raw + b"\x63\x00")),
-        _bad_hello("an entry that runs past the end", "9.2", HANDSHAKE, frame(HELLO, meta=raw + b"\x63\x00\x05\x00xxxx")),
+        _bad_hello(
+            "an entry that runs past the end", "9.2", HANDSHAKE, frame(HELLO, meta=raw + b"\x63\x00\x05\x00xxxx")
+        ),
         _bad_hello("an entry of 65535 bytes", "9.2", HANDSHAKE, frame(HELLO, meta=raw + b"\x63\x00\xff\xff")),
         _bad_hello("versions 2..3", "9.4", VERSION, hello(t1=u16s(2, 3))),
         _bad_hello("versions 0..0", "9.4", VERSION, hello(t1=u16s(0, 0))),
@@ -54,12 +78,25 @@ def hello_entries() -> list[Vector]:
         _bad_hello("a required feature that the server has not", "9.5", FEATURE, hello(t4=u16s(4, 0x0A0A), t5=u16s(4))),
         _bad_hello("a required feature that is not offered", "9.5", HANDSHAKE, hello(t4=_OFFER, t5=u16s(4))),
         _bad_hello("no common MAC", "9.5", MAC, hello(t6=b"\x02\xfe")),
-    ]  # fmt: skip
+    ]
     for kind in (1, 2, 3, 4, 6, 8):
         found.append(_bad_hello(f"without entry {kind}", "9.3", HANDSHAKE, hello(**{f"t{kind}": None})))
-    for kind, value in ((1, bytes(3)), (1, bytes(5)), (2, bytes(3)), (3, bytes(31)), (3, bytes(33)), (4, bytes(3)),
-                        (5, b"\x01"), (6, b""), (7, b""), (7, bytes(65)), (8, bytes(15)), (8, bytes(17)), (9, b""),
-                        (9, b"x" * 129)):  # fmt: skip
+    for kind, value in (
+        (1, bytes(3)),
+        (1, bytes(5)),
+        (2, bytes(3)),
+        (3, bytes(31)),
+        (3, bytes(33)),
+        (4, bytes(3)),
+        (5, b"\x01"),
+        (6, b""),
+        (7, b""),
+        (7, bytes(65)),
+        (8, bytes(15)),
+        (8, bytes(17)),
+        (9, b""),
+        (9, b"x" * 129),
+    ):
         name = f"entry {kind} of {len(value)} bytes"
         found.append(_bad_hello(name, "9.3", HANDSHAKE, hello(**{f"t{kind}": value})))
     for chunk in (0, 16383, (1 << 20) + 1, 2**32 - 1):
@@ -81,23 +118,69 @@ def handshake() -> list[Vector]:
         ("HELLO's own entry types are unknown in WELCOME", "9.3", welcome(t5=b"x", t7=bytes(99))),
     )
     found = [
-        vector(name, section, "client", sends(PREFACE, hello()), receive(frame_bytes), expect(), sends(AUTH_FRAME),
-               start="connected")
+        vector(
+            name,
+            section,
+            "client",
+            sends(PREFACE, hello()),
+            receive(frame_bytes),
+            expect(),
+            sends(AUTH_FRAME),
+            start="connected",
+        )
         for name, section, frame_bytes in good
-    ]  # fmt: skip
+    ]
     found += [
-        vector("the whole handshake of a client", "9.1", "client", *to_auth, receive(READY_FRAME),
-               expect({"event": "ready", "payload": ready_payload().hex()}), start="connected"),
-        vector("the whole handshake of a server", "9.1", "server", receive(PREFACE, hello()), sends(welcome()),
-               receive(AUTH_FRAME), expect({"event": "authenticated"}), do("accept", ready=ready_payload().hex()),
-               sends(READY_FRAME), start="connected"),
-        vector("calls follow AUTH at once", "9.1", "server", receive(PREFACE, hello()), sends(welcome()),
-               _pipelined(), *_pipelined_outcome(), start="connected", accept_at_once=True),
-        vector("the server refuses by CLOSE", "9.7", "client", *to_auth, receive(frame(15, aux=AUTHENTICATION, meta=b"no")),
-               expect(closed(AUTHENTICATION, remote=True)), start="connected"),
-        vector("the server refuses the version in words", "9.4", "client", sends(PREFACE, hello()),
-               receive(frame(15, aux=VERSION, meta=b"version: client speaks 1..1, server speaks 2..2")),
-               expect(closed(VERSION, remote=True)), start="connected"),
+        vector(
+            "the whole handshake of a client",
+            "9.1",
+            "client",
+            *to_auth,
+            receive(READY_FRAME),
+            expect({"event": "ready", "payload": ready_payload().hex()}),
+            start="connected",
+        ),
+        vector(
+            "the whole handshake of a server",
+            "9.1",
+            "server",
+            receive(PREFACE, hello()),
+            sends(welcome()),
+            receive(AUTH_FRAME),
+            expect({"event": "authenticated"}),
+            do("accept", ready=ready_payload().hex()),
+            sends(READY_FRAME),
+            start="connected",
+        ),
+        vector(
+            "calls follow AUTH at once",
+            "9.1",
+            "server",
+            receive(PREFACE, hello()),
+            sends(welcome()),
+            _pipelined(),
+            *_pipelined_outcome(),
+            start="connected",
+            accept_at_once=True,
+        ),
+        vector(
+            "the server refuses by CLOSE",
+            "9.7",
+            "client",
+            *to_auth,
+            receive(frame(15, aux=AUTHENTICATION, meta=b"no")),
+            expect(closed(AUTHENTICATION, remote=True)),
+            start="connected",
+        ),
+        vector(
+            "the server refuses the version in words",
+            "9.4",
+            "client",
+            sends(PREFACE, hello()),
+            receive(frame(15, aux=VERSION, meta=b"version: client speaks 1..1, server speaks 2..2")),
+            expect(closed(VERSION, remote=True)),
+            start="connected",
+        ),
         _bad_welcome("a region of 4097 bytes", "9.2", TOO_LARGE, welcome(t99=bytes(4097 - 4 - len(raw)))),
         _bad_welcome("no entries", "9.3", HANDSHAKE, frame(WELCOME)),
         _bad_welcome("version 2, never offered", "9.4", VERSION, welcome(t1=u16s(2, 2))),
@@ -109,16 +192,45 @@ def handshake() -> list[Vector]:
         _bad_welcome("two MACs chosen", "9.3", HANDSHAKE, welcome(t6=b"\x00\x01")),
         _bad_welcome("max_streams 0", "9.6", HANDSHAKE, welcome(t8=limits(16384, 0, 1 << 20))),
         _bad_welcome("chunk below the least", "9.6", HANDSHAKE, welcome(t8=limits(16383, 4, 1 << 20))),
-        refused("AUTH with half an entry", "9.2", "server", HANDSHAKE, PREFACE, hello(), frame(AUTH, meta=b"\x0d\x00"),
-                start="connected"),
+        refused(
+            "AUTH with half an entry",
+            "9.2",
+            "server",
+            HANDSHAKE,
+            PREFACE,
+            hello(),
+            frame(AUTH, meta=b"\x0d\x00"),
+            start="connected",
+        ),
         refused("HELLO twice", "9.1", "server", 1, PREFACE, hello(), hello(), start="connected"),
-        vector("READY without payload", "6.2", "client", *to_auth, receive(frame(READY)), expect(closed(HANDSHAKE)),
-               start="connected"),
-        vector("READY over its cap", "6.2", "client", *to_auth, receive(frame(READY, length=65537, meta_len=65537)),
-               expect(closed(TOO_LARGE)), start="connected"),
-        vector("DATA in place of READY", "9.1", "client", *to_auth, receive(frame(DATA, stream=1)), expect(closed(1)),
-               start="connected"),
-    ]  # fmt: skip
+        vector(
+            "READY without payload",
+            "6.2",
+            "client",
+            *to_auth,
+            receive(frame(READY)),
+            expect(closed(HANDSHAKE)),
+            start="connected",
+        ),
+        vector(
+            "READY over its cap",
+            "6.2",
+            "client",
+            *to_auth,
+            receive(frame(READY, length=65537, meta_len=65537)),
+            expect(closed(TOO_LARGE)),
+            start="connected",
+        ),
+        vector(
+            "DATA in place of READY",
+            "9.1",
+            "client",
+            *to_auth,
+            receive(frame(DATA, stream=1)),
+            expect(closed(1)),
+            start="connected",
+        ),
+    ]
     for kind in (1, 2, 3, 4, 6, 8, 10, 11):
         name = f"WELCOME without entry {kind}"
         found.append(_bad_welcome(name, "9.3", HANDSHAKE, welcome(**{f"t{kind}": None})))
@@ -135,9 +247,17 @@ def _pipelined() -> Step:
 def _pipelined_outcome() -> tuple[Step, ...]:
     """The owner accepts, and only then is the call handed out."""
     early = {
-        "event": "message", "stream": 1, "seq": 0, "end_stream": True, "want_timing": False, "priority": 0, "aux": 0,
-        "extension": "", "metadata": [], "body": [b"early".hex()],
-    }  # fmt: skip
+        "event": "message",
+        "stream": 1,
+        "seq": 0,
+        "end_stream": True,
+        "want_timing": False,
+        "priority": 0,
+        "aux": 0,
+        "extension": "",
+        "metadata": [],
+        "body": [b"early".hex()],
+    }
     return (
         expect({"event": "authenticated"}, early),
         sends(READY_FRAME),

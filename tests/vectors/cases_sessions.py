@@ -6,24 +6,38 @@ import struct
 
 from tests.vectors.case import PRELUDE, Vector, closed, do, ended, expect, message, receive, sends, vector
 from tests.vectors.wire import (
-    CANCEL, CLOSE, DATA, END, END_STREAM, GOAWAY, MORE, NO_NEW_STREAMS, NOT_STARTED, OPEN, PING, PONG, SHUTDOWN,
-    WANT_TIMING, body_length, dims, frame, item, metadata, parts,
-)  # fmt: skip
+    CANCEL,
+    CLOSE,
+    DATA,
+    END,
+    END_STREAM,
+    GOAWAY,
+    MORE,
+    NO_NEW_STREAMS,
+    NOT_STARTED,
+    OPEN,
+    PING,
+    PONG,
+    SHUTDOWN,
+    WANT_TIMING,
+    body_length,
+    dims,
+    frame,
+    item,
+    metadata,
+    parts,
+)
 
 _X = struct.pack("<3f", 1.0, 2.0, 3.0)
 _Y = struct.pack("<3f", 2.0, 4.0, 6.0)
 _TIMING = item(6, struct.pack("<7I", 12, 30, 0, 4, 150, 5, 210))
-CALL = frame(
-    OPEN, stream=1, flags=END_STREAM | WANT_TIMING, aux=250_000, ext=dims(1, 3), meta=metadata(), body=_X
-)  # fmt: skip
+CALL = frame(OPEN, stream=1, flags=END_STREAM | WANT_TIMING, aux=250_000, ext=dims(1, 3), meta=metadata(), body=_X)
 REPLY = frame(DATA, stream=1, flags=END_STREAM, ext=dims(1, 3) + _TIMING, meta=metadata("1"), body=_Y)
 BYE = frame(CLOSE)
 
 
 def _open(meta: bytes, ext: bytes, body: bytes, flags: int, deadline: int = 0) -> dict[str, object]:
-    return do(
-        "open", metadata=meta.hex(), extension=ext.hex(), body=parts(body), flags=flags, deadline_us=deadline
-    )
+    return do("open", metadata=meta.hex(), extension=ext.hex(), body=parts(body), flags=flags, deadline_us=deadline)
 
 
 def _reply(stream: int, meta: bytes, ext: bytes, body: bytes, flags: int = END_STREAM) -> dict[str, object]:
@@ -39,13 +53,33 @@ def _unary() -> list[Vector]:
     sent = message(1, want_timing=True, aux=250_000, ext=dims(1, 3), meta=metadata(), body=_X)
     got = message(1, ext=dims(1, 3) + _TIMING, meta=metadata("1"), body=_Y)
     return [
-        vector("a unary call with timing, at the server", "A", "server", *PRELUDE["server"],
-               receive(CALL), expect(sent), _reply(1, metadata("1"), dims(1, 3) + _TIMING, _Y), sends(REPLY),
-               receive(BYE), expect(closed(0, remote=True)), start="connected"),
-        vector("a unary call with timing, at the client", "A", "client", *PRELUDE["client"],
-               _open(metadata(), dims(1, 3), _X, END_STREAM | WANT_TIMING, 250_000), sends(CALL),
-               receive(REPLY), expect(got), do("close", code=0, detail=""), sends(BYE), start="connected"),
-    ]  # fmt: skip
+        vector(
+            "a unary call with timing, at the server",
+            "A",
+            "server",
+            *PRELUDE["server"],
+            receive(CALL),
+            expect(sent),
+            _reply(1, metadata("1"), dims(1, 3) + _TIMING, _Y),
+            sends(REPLY),
+            receive(BYE),
+            expect(closed(0, remote=True)),
+            start="connected",
+        ),
+        vector(
+            "a unary call with timing, at the client",
+            "A",
+            "client",
+            *PRELUDE["client"],
+            _open(metadata(), dims(1, 3), _X, END_STREAM | WANT_TIMING, 250_000),
+            sends(CALL),
+            receive(REPLY),
+            expect(got),
+            do("close", code=0, detail=""),
+            sends(BYE),
+            start="connected",
+        ),
+    ]
 
 
 def _large() -> list[Vector]:
@@ -53,22 +87,46 @@ def _large() -> list[Vector]:
     size = 16384 * 5
     big = b"\xcd" * size
     pieces = [
-        frame(DATA, stream=1, flags=MORE if n < 4 else END_STREAM, body=big[n * 16384 : (n + 1) * 16384]) for n in range(5)
+        frame(DATA, stream=1, flags=MORE if n < 4 else END_STREAM, body=big[n * 16384 : (n + 1) * 16384])
+        for n in range(5)
     ]
     first = frame(DATA, stream=1, flags=END_STREAM | MORE, ext=dims(5, 4096) + body_length(size), meta=metadata("1"))
     call = frame(OPEN, stream=1, flags=END_STREAM, ext=dims(5, 2000), meta=metadata(), body=body)
     received = message(1, ext=dims(5, 4096) + body_length(size), meta=metadata("1"), body=big)
     upload = frame(OPEN, stream=1, flags=END_STREAM | MORE, ext=dims(5, 4096) + body_length(size), meta=metadata())
     return [
-        vector("a reply in chunks, at the server", "7.2", "server", *PRELUDE["server"], receive(call),
-               expect(message(1, ext=dims(5, 2000), meta=metadata(), body=body)),
-               _reply(1, metadata("1"), dims(5, 4096), big), sends(first, *pieces), start="connected"),
-        vector("a reply in chunks, at the client", "7.2", "client", *PRELUDE["client"],
-               _open(metadata(), dims(5, 2000), body, END_STREAM), sends(call), receive(first, *pieces), expect(received),
-               start="connected"),
-        vector("a request in chunks, at the client", "7.2", "client", *PRELUDE["client"],
-               _open(metadata(), dims(5, 4096), big, END_STREAM), sends(upload, *pieces), start="connected"),
-    ]  # fmt: skip
+        vector(
+            "a reply in chunks, at the server",
+            "7.2",
+            "server",
+            *PRELUDE["server"],
+            receive(call),
+            expect(message(1, ext=dims(5, 2000), meta=metadata(), body=body)),
+            _reply(1, metadata("1"), dims(5, 4096), big),
+            sends(first, *pieces),
+            start="connected",
+        ),
+        vector(
+            "a reply in chunks, at the client",
+            "7.2",
+            "client",
+            *PRELUDE["client"],
+            _open(metadata(), dims(5, 2000), body, END_STREAM),
+            sends(call),
+            receive(first, *pieces),
+            expect(received),
+            start="connected",
+        ),
+        vector(
+            "a request in chunks, at the client",
+            "7.2",
+            "client",
+            *PRELUDE["client"],
+            _open(metadata(), dims(5, 4096), big, END_STREAM),
+            sends(upload, *pieces),
+            start="connected",
+        ),
+    ]
 
 
 def _trouble() -> list[Vector]:
@@ -81,23 +139,63 @@ def _trouble() -> list[Vector]:
     done = frame(DATA, stream=1, flags=END_STREAM)
     asked, answer = frame(PING, body=b"drain..."), frame(PONG, body=b"drain...")
     return [
-        vector("a call that is refused, at the server", "6.5", "server", *PRELUDE["server"], receive(call), expect(called),
-               do("end", stream=1, status=5, detail=text.decode(), not_started=True, extension=""), sends(not_found),
-               start="connected"),
-        vector("a call that is refused, at the client", "6.5", "client", *PRELUDE["client"],
-               _open(metadata(), dims(1, 0), b"", END_STREAM), sends(call), receive(not_found),
-               expect(ended(1, 5, not_started=True, detail=text.decode())), start="connected"),
-        vector("a call that is cancelled, at the client", "13.4", "client", *PRELUDE["client"],
-               _open(metadata(), dims(1, 0), b"", END_STREAM), sends(call), do("cancel", stream=1),
-               sends(frame(CANCEL, stream=1)), receive(frame(END, stream=1, aux=1)), expect(ended(1, 1)), start="connected"),
-        vector("a server drains", "15.1", "server", *PRELUDE["server"], receive(call), expect(called),
-               do("goaway", last_stream=NO_NEW_STREAMS, code=SHUTDOWN, detail="draining"), sends(drain),
-               do("ping", payload=b"drain...".hex()), sends(asked), receive(answer),
-               expect({"event": "pong", "payload": b"drain...".hex()}),
-               do("goaway", last_stream=1, code=SHUTDOWN, detail="draining"), sends(last),
-               _reply(1, b"", b"", b""), sends(done), do("close", code=SHUTDOWN, detail=""),
-               sends(frame(CLOSE, aux=SHUTDOWN)), start="connected"),
-    ]  # fmt: skip
+        vector(
+            "a call that is refused, at the server",
+            "6.5",
+            "server",
+            *PRELUDE["server"],
+            receive(call),
+            expect(called),
+            do("end", stream=1, status=5, detail=text.decode(), not_started=True, extension=""),
+            sends(not_found),
+            start="connected",
+        ),
+        vector(
+            "a call that is refused, at the client",
+            "6.5",
+            "client",
+            *PRELUDE["client"],
+            _open(metadata(), dims(1, 0), b"", END_STREAM),
+            sends(call),
+            receive(not_found),
+            expect(ended(1, 5, not_started=True, detail=text.decode())),
+            start="connected",
+        ),
+        vector(
+            "a call that is cancelled, at the client",
+            "13.4",
+            "client",
+            *PRELUDE["client"],
+            _open(metadata(), dims(1, 0), b"", END_STREAM),
+            sends(call),
+            do("cancel", stream=1),
+            sends(frame(CANCEL, stream=1)),
+            receive(frame(END, stream=1, aux=1)),
+            expect(ended(1, 1)),
+            start="connected",
+        ),
+        vector(
+            "a server drains",
+            "15.1",
+            "server",
+            *PRELUDE["server"],
+            receive(call),
+            expect(called),
+            do("goaway", last_stream=NO_NEW_STREAMS, code=SHUTDOWN, detail="draining"),
+            sends(drain),
+            do("ping", payload=b"drain...".hex()),
+            sends(asked),
+            receive(answer),
+            expect({"event": "pong", "payload": b"drain...".hex()}),
+            do("goaway", last_stream=1, code=SHUTDOWN, detail="draining"),
+            sends(last),
+            _reply(1, b"", b"", b""),
+            sends(done),
+            do("close", code=SHUTDOWN, detail=""),
+            sends(frame(CLOSE, aux=SHUTDOWN)),
+            start="connected",
+        ),
+    ]
 
 
 def extensions() -> list[Vector]:
@@ -113,11 +211,17 @@ def extensions() -> list[Vector]:
         ("body length", body_length(70000), {"body_length": 70000}),
         ("trace", item(5, trace), {"trace": trace.hex()}),
         ("timing", _TIMING, {"timing": [12, 30, 0, 4, 150, 5, 210]}),
-        ("retry after and queue estimate", item(7, u32(1)) + item(8, u32(2**32 - 1)),
-         {"retry_after": 1, "queue_estimate": 2**32 - 1}),
-        ("dims, body length, trace", dims(0, 5) + body_length(65537) + item(5, trace),
-         {"dims": [0, 5], "body_length": 65537, "trace": trace.hex()}),
-    ]  # fmt: skip
+        (
+            "retry after and queue estimate",
+            item(7, u32(1)) + item(8, u32(2**32 - 1)),
+            {"retry_after": 1, "queue_estimate": 2**32 - 1},
+        ),
+        (
+            "dims, body length, trace",
+            dims(0, 5) + body_length(65537) + item(5, trace),
+            {"dims": [0, 5], "body_length": 65537, "trace": trace.hex()},
+        ),
+    ]
     bad: list[tuple[str, str, bytes]] = [
         ("a single byte", "4.3", b"\x01"),
         ("an item that runs past the end", "4.3", b"\x01\x08" + bytes(7)),
@@ -142,4 +246,6 @@ def extensions() -> list[Vector]:
     ]
     return [
         {"name": name, "section": "4.2", "valid": True, "bytes": raw.hex(), "items": items} for name, raw, items in good
-    ] + [{"name": name, "section": section, "valid": False, "bytes": raw.hex(), "code": 5} for name, section, raw in bad]
+    ] + [
+        {"name": name, "section": section, "valid": False, "bytes": raw.hex(), "code": 5} for name, section, raw in bad
+    ]

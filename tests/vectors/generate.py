@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.vectors import cases_frames, cases_handshake, cases_sessions, cases_streams
+from tests.vectors import cases_chunks, cases_frames, cases_handshake, cases_sessions, cases_streams
 from tests.vectors.case import CONFIG, PRELUDE, Vector
 
 HERE = Path(__file__).resolve().parent
@@ -23,7 +23,7 @@ FILES: dict[str, Callable[[], list[Vector]]] = {
     "draft/extension": cases_sessions.extensions,
     "draft/handshake": cases_handshake.handshake,
     "draft/streams": cases_streams.streams,
-    "draft/chunks": cases_streams.chunks,
+    "draft/chunks": cases_chunks.chunks,
     "draft/sessions": cases_sessions.sessions,
 }
 

@@ -168,15 +168,26 @@ def translate(event: events.Event) -> Json:
     """An event of the core as the vectors write it; the body is copied, for its view ends with the callback."""
     if isinstance(event, events.Message):
         return {
-            "event": "message", "stream": event.stream_id, "seq": event.seq, "end_stream": event.end_stream,
-            "want_timing": bool(event.flags & WANT_TIMING), "priority": event.priority, "aux": event.aux,
-            "extension": event.ext.hex(), "metadata": bytes(event.meta), "body": bytes(event.body),
-        }  # fmt: skip
+            "event": "message",
+            "stream": event.stream_id,
+            "seq": event.seq,
+            "end_stream": event.end_stream,
+            "want_timing": bool(event.flags & WANT_TIMING),
+            "priority": event.priority,
+            "aux": event.aux,
+            "extension": event.ext.hex(),
+            "metadata": bytes(event.meta),
+            "body": bytes(event.body),
+        }
     if isinstance(event, events.Ended):
         return {
-            "event": "ended", "stream": event.stream_id, "status": int(event.status), "not_started": event.not_started,
-            "detail": event.detail, "extension": event.ext.hex(),
-        }  # fmt: skip
+            "event": "ended",
+            "stream": event.stream_id,
+            "status": int(event.status),
+            "not_started": event.not_started,
+            "detail": event.detail,
+            "extension": event.ext.hex(),
+        }
     if isinstance(event, events.Refused):
         return {"event": "refused", "stream": event.stream_id, "status": int(event.status)}
     if isinstance(event, events.MessageAborted):
@@ -185,8 +196,11 @@ def translate(event: events.Event) -> Json:
         return {"event": "cancelled", "stream": event.stream_id}
     if isinstance(event, events.GoAway):
         return {
-            "event": "goaway", "last_stream": event.last_stream_id, "code": int(event.code), "detail": event.detail,
-        }  # fmt: skip
+            "event": "goaway",
+            "last_stream": event.last_stream_id,
+            "code": int(event.code),
+            "detail": event.detail,
+        }
     if isinstance(event, events.Closed):
         return {"event": "closed", "code": int(event.code), "remote": event.remote}
     if isinstance(event, (events.Ready, events.Pong)):

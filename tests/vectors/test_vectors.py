@@ -51,7 +51,9 @@ def check_last_words(sent: bytes, code: int) -> None:
         assert line.endswith(b"\n")
         assert len(line) <= 200
         return
-    closes = [m.start() - 4 for m in re.finditer(b"\x0f\x00\x00\x00" + bytes(12) + bytes((code, 0, 0, 0)), sent, re.DOTALL)]
+    closes = [
+        m.start() - 4 for m in re.finditer(b"\x0f\x00\x00\x00" + bytes(12) + bytes((code, 0, 0, 0)), sent, re.DOTALL)
+    ]
     assert closes, f"no CLOSE with code {code} in {sent.hex()}"
     assert int.from_bytes(sent[closes[-1] : closes[-1] + 4], "little") == len(sent) - closes[-1] - 32
 
@@ -61,7 +63,11 @@ def test_bytes_behind_a_vector_give_no_event(file: Json, vector: Json) -> None:
     steps = vector["steps"]
     if not vector["valid"]:
         *before, last, expected = steps
-        steps = [*before, {"receive": [*last["receive"], "00" * 40, "ff" * 40]} if "receive" in last else last, expected]
+        steps = [
+            *before,
+            {"receive": [*last["receive"], "00" * 40, "ff" * 40]} if "receive" in last else last,
+            expected,
+        ]
     player = play(file, vector | {"steps": steps}, whole)
     if not player.closed and vector["valid"]:
         player.receive(wire.frame(wire.PING, body=bytes(8))[:36])
@@ -90,7 +96,11 @@ def test_extension_region(vector: Json) -> None:
 
 def test_generator_leaves_no_diff() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.vectors.generate", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.vectors.generate", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -114,7 +124,9 @@ def test_file_keeps_the_schema_and_cites_sections_that_exist(path: Path) -> None
     assert len(names) == len(set(names))
     for vector in file["vectors"]:
         section = re.escape(vector["section"])
-        assert re.search(rf"^(#+ )?(Appendix )?{section}\b", SPEC, re.MULTILINE), f"SPEC has no section {vector['section']}"
+        assert re.search(rf"^(#+ )?(Appendix )?{section}\b", SPEC, re.MULTILINE), (
+            f"SPEC has no section {vector['section']}"
+        )
 
 
 def check(value: Any, schema: Json, root: Json, where: str) -> None:
