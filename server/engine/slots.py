@@ -193,7 +193,7 @@ class Slots:
             return
         bucket = block.bucket
         if bucket is None or bucket.forming is not block:
-            self._free(block)
+            self._drop(block)  # it may still be noted as the idle one, from before it was full
             return
         block.used = 0
         previous, self._idle = self._idle, block

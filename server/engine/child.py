@@ -1,0 +1,396 @@
+"""The engine process: `python -m tensorwire.server.engine.child`, started by worker.py and by nobody else.
+
+What lives here: the other side of process.py: taking requests from the ring, running the same core as the inline
+engine, laying results into shared memory. What must not: asyncio, decisions about batches (core).
+
+One thread. It sleeps in poll() while it has nothing to do; while it has, it takes what has arrived, runs one batch, and
+publishes its result with one system call. It ends with its front, whichever way that ends: the control socket closes,
+or the kernel's parent-death signal arrives. SIGTERM means: finish what is queued, then leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+from array import array
+from collections.abc import Callable
+from math import ceil, inf
+from pathlib import Path
+from time import monotonic
+from typing import Any, NoReturn
+
+import msgpack
+
+from ...codec import decode_metadata, resolve
+from ...gpu import Slab, SlabPool
+from ...gpu.pinned import PinError, Registration
+from ...protocol import Status
+from .api import BatchResult, Failure, Prepared, Request
+from .backends import LoadError
+from .control import Channel
+from .core import EngineCore
+from .prepare import Preparer
+from .records import (
+    CANCEL,
+    CANCELLED,
+    ENCODED,
+    FORGET,
+    PREPARE,
+    PREPARED,
+    RELEASE,
+    REQUEST,
+    RESULT,
+    SHORT,
+    SIGNATURE,
+    TO_ENGINE,
+    TO_FRONT,
+    OutputSignature,
+    output_places,
+)
+from .ring import Ring
+from .slots import Block, Slots
+from .spec import SpecError, load_spec
+
+_PR_SET_PDEATHSIG = 1
+#: Slots in one failure message; keeps it far below the channel's limit.
+_SLOTS_PER_MESSAGE = 8192
+#: Output layouts remembered. A model whose output shapes never repeat costs a message per batch, not memory.
+_MAX_SIGNATURES = 1024
+#: Blocks kept. The front forms its batches in few places; large bodies come in many.
+_MAX_BLOCKS = 64
+
+
+class _Request(Request):
+    """A request whose `started` is kept in shared memory, where the front finds it when this process has crashed."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self, marks: memoryview, slot: int, arrived: float, priority: int, principal: int, deadline: float):
+        self._marks = marks
+        super().__init__(slot, None, arrived, priority=priority, principal=principal, deadline=deadline)
+        self.slot = slot
+
+    @property
+    def started(self) -> bool:
+        return self._marks[self.slot] == 1
+
+    @started.setter
+    def started(self, value: bool) -> None:
+        if value:
+            self._marks[self.slot] = 1
+
+
+class Child:
+    """Everything after the load message. `serve()` returns when the process should end."""
+
+    def __init__(self, channel: Channel, message: dict[str, Any]) -> None:
+        descriptors = message["descriptors"]
+        self._channel = channel
+        self._pool = SlabPool(message["pool_bytes"], fd=descriptors["pool"])
+        self._results = SlabPool(message["result_bytes"], fd=descriptors["results"], allocates=True)
+        self._requests = Ring(TO_ENGINE, message["capacity"], descriptors["requests"], descriptors["requests_event"])
+        self._replies = Ring(TO_FRONT, message["capacity"], descriptors["replies"], descriptors["replies_event"])
+        self._marks = _map(descriptors["marks"], message["slots"])
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+        self._live: dict[int, Request] = {}
+        self._blocks: dict[int, Block] = {}
+        self._prepared: dict[int, Prepared] = {}
+        self._signatures: dict[OutputSignature, int] = {}
+        self._slabs: dict[int, Slab] = {}
+        self._leaving = False
+        spec = load_spec(Path(message["folder"]))
+        self._slots = Slots(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
+        self._preparer = Preparer(spec, self._slots, self)
+        self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned)
+        self._registrations = []
+        if spec.device != "cpu":
+            self._registrations = [Registration(self._pool), Registration(self._results)]
+        self._core.load()
+        self._poll = select.poll()
+        self._poll.register(self._requests.event, select.POLLIN)
+        self._poll.register(channel.fileno(), select.POLLIN)
+        self._poll.register(_wake_on_signals(self._leave), select.POLLIN)
+
+    def say_ready(self) -> None:
+        """Report what warm-up measured; requests may come from now on."""
+        warm_up = self._core.warm_up
+        seconds = {str(rows): cost for rows, cost in warm_up.seconds.items()}
+        self._channel.send("ready", effective_max_batch=warm_up.effective_max_batch, seconds=seconds)
+
+    def serve(self) -> None:
+        """Take, run, publish, until the front stops us or is gone, or SIGTERM came and the queue is empty."""
+        core = self._core
+        while True:
+            for descriptor, _ in self._poll.poll(self._wait()):
+                if descriptor == self._channel.fileno() and self._told_to_stop():
+                    return
+            self._take()
+            outcome = core.step(monotonic())
+            self._publish(outcome)
+            if self._leaving and not core.queue.count:
+                return
+
+    def _wait(self) -> float | None:
+        """Milliseconds to sleep at most; None: until something arrives."""
+        wake_at = self._core.next_step
+        if wake_at == inf:
+            return 0 if self._leaving else None
+        return max(0, ceil((wake_at - monotonic()) * 1000))
+
+    # taking
+
+    def _take(self) -> None:
+        requests = self._requests.read()
+        for record in requests:
+            kind = record[0]
+            if kind == REQUEST:
+                self._request(record)
+            elif kind == CANCEL:
+                self._cancel(record[3])
+            elif kind == RELEASE:
+                self._slabs.pop(record[8]).release()
+            elif kind == PREPARE:
+                self._prepare(record[4], record[8], record[6], record[7])
+            elif kind == FORGET:
+                del self._prepared[record[4]]
+            else:
+                raise ValueError(f"a record of kind {kind}")
+
+    def _request(self, record: tuple[Any, ...]) -> None:
+        _, priority, _, slot, number, principal, start, capacity, offset, nbytes, deadline, arrived, _ = record
+        prepared = self._prepared[number]
+        request = _Request(self._marks, slot, arrived, priority, principal, deadline)
+        block = self._blocks.get(offset)
+        if (
+            block is None
+            or block.bucket is None
+            or block.bucket is not prepared.bucket
+            or block.capacity != capacity
+            or len(block.memory) != nbytes
+        ):
+            block = self._block(prepared, capacity, offset, nbytes)
+        request.rows = prepared.rows
+        request.prepared = prepared
+        request.start = start
+        request.block = block
+        self._live[slot] = request
+        self._core.submit(request)
+
+    def _block(self, prepared: Prepared, capacity: int, offset: int, nbytes: int) -> Block:
+        """The front's block again, over the same memory; kept, for the front forms its batches in the same places."""
+        memory = self._pool.view(offset, nbytes)
+        bucket = prepared.bucket
+        offsets = tuple(at for at, _ in prepared.parts) if bucket is None else bucket.layout(capacity)[0]
+        block = Block(bucket, memory, capacity, offsets, None)
+        if len(self._blocks) >= _MAX_BLOCKS:
+            self._blocks.clear()
+        self._blocks[offset] = block
+        return block
+
+    def _cancel(self, slot: int) -> None:
+        request = self._live.get(slot)
+        if request is not None and self._core.cancel(request):
+            del self._live[slot]
+            self._say(CANCELLED, count=slot)
+
+    def _prepare(self, number: int, offset: int, meta_length: int, dims_length: int) -> None:
+        meta = bytes(self._pool.view(offset, meta_length))
+        dims = bytes(self._pool.view(offset + meta_length, dims_length))
+        self._prepared[number] = self._preparer.prepare(resolve(decode_metadata(meta), dims), meta, dims)
+        self._say(PREPARED, count=number)
+
+    # publishing
+
+    def _publish(self, outcome: list[BatchResult | Failure]) -> None:
+        for each in outcome:
+            for request in each.requests:
+                del self._live[request.slot]
+            if isinstance(each, Failure):
+                self._publish_failure(each)
+            elif each.encoded is not None:
+                self._publish_encoded(each)
+            else:
+                self._publish_batch(each)
+        self._replies.publish()
+
+    def _publish_batch(self, result: BatchResult) -> None:
+        outputs = result.outputs
+        signature = tuple((each.name, each.dtype, each.row_shape, each.row_bytes) for each in outputs)
+        number = self._signatures.get(signature)
+        if number is None:
+            number = self._introduce(signature)
+        slots = [request.slot for request in result.requests]
+        places, nbytes = output_places(len(slots), result.batch_rows, signature)
+        slab = self._allocate(nbytes, result)
+        if slab is None:
+            return
+        view = slab.view
+        view[: 4 * len(slots)] = array("I", slots).tobytes()
+        for (start, size), each in zip(places, outputs, strict=True):
+            view[start : start + size] = each.data
+        self._say_result(RESULT, result, slab, number, len(slots), nbytes)
+
+    def _publish_encoded(self, result: BatchResult) -> None:
+        encoded = result.encoded
+        if encoded is None:
+            return
+        meta, dims, nbytes = encoded.meta, encoded.dims, encoded.body_length
+        slab = self._allocate(64 + nbytes + len(meta) + len(dims), result)
+        if slab is None:
+            return
+        view = slab.view
+        view[:4] = result.requests[0].slot.to_bytes(4, sys.byteorder)
+        end = 64
+        pieces: list[memoryview | bytes] = [*encoded.buffers, meta, dims]
+        for buffer in pieces:
+            view[end : end + len(buffer)] = buffer
+            end += len(buffer)
+        self._say_result(ENCODED, result, slab, len(meta), len(dims), nbytes)
+
+    def _publish_failure(self, failure: Failure) -> None:
+        slots = [request.slot for request in failure.requests]
+        for start in range(0, len(slots), _SLOTS_PER_MESSAGE):
+            self._channel.send(
+                "failure",
+                slots=slots[start : start + _SLOTS_PER_MESSAGE],
+                status=int(failure.status),
+                message=failure.message,
+                started=failure.started,
+            )
+
+    def _introduce(self, signature: OutputSignature) -> int:
+        """Number an output layout, and tell the front what the number stands for."""
+        if len(self._signatures) >= _MAX_SIGNATURES:
+            self._signatures.clear()
+        raw = msgpack.packb(signature)
+        slab = self._allocate(len(raw), None)
+        if slab is None:
+            raise MemoryError("no result memory for the layout of the outputs")
+        slab.view[:] = raw
+        number = self._signatures[signature] = len(self._signatures)
+        self._say(SIGNATURE, signature=number, offset=slab.offset, nbytes=len(raw))
+        return number
+
+    def _allocate(self, nbytes: int, result: BatchResult | None) -> Slab | None:
+        """Result memory, waited for while callers hold it; None (and the batch has failed) if it can never fit."""
+        while (slab := self._results.allocate(nbytes)) is None:
+            if not self._slabs:
+                self._fail_too_large(nbytes, result)
+                return None
+            self._say(SHORT)
+            self._replies.publish()
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._channel.fileno() and self._told_to_stop():
+                    _leave_now(0)
+            self._take()
+        self._slabs[slab.offset] = slab
+        return slab
+
+    def _fail_too_large(self, nbytes: int, result: BatchResult | None) -> None:
+        if result is not None:
+            text = f"the outputs have {nbytes} bytes, more than the result memory of {self._results.nbytes}"
+            self._publish_failure(Failure(result.requests, Status.RESOURCE_EXHAUSTED, text, started=True))
+
+    def _say_result(self, kind: int, result: BatchResult, slab: Slab, signature: int, count: int, nbytes: int) -> None:
+        times = (result.planned, result.copied_in, result.computed, monotonic())
+        self._push(kind, 0, signature, count, result.batch_rows, slab.offset, nbytes, *times)
+
+    def _say(self, kind: int, *, signature: int = 0, count: int = 0, offset: int = 0, nbytes: int = 0) -> None:
+        self._push(kind, 0, signature, count, 0, offset, nbytes, 0.0, 0.0, 0.0, 0.0)
+
+    def _push(self, *record: Any) -> None:
+        """Wait for room: the front takes everything at once whenever it looks."""
+        while not self._replies.push(*record):
+            self._replies.publish()
+            with contextlib.suppress(InterruptedError):
+                select.select([self._channel.fileno()], [], [], 0.001)
+            if self._told_to_stop():
+                _leave_now(0)
+
+    def _pinned(self, nbytes: int) -> memoryview:
+        """Memory that a device copies its results into; given back when the views of it are gone."""
+        slab = self._results.allocate(nbytes)
+        return memoryview(bytearray(nbytes)) if slab is None else slab.lease()
+
+    # the end
+
+    def _told_to_stop(self) -> bool:
+        messages = self._channel.receive()
+        return self._channel.ended or any(message["kind"] == "stop" for message in messages)
+
+    def _leave(self) -> None:
+        self._leaving = True
+
+
+def _nothing_to_release(block: Block, rows: int) -> None:
+    """The front owns the memory of requests, and learns from the result that they are over."""
+    del block, rows
+
+
+def _map(descriptor: int, nbytes: int) -> memoryview:
+    return memoryview(mmap.mmap(descriptor, nbytes))
+
+
+def _wake_on_signals(leave: Callable[[], None]) -> int:
+    """Call `leave` on SIGTERM; the descriptor returned becomes readable with it, so that poll() ends."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: leave())
+    return readable
+
+
+def _end_with(front: int) -> None:
+    """Die when the front does, even if the model never comes back from a call."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != front:  # it was faster
+        _leave_now(0)
+
+
+def _prefer_to_be_killed() -> None:
+    """When memory runs out, the kernel should take an engine and not the server that can restart it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+
+
+def _leave_now(status: int) -> NoReturn:
+    """Without the interpreter's tear-down, which a model's threads or libraries can hold up."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def main(descriptor: int, front: int) -> None:
+    """Run until the front stops us. `descriptor` is our end of the control socket, `front` the front's process id."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(front)
+    _prefer_to_be_killed()
+    faulthandler.enable()
+    os.set_inheritable(descriptor, False)
+    channel = Channel(socket.socket(fileno=descriptor))
+    messages: list[dict[str, Any]] = []
+    while not messages:
+        select.select([channel.fileno()], [], [])
+        messages = channel.receive()
+        if channel.ended:
+            _leave_now(0)
+    try:
+        child = Child(channel, messages[0])
+    except (LoadError, SpecError, PinError) as error:
+        channel.send("failed", message=str(error))
+        _leave_now(1)
+    child.say_ready()
+    child.serve()
+    _leave_now(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,163 @@
+"""One engine process as the front holds it: how it is started, what is shared with it, how its end is made sure of.
+
+What lives here: `Worker`, one life of the process. What must not: requests, restarts, timing (process.py).
+
+The process gets its memory and its ends of everything as inherited descriptors; nothing has a name that a third process
+could open. It runs in a process group of its own, so that Ctrl-C on the terminal is the front's business alone, dies
+with the front's thread (PR_SET_PDEATHSIG), and sees none of the server's own environment variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...gpu import SlabPool, shared_memory
+from .control import Channel
+from .records import TO_ENGINE, TO_FRONT
+from .ring import Ring
+
+if TYPE_CHECKING:
+    from .spec import ModelSpec
+
+logger = logging.getLogger("tensorwire.engine")
+
+#: Bytes of the model's own output taken per wake-up, and characters of one line that reach the log.
+OUTPUT_BYTES = 16384
+LINE_LENGTH = 1000
+
+
+class Worker:
+    """A child process with `slots` request slots; `event` becomes readable when it has results.
+
+    `marks[slot]` is 1 from just before the model may see that request. Raises OSError if it cannot be started.
+    """
+
+    def __init__(self, spec: ModelSpec, pool: SlabPool, event: int, slots: int, result_bytes: int) -> None:
+        self.label = f"{spec.name}/{spec.version}"
+        with contextlib.ExitStack() as undo:
+            capacity = 1 << (2 * slots + 1024).bit_length()
+            self.to_engine = Ring(TO_ENGINE, capacity)
+            undo.callback(self.to_engine.close)
+            self.to_front = Ring(TO_FRONT, capacity, event=event)
+            undo.callback(self.to_front.close)
+            self.results = SlabPool(result_bytes, "tensorwire-results", allocates=False)
+            undo.callback(self.results.close)
+            marks = shared_memory("tensorwire-marks", slots)
+            undo.callback(os.close, marks)
+            self._marks_mapping = mmap.mmap(marks, slots)
+            self.marks = memoryview(self._marks_mapping)
+            self.output, output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(output, True)
+            ours, theirs = socket.socketpair()
+            self.channel = Channel(ours)
+            undo.callback(self.channel.close)
+            shared = {
+                "pool": pool.fd,
+                "results": self.results.fd,
+                "marks": marks,
+                "requests": self.to_engine.fd,
+                "requests_event": self.to_engine.event,
+                "replies": self.to_front.fd,
+                "replies_event": self.to_front.event,
+            }
+            try:
+                self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    [sys.executable, "-P", "-m", f"{__package__}.child", str(theirs.fileno()), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(theirs.fileno(), *shared.values()),
+                    process_group=0,
+                    env=_environment(),
+                )
+            except BaseException:
+                os.close(self.output)
+                raise
+            finally:
+                os.close(output)
+                theirs.close()
+            self.pidfd = os.pidfd_open(self.process.pid)
+            self.channel.send(
+                "load",
+                folder=str(spec.path),
+                descriptors=shared,
+                pool_bytes=pool.nbytes,
+                result_bytes=result_bytes,
+                capacity=capacity,
+                slots=slots,
+            )
+            undo.pop_all()
+            os.close(marks)
+        self._line = b""
+
+    @property
+    def descriptors(self) -> tuple[int, int, int]:
+        """What to watch, results apart: control messages, the model's output, the end of the process."""
+        return self.channel.fileno(), self.output, self.pidfd
+
+    def kill(self) -> None:
+        """End the process and whatever it started, now; harmless if it has ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def reap(self) -> str:
+        """Wait for the end and say how it came, in words. After it nothing is written to shared memory any more."""
+        code = self.process.wait()
+        self.log_output()
+        if code >= 0:
+            return f"exited with status {code}"
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+
+    def log_output(self) -> bool:
+        """Pass on what the model wrote, line by line; False at the end of it."""
+        try:
+            piece = os.read(self.output, OUTPUT_BYTES)
+        except BlockingIOError:
+            return True
+        *lines, rest = (self._line + piece).split(b"\n")
+        if rest and (not piece or len(rest) > LINE_LENGTH):
+            lines.append(rest)
+            rest = b""
+        self._line = rest
+        for line in lines:
+            logger.info("%s: %s", self.label, printable(line[: 2 * LINE_LENGTH].decode("utf-8", "backslashreplace")))
+        return bool(piece)
+
+    def close(self) -> None:
+        """Give everything back. The process must have been reaped; views of results may still be out."""
+        self.channel.close()
+        self.to_engine.close()
+        self.to_front.close()
+        self.results.close()
+        self.marks.release()
+        self._marks_mapping.close()
+        os.close(self.output)
+        os.close(self.pidfd)
+
+
+def printable(text: str) -> str:
+    """One line of bounded length without control characters, for logs and error texts."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:LINE_LENGTH])
+    return shown if len(text) <= LINE_LENGTH else shown + " ..."
+
+
+def _environment() -> dict[str, str]:
+    """Ours without the server's settings (a model has no business with keys), and with the way to this package."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENSORWIRE_")}
+    package = sys.modules[(__package__ or "").partition(".")[0]].__file__ or ""
+    paths = [str(Path(package).parent.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment

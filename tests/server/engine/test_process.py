@@ -1,0 +1,676 @@
+"""The process engine with real processes: results, crashes, hangs, cancels, and memory that always comes back."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorwire.codec import Encoder, SignatureError, decode_arrays, decode_metadata, resolve
+from tensorwire.gpu import SlabPool
+from tensorwire.protocol import Status
+from tensorwire.server.engine.api import BatchResult, Failure, HealthState, Prepared, Request
+from tensorwire.server.engine.process import ProcessEngine
+from tensorwire.server.engine.spec import load_spec
+
+TOML = """
+backend = "python"
+max_batch = {max_batch}
+max_queue = 64
+engine = "process"
+warmup = false
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [-1, {width}]
+[[outputs]]
+name = "y"
+dtype = "float32"
+shape = [-1, {width}]
+"""
+
+MODEL = """
+import ctypes, os, signal, sys, time
+
+def act(code):
+    if code == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif code == 2:
+        ctypes.string_at(0)
+    elif code == 3:
+        os._exit(3)
+    elif code == 4:
+        time.sleep(3600)
+    elif code == 5:
+        raise ValueError("the model says no")
+    elif code == 6:
+        print("hello from the model", flush=True)
+    elif code == 7:
+        time.sleep(0.3)
+    elif code == 8:
+        sys.exit(9)
+
+def build():
+    def run(inputs):
+        x = inputs["x"]
+        for code in x[:, 0]:
+            act(-int(code))
+        return {"y": x * 2}
+    return run
+"""
+
+CRASHES = {1: "SIGKILL", 2: "SIGSEGV", 3: "status 3"}
+encoder = Encoder()
+
+
+def write_model(folder: Path, toml: str = "", model: str = MODEL, max_batch: int = 8, width: int = 4) -> Path:
+    home = folder / "double" / "1"
+    home.mkdir(parents=True)
+    (home / "model.toml").write_text(toml or TOML.format(max_batch=max_batch, width=width))
+    (home / "model.py").write_text(model)
+    return home
+
+
+class Front:
+    """What a front does with an engine, with select() in place of a loop."""
+
+    def __init__(self, folder: Path, pool_bytes: int = 8 << 20, **options: Any) -> None:
+        self.pool = SlabPool(pool_bytes)
+        self.woken = False
+        self.outcome: list[BatchResult | Failure] = []
+        self.engine = ProcessEngine(load_spec(folder), self.pool, self.wake, **options)
+        self.engine.sink = self.outcome.extend
+        self.stream = 0
+
+    def wake(self, engine: ProcessEngine) -> None:
+        assert engine is self.engine
+        assert not self.woken
+        self.woken = True
+
+    def turn(self, timeout: float = 0.05) -> None:
+        if self.woken:
+            self.woken = False
+            self.engine.step()
+        for descriptor in select.select(self.engine.descriptors(), [], [], timeout)[0]:
+            self.engine.on_readable(descriptor)
+
+    def until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, f"did not happen in time; health: {self.health()}, {self.outcome}"
+            self.turn()
+
+    def health(self) -> tuple[str, str]:
+        health = self.engine.health()
+        return health.state.name, health.detail
+
+    def ready(self) -> Front:
+        self.engine.start()
+        self.until(lambda: self.engine.health().ready)
+        return self
+
+    def prepare(self, **arrays: Any) -> tuple[Prepared, bytes]:
+        encoded = encoder.encode("double", "", arrays)
+        resolved = resolve(decode_metadata(encoded.meta), encoded.dims)
+        prepared = self.engine.prepare(resolved, encoded.meta, encoded.dims)
+        return prepared, b"".join(encoded.buffers)
+
+    def submit(self, *rows: list[float], slab: bool = False, deadline: float = float("inf"), **arrays: Any) -> Request:
+        prepared, body = self.prepare(**(arrays or {"x": np.array(rows, np.float32)}))
+        return self.submit_prepared(prepared, body, slab, deadline)
+
+    def submit_prepared(
+        self, prepared: Prepared, body: bytes, slab: bool = False, deadline: float = float("inf")
+    ) -> Request:
+        self.stream += 1
+        request = Request(self.stream, None, time.monotonic(), deadline=deadline)
+        held = self.pool.allocate(len(body)) if slab else None
+        if held is not None:
+            held.view[:] = body
+        failure = self.engine.submit(prepared, memoryview(body) if held is None else held.view, held, request)
+        if failure is not None:
+            self.outcome.append(failure)
+        return request
+
+    def answer(self, request: Request, timeout: float = 30.0) -> BatchResult | Failure:
+        def found() -> list[BatchResult | Failure]:
+            return [each for each in self.outcome if request in each.requests]
+
+        self.until(found, timeout)
+        answers = found()
+        assert len(answers) == 1, "a request is answered exactly once"
+        return answers[0]
+
+    def rows(self, request: Request) -> list[list[float]]:
+        answer = self.answer(request)
+        assert isinstance(answer, BatchResult), getattr(answer, "message", "")
+        output = answer.outputs[0]
+        start = sum(each.rows for each in answer.requests[: answer.requests.index(request)])
+        data = output.data[start * output.row_bytes : (start + request.rows) * output.row_bytes]
+        rows: list[list[float]] = np.frombuffer(data, output.dtype).reshape(request.rows, *output.row_shape).tolist()
+        return rows
+
+    def failure(self, request: Request) -> Failure:
+        answer = self.answer(request)
+        assert isinstance(answer, Failure)
+        return answer
+
+    def assert_memory_is_back(self) -> None:
+        """Nothing in flight: only the one idle forming block may be held, and trim() gives that back too."""
+        assert self.engine.in_use == 0
+        self.engine.trim()
+        assert self.pool.in_use == 0
+
+    @property
+    def pid(self) -> int:
+        worker = self.engine._worker
+        assert worker is not None
+        return worker.process.pid
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Front]]:
+    fronts: list[Front] = []
+
+    def build(toml: str = "", model: str = MODEL, max_batch: int = 8, width: int = 4, **options: Any) -> Front:
+        front = Front(write_model(tmp_path, toml, model, max_batch, width), **options)
+        fronts.append(front)
+        return front
+
+    yield build
+    for front in fronts:
+        front.engine.stop()
+
+
+Make = Callable[..., Front]
+
+
+# results
+
+
+def test_a_call_comes_back_computed(make: Make) -> None:
+    front = make().ready()
+    request = front.submit([1, 2, 3, 4])
+    assert front.rows(request) == [[2, 4, 6, 8]]
+    assert front.health()[0] == "IDLE"
+    front.assert_memory_is_back()
+
+
+def test_calls_that_wait_together_run_as_one_batch(make: Make) -> None:
+    front = make().ready()
+    slow = front.submit([-7, 0, 0, 0])
+    front.turn()
+    requests = [front.submit([n, n, n, n]) for n in range(8)]
+    front.rows(slow)
+    assert [front.rows(request) for request in requests] == [[[2 * n] * 4] for n in range(8)]
+    answer = front.answer(requests[0])
+    assert isinstance(answer, BatchResult)
+    assert answer.requests == requests
+    assert answer.batch_rows == 8
+
+
+def test_the_stamps_of_a_batch_are_in_order_and_on_this_clock(make: Make) -> None:
+    front = make().ready()
+    before = time.monotonic()
+    answer = front.answer(front.submit([1, 2, 3, 4]))
+    assert isinstance(answer, BatchResult)
+    stamps = [before, answer.planned, answer.copied_in, answer.computed, answer.copied_out, time.monotonic()]
+    assert stamps == sorted(stamps)
+
+
+def test_a_body_that_came_in_a_slab_is_used_there(make: Make) -> None:
+    front = make(width=1024, max_batch=64).ready()
+    rows = np.arange(32 * 1024, dtype=np.float32).reshape(32, 1024)
+    request = front.submit(x=rows, slab=True)
+    assert front.rows(request) == (rows * 2).tolist()
+    front.assert_memory_is_back()
+
+
+def test_many_calls_of_many_sizes_all_come_back_right(make: Make) -> None:
+    front = make().ready()
+    random = np.random.default_rng(0)
+    expected = {}
+    for turn in range(120):
+        rows = random.integers(0, 99, (int(random.integers(1, 9)), 4)).astype(np.float32)
+        request = front.submit(x=rows, slab=bool(turn % 5 == 0))
+        expected[request] = (rows * 2).tolist()
+        if turn % 7 == 0:
+            front.turn(0)
+        while front.engine.queue_depth > 40:
+            front.turn()
+    for request, rows in expected.items():
+        assert front.rows(request) == rows
+    front.assert_memory_is_back()
+
+
+def test_reply_views_stay_unchanged_while_held_and_go_back_when_dropped(make: Make) -> None:
+    front = make(width=4096, result_bytes=1 << 20).ready()
+    held = [front.submit([n] * 4096) for n in range(8)]
+    kept = [front.rows(request) for request in held]
+    views = list(front.outcome)
+    for n in range(200):  # far more than fits at once
+        assert front.rows(front.submit([n] * 4096))[0][0] == 2 * n
+        del front.outcome[len(views) :]
+    assert [front.rows(request) for request in held] == kept
+
+
+def test_a_process_without_result_memory_waits_until_views_are_dropped(make: Make) -> None:
+    front = make(width=16384, max_batch=1, result_bytes=1 << 20).ready()
+    requests = [front.submit([n] * 16384) for n in range(40)]
+    front.until(lambda: len(front.outcome) >= 8)
+    for _ in range(5):
+        front.turn(0.02)
+    assert len(front.outcome) < 16
+    done: list[float] = []
+    while len(done) < len(requests):
+        front.until(lambda: front.outcome)
+        answer = front.outcome.pop(0)
+        assert isinstance(answer, BatchResult)
+        done.append(np.frombuffer(answer.outputs[0].data, np.float32)[0])
+        del answer
+    assert done == [2 * n for n in range(40)]
+
+
+def test_outputs_larger_than_the_result_memory_fail_alone(make: Make) -> None:
+    front = make(width=16384, max_batch=32, result_bytes=1 << 20).ready()
+    big = front.submit(x=np.ones((32, 16384), np.float32), slab=True)
+    assert front.failure(big).status is Status.RESOURCE_EXHAUSTED
+    assert front.rows(front.submit([1] * 16384))[0][0] == 2
+
+
+OPAQUE = """
+backend = "python"
+engine = "process"
+[[inputs]]
+name = "text"
+kind = "string"
+shape = [-1]
+[[outputs]]
+name = "text"
+kind = "string"
+shape = [-1]
+"""
+
+UPPER = """
+import numpy as np
+
+def build():
+    return lambda inputs: {"text": np.array([str(each).upper() for each in inputs["text"]], object)}
+"""
+
+
+def test_strings_travel_both_ways(make: Make) -> None:
+    front = make(OPAQUE, UPPER).ready()
+    request = front.submit(text=np.array(["one", "zwölf", ""], object))
+    answer = front.answer(request)
+    assert isinstance(answer, BatchResult)
+    assert answer.encoded is not None
+    encoded = answer.encoded
+    resolved = resolve(decode_metadata(encoded.meta), encoded.dims)
+    arrays = decode_arrays(resolved, b"".join(encoded.buffers))
+    assert list(arrays["text"]) == ["ONE", "ZWÖLF", ""]
+    front.assert_memory_is_back()
+
+
+# refusals
+
+
+def test_a_call_that_does_not_fit_the_model_is_refused_before_it_leaves(make: Make) -> None:
+    front = make().ready()
+    with pytest.raises(SignatureError):
+        front.prepare(x=np.zeros((1, 5), np.float32))
+
+
+def test_before_ready_calls_are_refused_as_not_started(make: Make) -> None:
+    front = make()
+    front.engine.start()
+    failure = front.failure(front.submit([1, 2, 3, 4]))
+    assert (failure.status, failure.started) == (Status.UNAVAILABLE, False)
+    assert front.health()[0] == "LOADING"
+
+
+def test_a_refused_slab_goes_back(make: Make) -> None:
+    front = make()
+    front.failure(front.submit([1, 2, 3, 4], slab=True))
+    front.assert_memory_is_back()
+
+
+def test_a_full_queue_refuses_and_recovers(make: Make) -> None:
+    front = make().ready()
+    slow = front.submit([-7, 0, 0, 0])
+    front.turn()
+    requests = [front.submit([n, 0, 0, 0]) for n in range(200)]
+    refused = [each for each in front.outcome if isinstance(each, Failure)]
+    assert refused
+    assert {(each.status, each.started) for each in refused} == {(Status.RESOURCE_EXHAUSTED, False)}
+    front.rows(slow)
+    for request in requests:
+        front.answer(request)
+    assert front.rows(front.submit([5, 0, 0, 0])) == [[10, 0, 0, 0]]
+    front.assert_memory_is_back()
+
+
+def test_a_full_pool_refuses_and_recovers(make: Make) -> None:
+    front = make(width=16384, max_batch=8, pool_bytes=1 << 20).ready()
+    first = front.submit([-7.0] + [0.0] * 16383)
+    front.turn()
+    others = [front.submit([n] * 16384) for n in range(40)]
+    refused = [each for each in front.outcome if isinstance(each, Failure)]
+    assert refused
+    assert refused[0].status is Status.RESOURCE_EXHAUSTED
+    for request in (first, *others):
+        front.answer(request)
+    front.outcome.clear()
+    assert front.rows(front.submit([1] * 16384))[0][0] == 2
+    front.assert_memory_is_back()
+
+
+# failures of the model
+
+
+def test_a_model_that_raises_fails_its_batch_and_serves_on(make: Make) -> None:
+    front = make().ready()
+    failure = front.failure(front.submit([-5, 0, 0, 0]))
+    assert failure.started
+    assert failure.status is Status.INTERNAL
+    assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
+    front.assert_memory_is_back()
+
+
+@pytest.mark.parametrize("code", CRASHES)
+def test_a_crash_fails_what_ran_as_started_and_what_waited_as_not_started(make: Make, code: int) -> None:
+    front = make().ready()
+    slow = front.submit([-7, 0, 0, 0])
+    front.turn()
+    deadly = [front.submit([-code, n, 0, 0]) for n in range(8)]
+    waiting = [front.submit([n, 0, 0, 0], slab=n % 2 == 0) for n in range(8)]
+    front.rows(slow)
+    started, unstarted = front.failure(deadly[0]), front.failure(waiting[0])
+    assert started.requests == deadly
+    assert started.started
+    assert not unstarted.started
+    assert sorted(each.stream_id for each in unstarted.requests) == [each.stream_id for each in waiting]
+    assert {started.status, unstarted.status} == {Status.UNAVAILABLE}
+    assert CRASHES[code] in started.message
+    front.assert_memory_is_back()
+    assert front.health()[0] == "FAILED"
+    front.until(lambda: front.engine.health().ready)
+    assert front.engine.restarts == 1
+    assert front.rows(front.submit([3, 0, 0, 0])) == [[6, 0, 0, 0]]
+
+
+def test_a_process_killed_from_outside_is_replaced(make: Make) -> None:
+    front = make().ready()
+    before = front.pid
+    os.kill(before, signal.SIGKILL)
+    front.until(lambda: front.health()[0] == "FAILED")
+    front.until(lambda: front.engine.health().ready)
+    assert front.pid != before
+    assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
+
+
+def test_results_published_before_a_crash_are_delivered(make: Make) -> None:
+    front = make().ready()
+    good = front.submit([1, 0, 0, 0])
+    front.turn(0)
+    bad = front.submit([-1, 0, 0, 0])
+    front.engine.step()
+    front.woken = False
+    worker = front.engine._worker
+    assert worker is not None
+    select.select([worker.pidfd], [], [], 30)
+    front.engine.on_readable(front.engine.descriptors()[1])
+    assert front.rows(good) == [[2, 0, 0, 0]] or front.failure(good)
+    assert front.failure(bad)
+
+
+def test_restarts_back_off(make: Make) -> None:
+    front = make().ready()
+    for expected in (0.1, 0.2, 0.4):
+        front.until(lambda: front.engine.health().ready)
+        died = time.monotonic()
+        os.kill(front.pid, signal.SIGKILL)
+        front.until(lambda: front.health()[0] == "FAILED")
+        front.until(lambda: front.health()[0] == "LOADING")
+        assert time.monotonic() - died >= expected
+
+
+def test_a_hang_is_stalled_then_killed_and_replaced(make: Make) -> None:
+    front = make(stall_timeout=0.2, kill_after=0.6).ready()
+    hung = front.submit([-4, 0, 0, 0])
+    waiting = front.submit([1, 0, 0, 0])
+    front.until(lambda: front.health()[0] == "STALLED")
+    failure = front.failure(hung)
+    assert failure.started
+    assert "hung" in front.health()[1]
+    front.failure(waiting)
+    front.assert_memory_is_back()
+    front.until(lambda: front.engine.health().ready)
+    assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
+
+
+def test_an_idle_process_is_never_stalled(make: Make) -> None:
+    front = make(stall_timeout=0.05, kill_after=0.1).ready()
+    pid = front.pid
+    for _ in range(6):
+        front.turn(0.05)
+        assert front.health()[0] == "IDLE"
+    assert front.pid == pid
+
+
+# loading
+
+
+@pytest.mark.parametrize(
+    "model", ["def build():\n    raise RuntimeError('no such weights')", "raise RuntimeError('no such weights')"]
+)
+def test_a_model_that_cannot_be_loaded_says_why_and_is_not_tried_again(make: Make, model: str) -> None:
+    front = make(model=model)
+    front.engine.start()
+    front.until(lambda: front.health()[0] == "FAILED")
+    assert "no such weights" in front.health()[1]
+    for _ in range(4):
+        front.turn()
+    assert front.engine.restarts == 0
+    assert "no such weights" in front.failure(front.submit([1, 2, 3, 4])).message
+
+
+def test_a_model_that_dies_while_it_loads_is_tried_again(make: Make) -> None:
+    front = make(model="import os\nos._exit(7)")
+    front.engine.start()
+    front.until(lambda: front.engine.restarts >= 2)
+    assert "status 7" in front.health()[1] or front.health()[0] == "LOADING"
+
+
+def test_loading_is_bounded_in_time(make: Make) -> None:
+    front = make(model="import time\ntime.sleep(3600)", load_timeout=0.3)
+    front.engine.start()
+    front.until(lambda: front.health()[0] == "FAILED")
+    assert "0.3 s" in front.health()[1]
+
+
+# cancel and deadlines
+
+
+def test_a_queued_call_that_is_cancelled_never_runs(make: Make) -> None:
+    front = make(max_batch=1).ready()
+    slow = front.submit([-7, 0, 0, 0])
+    front.turn()
+    deadly = front.submit([-1, 0, 0, 0])
+    after = front.submit([4, 0, 0, 0])
+    front.turn(0)
+    front.engine.cancel(deadly)
+    front.engine.cancel(deadly)
+    assert deadly.done
+    front.rows(slow)
+    assert front.rows(after) == [[8, 0, 0, 0]]
+    assert not any(deadly in each.requests for each in front.outcome)
+    front.until(lambda: front.engine.in_use == 0)
+    front.assert_memory_is_back()
+
+
+def test_a_running_call_that_is_cancelled_keeps_its_memory_until_the_batch_is_over(make: Make) -> None:
+    front = make().ready()
+    request = front.submit([-7, 0, 0, 0], slab=True)
+    front.turn(0.1)
+    front.engine.cancel(request)
+    assert front.engine.in_use > 0
+    front.until(lambda: front.engine.in_use == 0)
+    front.assert_memory_is_back()
+
+
+def test_a_cancel_after_the_end_is_harmless(make: Make) -> None:
+    front = make().ready()
+    request = front.submit([1, 0, 0, 0])
+    front.rows(request)
+    front.engine.cancel(request)
+    assert front.rows(front.submit([2, 0, 0, 0])) == [[4, 0, 0, 0]]
+
+
+def test_a_call_past_its_deadline_is_failed_by_the_process(make: Make) -> None:
+    front = make().ready()
+    slow = front.submit([-7, 0, 0, 0])
+    front.turn()
+    late = front.submit([1, 0, 0, 0], deadline=time.monotonic() + 0.05)
+    front.rows(slow)
+    failure = front.failure(late)
+    assert failure.status is Status.DEADLINE_EXCEEDED
+    assert not failure.started
+    front.assert_memory_is_back()
+
+
+def test_expire_fails_late_calls_while_the_process_is_busy(make: Make) -> None:
+    front = make().ready()
+    slow = front.submit([-7, 0, 0, 0])
+    front.turn()
+    now = time.monotonic()
+    late = front.submit([1, 0, 0, 0], deadline=now + 0.05)
+    assert front.engine.expire(now) == []
+    (failure,) = front.engine.expire(now + 0.1)
+    assert failure.requests == [late]
+    assert failure.status is Status.DEADLINE_EXCEEDED
+    late.done = True
+    front.rows(slow)
+    front.until(lambda: front.engine.in_use == 0)
+    front.assert_memory_is_back()
+
+
+# the end
+
+
+def test_stop_fails_what_is_in_flight_and_leaves_no_process(make: Make) -> None:
+    front = make().ready()
+    running = front.submit([-4, 0, 0, 0])
+    front.turn(0.2)
+    waiting = front.submit([1, 0, 0, 0])
+    pid = front.pid
+    front.engine.stop()
+    front.engine.stop()
+    assert front.health()[0] == "UNLOADED"
+    answers = {request: each for each in front.outcome for request in each.requests}
+    assert answers[running].started  # type: ignore[union-attr]
+    assert not answers[waiting].started  # type: ignore[union-attr]
+    assert not Path(f"/proc/{pid}").exists()
+    assert front.pool.in_use == 0
+
+
+def test_an_idle_process_leaves_by_itself(make: Make) -> None:
+    front = make().ready()
+    worker = front.engine._worker
+    assert worker is not None
+    front.engine.stop()
+    assert worker.process.returncode == 0
+
+
+def test_results_outlive_the_engine(make: Make) -> None:
+    front = make().ready()
+    request = front.submit([1, 2, 3, 4])
+    front.answer(request)
+    front.engine.stop()
+    gc.collect()
+    assert front.rows(request) == [[2, 4, 6, 8]]
+
+
+def test_sigterm_finishes_the_queue_first(make: Make) -> None:
+    front = make(max_batch=1).ready()
+    requests = [front.submit([-7, 0, 0, 0]), front.submit([2, 0, 0, 0]), front.submit([3, 0, 0, 0])]
+    front.turn(0.1)
+    os.kill(front.pid, signal.SIGTERM)
+    assert [front.rows(request)[0][0] for request in requests] == [-14, 4, 6]
+    front.until(lambda: front.health()[0] == "FAILED")
+    assert "status 0" in front.health()[1]
+
+
+def test_sigint_is_the_fronts_business(make: Make) -> None:
+    front = make().ready()
+    os.kill(front.pid, signal.SIGINT)
+    assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
+
+
+ORPHAN = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from tests.server.engine.test_process import Front
+front = Front(Path({folder!r})).ready()
+print(front.pid, flush=True)
+front.submit([-4, 0, 0, 0])
+front.turn(0.2)
+time.sleep(3600)
+"""
+
+
+def test_no_process_survives_its_front(tmp_path: Path) -> None:
+    script = ORPHAN.format(path=sys.path, folder=str(write_model(tmp_path)))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as front:
+        assert front.stdout is not None
+        child = int(front.stdout.readline())
+        pidfd = os.pidfd_open(child)
+        front.kill()
+        assert select.select([pidfd], [], [], 10)[0], "the engine process outlived its front"
+        os.close(pidfd)
+
+
+def test_what_the_model_prints_reaches_the_log_with_its_name(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    front = make().ready()
+    with caplog.at_level(logging.INFO, "tensorwire.engine"):
+        front.rows(front.submit([-6, 0, 0, 0]))
+        front.until(lambda: "double/1: hello from the model" in caplog.text)
+
+
+def test_the_models_environment_has_no_settings_of_the_server(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORWIRE_KEY", "secret")
+    front = make(model="import os\nraise RuntimeError('key is ' + os.environ.get('TENSORWIRE_KEY', 'hidden'))")
+    front.engine.start()
+    front.until(lambda: front.health()[0] == "FAILED")
+    assert "key is hidden" in front.health()[1]
+
+
+def test_health_changes_are_announced(make: Make) -> None:
+    seen: list[HealthState] = []
+    front = make(on_change=lambda engine: seen.append(engine.health().state)).ready()
+    front.engine.stop()
+    assert seen == [HealthState.LOADING, HealthState.IDLE, HealthState.UNLOADED]
+
+
+def test_nonsense_from_the_process_ends_it_and_loses_no_call(make: Make) -> None:
+    front = make().ready()
+    request = front.submit([-4, 0, 0, 0])
+    front.turn(0.2)
+    worker = front.engine._worker
+    assert worker is not None
+    os.eventfd_write(worker.to_front.event, 1 << 40)
+    failure = front.failure(request)
+    assert failure.started
+    front.until(lambda: front.engine.health().ready)
