@@ -41,7 +41,7 @@ def adapt(name: str, value: Any) -> Adapted:
     try:
         if type(value) is np.ndarray:  # most tensors: a plain array as the wire wants it
             dtype = find_numpy(value.dtype)
-            if dtype is not None and value.flags.c_contiguous and value.size:
+            if dtype is not None and value.flags.c_contiguous and value.size and value.ndim <= MAX_DIMS:
                 return Adapted(dtype, Kind.DENSE, value.ndim, value.shape, (value.reshape(-1).view(_UINT8).data,))
         elif isinstance(value, RaggedArray):
             return _ragged(value)
@@ -126,6 +126,6 @@ def _offset_bytes(lengths: Iterable[int], count: int) -> memoryview:
 def _ragged(value: RaggedArray) -> Adapted:
     if value.values.ndim > MAX_DIMS:
         raise CodecError(f"rows have {value.values.ndim} dimensions, at most {MAX_DIMS} are allowed")
-    sizes = (*value.shape, len(value.values))
+    dtype, sizes = dtype_of(value.values), (*value.shape, len(value.values))
     buffers = (flat_bytes(value.offsets), flat_bytes(value.values))
-    return Adapted(dtype_of(value.values), Kind.RAGGED, len(sizes) - 1, sizes, buffers)
+    return Adapted(dtype, Kind.RAGGED, len(sizes) - 1, sizes, buffers)

@@ -33,17 +33,20 @@ def decode_arrays(resolved: Resolved, body: memoryview | bytes) -> dict[str, Any
         raise CodecError(f"body: {view.nbytes} bytes, expected {resolved.body_length}")
     if resolved.unchecked:
         check_body(resolved, view)
+    # An array over a memoryview would hold the object below it, but not the export: mmap.close() could pull the memory
+    # away. One over this array holds both.
+    memory = np.frombuffer(view, _UINT8)
     arrays: dict[str, Any] = {}
     for tensor in resolved.tensors:
         dtype = tensor.dtype.numpy
         if dtype is None:
             raise CodecError(f"{shown(tensor.name)}: {tensor.dtype.name} needs ml_dtypes here: pip install ml_dtypes")
         if tensor.kind is _DENSE:
-            arrays[tensor.name] = _ndarray(tensor.shape, dtype, view, tensor.offset)
+            arrays[tensor.name] = _ndarray(tensor.shape, dtype, memory, tensor.offset)
         elif tensor.kind is Kind.STRING:
-            arrays[tensor.name] = _strings(tensor, view)
+            arrays[tensor.name] = _strings(tensor, memory)
         else:
-            arrays[tensor.name] = _ragged(tensor, view, dtype)
+            arrays[tensor.name] = _ragged(tensor, memory, dtype)
     return arrays
 
 
@@ -53,31 +56,32 @@ def check_body(resolved: Resolved, body: memoryview) -> None:
     Needed before the bytes reach anything but decode_arrays, which calls it: numpy and torch trust bools to be 0 or 1.
     Costs one pass over padding, bools and offsets; nothing where `resolved.unchecked` is False.
     """
+    memory = np.frombuffer(body, _UINT8)
     for start, end in resolved.gaps:
-        if any(body[start:end]):
+        if memory[start:end].any():
             raise CodecError(f"body: padding at {start} to {end} is not zero")
     for tensor in resolved.tensors:
         if tensor.kind is not _DENSE:
-            check_offsets(shown(tensor.name), _offsets(tensor, body), tensor.items)
+            check_offsets(shown(tensor.name), _offsets(tensor, memory), tensor.items)
         if tensor.dtype.name == "bool":
             dense = tensor.kind is _DENSE
             start, nbytes = (tensor.offset, tensor.nbytes) if dense else (tensor.data_offset, tensor.data_nbytes)
-            if nbytes and _ndarray((nbytes,), _UINT8, body, start).max() > 1:
+            if nbytes and memory[start : start + nbytes].max() > 1:
                 raise CodecError(f"{shown(tensor.name)}: a bool is neither 0 nor 1")
 
 
-def _offsets(tensor: Placed, body: memoryview) -> Array:
-    return _ndarray((tensor.nbytes // 8,), _INT64, body, tensor.offset)
+def _offsets(tensor: Placed, memory: Array) -> Array:
+    return _ndarray((tensor.nbytes // 8,), _INT64, memory, tensor.offset)
 
 
-def _ragged(tensor: Placed, body: memoryview, dtype: np.dtype[Any]) -> RaggedArray:
-    values: Array = _ndarray((tensor.items, *tensor.shape[1:]), dtype, body, tensor.data_offset)
-    return RaggedArray(_offsets(tensor, body), values)
+def _ragged(tensor: Placed, memory: Array, dtype: np.dtype[Any]) -> RaggedArray:
+    values: Array = _ndarray((tensor.items, *tensor.shape[1:]), dtype, memory, tensor.data_offset)
+    return RaggedArray(_offsets(tensor, memory), values)
 
 
-def _strings(tensor: Placed, body: memoryview) -> Array:
-    bounds = _offsets(tensor, body).tolist()
-    blob = bytes(body[tensor.data_offset : tensor.data_offset + tensor.data_nbytes])
+def _strings(tensor: Placed, memory: Array) -> Array:
+    bounds = _offsets(tensor, memory).tolist()
+    blob = memory[tensor.data_offset : tensor.data_offset + tensor.data_nbytes].tobytes()
     try:
         if blob.isascii():  # one byte is one character: decode once, cut the text
             text = blob.decode("ascii")

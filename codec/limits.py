@@ -36,4 +36,4 @@ MAX_SERVICE_ITEMS = 16384
 """Values in one service message, keys included; a list of 1000 models with five fields each needs 11,000."""
 
 MAX_IMAGE_PIXELS = 16384
-"""Height or width that an image hint may ask for, pixels: the client makes a picture of this size because a server says so."""
+"""Height or width in an image hint, pixels: the client makes a picture of that size because a server says so."""

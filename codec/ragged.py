@@ -34,11 +34,12 @@ class RaggedArray(Sequence[Array]):
 
     @classmethod
     def from_rows(cls, rows: Sequence[Any], dtype: Any = None) -> RaggedArray:
-        """Copies `rows` (arrays or lists that differ in their first dimension only) into one flat array."""
+        """Copies `rows` (arrays or lists that differ in their first dimension only) into one array."""
         arrays = [np.asarray(row, dtype=dtype) for row in rows]
+        full = [array for array in arrays if len(array)]  # an empty list has no element type to speak of
         offsets = np.zeros(len(arrays) + 1, np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        return cls(offsets, np.concatenate(arrays) if arrays else np.zeros(0, dtype))
+        return cls(offsets, np.concatenate(full) if full else np.zeros(0, dtype))
 
     @property
     def dtype(self) -> np.dtype[Any]:
