@@ -1,0 +1,497 @@
+"""The receive path: bytes in, messages out, without copying a large body (SPEC 3.2 and 7).
+
+Small frames are read into a shared receive buffer and parsed in one loop, `_frames`, which is the hot path of the
+whole system and kept in one piece. Once a message announces itself as chunked, the reader asks for exact reads: a
+chunk's bytes go straight from the socket into the memory reserved for its message, together with the header after
+it, which lands where the next chunk's bytes will overwrite it. A small frame leads back to full-size reads.
+
+What is not here: what control frames mean and what refusing does (`Handler`, which is the connection).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .errors import ErrorCode, ProtocolError
+from .events import Event, Message, MessageAborted
+from .extension import CLIENT_DATA, KNOWN, SERVER_DATA, SERVER_LAST, check_extension, checked_extension
+from .header import (
+    DATA,
+    DATA_FLAGS,
+    END_STREAM,
+    HEADER,
+    HEADER_SIZE,
+    MORE,
+    OPEN,
+    OPEN_FLAGS,
+    WANT_TIMING,
+    Header,
+    check_message,
+)
+from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .status import Status
+from .streams import Action, Incoming, Stream, Streams, StreamState
+
+_unpack_from = HEADER.unpack_from
+_KNOWN_OPEN = KNOWN[OPEN]
+_KNOWN_REPLY = KNOWN[SERVER_LAST]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What `reserve` returns instead of memory: the status and text the peer gets; its bytes are discarded."""
+
+    status: Status
+    message: str
+
+
+# (stream_id, flags, priority, aux, ext, meta, body_length) -> writable memory of exactly body_length bytes, or Refusal
+Reserve = Callable[[int, int, int, int, bytes, bytes, int], "memoryview | Refusal"]
+
+
+class Handler(ABC):
+    """What the reader asks of the connection."""
+
+    @abstractmethod
+    def check_control(self, header: Header) -> None:
+        """Refuse a control frame by its header alone; raises ProtocolError."""
+
+    @abstractmethod
+    def control(self, header: Header, ext: bytes, meta: bytes, body: bytes, events: list[Event]) -> bool:
+        """Act on a whole control frame; False if nothing after it may be read."""
+
+    @abstractmethod
+    def refuse(self, stream_id: int, refusal: Refusal, events: list[Event]) -> None:
+        """Tell the peer that its message is refused."""
+
+    @abstractmethod
+    def nuisance(self) -> None:
+        """Count a late or refused frame; raises ProtocolError (CALM) above the limit."""
+
+
+class Reader:
+    """Turns received bytes into events. One per connection; the buffer may be shared by all connections of a loop.
+
+    chunk: largest chunk accepted, bytes. ready: OPEN and DATA are allowed now.
+    """
+
+    __slots__ = (
+        "_buffer", "_current", "_handler", "_incoming", "_large", "_max_message", "_max_streams", "_open", "_ready_kinds",
+        "_reserve", "_skip", "_start", "_streams", "_tail", "_unary", "_unary_replies", "chunk", "deferred",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        handler: Handler,
+        streams: Streams,
+        buffer: memoryview,
+        reserve: Reserve,
+        max_streams: int,
+        max_message: int,
+    ) -> None:
+        self._handler = handler
+        self._streams = streams
+        self._buffer = buffer
+        self._reserve = reserve
+        self._max_streams = max_streams
+        self._max_message = max_message
+        self.chunk = MIN_CHUNK
+        self.deferred: list[Event] = []
+        self._ready_kinds = (-1, -1)  # no frame has this type
+        self._unary = streams.unary
+        self._open = streams.open
+        no_replies: dict[int, int] = {}
+        self._unary_replies = streams.unary if streams.client else no_replies
+        self._incoming: dict[int, Incoming] = {}
+        self._current: Incoming | None = None  # the message whose chunk the next read fills
+        self._large = False
+        self._skip = 0
+        self._start = 0
+        self._tail = b""
+
+    def ready(self) -> None:
+        """From now on OPEN (server) and DATA are allowed."""
+        self._ready_kinds = (-1 if self._streams.client else OPEN, DATA)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the bytes so far end within a frame or a message."""
+        return bool(self._tail or self._skip or self._incoming or self._current is not None)
+
+    # ---- where bytes go ----
+
+    def next_buffer(self) -> memoryview:
+        """Writable memory for the next read; calling again before `received` gives the same place."""
+        current = self._current
+        if current is not None:
+            stop = current.filled + current.chunk_left
+            if stop + HEADER_SIZE <= current.total:
+                stop += HEADER_SIZE  # the next header, to be overwritten by the bytes it announces
+            return current.view[current.filled : stop]
+        tail = self._tail
+        self._start = start = len(tail)
+        if start:
+            self._buffer[:start] = tail
+        if self._large:
+            if start < HEADER_SIZE:
+                return self._buffer[start:HEADER_SIZE]
+            header = _unpack_from(tail)
+            if header[3] & MORE:
+                return self._buffer[start : HEADER_SIZE + header[0] + HEADER_SIZE]
+            self._large = False
+        return self._buffer[start:] if start else self._buffer
+
+    def received(self, n: int, events: list[Event]) -> None:
+        """Take `n` bytes written to the memory of `next_buffer`; raises ProtocolError."""
+        pos = 0
+        if self._current is not None:
+            end = self._chunk_received(self._current, n, events)
+        else:
+            end = self._start + n
+            self._start = 0
+        self._tail = b""
+        if self.deferred:
+            events += self.deferred
+            self.deferred.clear()
+        if self._skip:
+            pos = min(self._skip, end)
+            self._skip -= pos
+        if end > pos:
+            pos = self._frames(pos, end, events)
+            if pos < end:
+                self._tail = self._buffer[pos:end].tobytes()
+
+    def _chunk_received(self, current: Incoming, n: int, events: list[Event]) -> int:
+        """Count bytes that went straight into a message; moves what was read past the chunk to the buffer's front."""
+        left = current.chunk_left
+        if n < left:
+            current.filled += n
+            current.chunk_left = left - n
+            if current.aborted:
+                self._skip = left - n
+                self._current = None
+                events.append(MessageAborted(current.stream_id))
+            return 0
+        over = n - left
+        current.filled += left
+        current.chunk_left = 0
+        self._current = None
+        if over:
+            self._buffer[:over] = current.view[current.filled : current.filled + over]
+        if current.aborted:
+            events.append(MessageAborted(current.stream_id))
+        elif current.filled == current.total:
+            self._complete(current, events)
+        return over
+
+    # ---- frames ----
+
+    def _frames(self, pos: int, end: int, events: list[Event]) -> int:
+        """Parse what lies in the buffer from pos to end; returns where the first incomplete frame starts."""
+        buffer = self._buffer
+        open_kind, data_kind = self._ready_kinds
+        large = self._large
+        while end - pos >= HEADER_SIZE:
+            header = _unpack_from(buffer, pos)
+            length, kind, priority, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
+            meta_at = pos + HEADER_SIZE + ext_len
+            body_at = meta_at + meta_len
+            next_at = pos + HEADER_SIZE + length
+            if kind == open_kind:
+                if (
+                    meta_len > MAX_METADATA
+                    or ext_len > MAX_EXTENSION
+                    or not body_at <= next_at <= body_at + INLINE_BODY
+                    or reserved
+                    or flags & ~(END_STREAM | WANT_TIMING)
+                ):
+                    check_message(header, OPEN_FLAGS)
+                if stream_id != self._streams.last_id + 1 or seq:
+                    raise self._bad_id(stream_id, seq)
+                if flags & MORE:
+                    if next_at > end:
+                        break
+                    self._streams.last_id = stream_id
+                    self._begin_open(header, buffer[pos + HEADER_SIZE : body_at].tobytes(), events)
+                    large = True
+                    pos = next_at
+                    continue
+                if next_at > end:
+                    break
+                self._streams.last_id = stream_id
+                head = buffer[pos + HEADER_SIZE : body_at].tobytes()
+                if ext_len:
+                    ext = head[:ext_len]
+                    meta = head[ext_len:]
+                    if ext not in _KNOWN_OPEN:
+                        check_extension(OPEN, ext)
+                else:
+                    ext = b""
+                    meta = head
+                pos = next_at
+                large = False
+                if len(self._unary) + len(self._open) >= self._max_streams:
+                    self._too_many(stream_id, events)
+                    continue
+                if flags & END_STREAM:
+                    self._unary[stream_id] = priority
+                else:
+                    self._open[stream_id] = Stream(StreamState.OPEN, priority, 1, 0)
+                events.append(
+                    Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False)
+                )
+            elif kind == data_kind:
+                if (
+                    flags == END_STREAM
+                    and stream_id in self._unary_replies
+                    and meta_len <= MAX_METADATA
+                    and ext_len <= MAX_EXTENSION
+                    and body_at <= next_at <= body_at + INLINE_BODY
+                    and not (reserved or seq or aux)
+                ):
+                    if next_at > end:
+                        break
+                    head = buffer[pos + HEADER_SIZE : body_at].tobytes()
+                    if ext_len:
+                        ext = head[:ext_len]
+                        meta = head[ext_len:]
+                        if ext not in _KNOWN_REPLY:
+                            check_extension(SERVER_LAST, ext)
+                    else:
+                        ext = b""
+                        meta = head
+                    pos = next_at
+                    large = False
+                    del self._unary_replies[stream_id]
+                    events.append(
+                        Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False)
+                    )
+                    continue
+                incoming = self._incoming.get(stream_id)
+                if incoming is not None:
+                    self._check_chunk(incoming, header)
+                    large = True
+                    here = end - pos - HEADER_SIZE
+                    if here >= length:
+                        self._copy(incoming, pos + HEADER_SIZE, length, events)
+                    else:
+                        self._copy(incoming, pos + HEADER_SIZE, here, events)
+                        incoming.chunk_left = length - here
+                        self._current = incoming
+                        next_at = end
+                    pos = next_at
+                    continue
+                stream = self._streams.get(stream_id)
+                if stream is None or stream.state >= StreamState.CANCELLED:
+                    self._late_data(header, stream)
+                    large = False
+                    if next_at > end:
+                        self._skip = next_at - end
+                        next_at = end
+                    pos = next_at
+                    continue
+                check_message(header, DATA_FLAGS)
+                self._check_seq(stream, header)
+                if next_at > end:
+                    break
+                large = self._data(stream, header, pos + HEADER_SIZE, events)
+                pos = next_at
+            else:
+                self._handler.check_control(header)
+                if next_at > end:
+                    break
+                ext = buffer[pos + HEADER_SIZE : meta_at].tobytes()
+                meta = buffer[meta_at:body_at].tobytes()
+                body = buffer[body_at:next_at].tobytes()
+                pos = next_at
+                large = False
+                if not self._handler.control(header, ext, meta, body, events):
+                    return end
+                open_kind, data_kind = self._ready_kinds
+        self._large = large
+        return pos
+
+    def _bad_id(self, stream_id: int, seq: int) -> ProtocolError:
+        expected = self._streams.last_id + 1
+        return ProtocolError(
+            ErrorCode.STREAM, f"OPEN of stream {stream_id}, seq {seq}; the next stream is {expected}, its first seq 0"
+        )
+
+    def _too_many(self, stream_id: int, events: list[Event]) -> None:
+        text = f"{self._max_streams} streams are open, as many as one connection may have; wait for some to end"
+        self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)
+
+    def _begin_open(self, header: Header, head: bytes, events: list[Event]) -> None:
+        """OPEN with MORE: reserve, or refuse."""
+        _, _, priority, flags, stream_id, _, _, _, _, _ = header
+        if len(self._streams) >= self._max_streams:
+            checked_extension(OPEN, head[: header[8]])
+            self._too_many(stream_id, events)
+            return
+        state = StreamState.HALF_CLOSED if flags & END_STREAM else StreamState.OPEN
+        self._open[stream_id] = Stream(state, priority, 1, 0)
+        self._begin(header, head, OPEN, events)
+
+    def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
+        """The first frame of a chunked message: get memory for all of it."""
+        _, _, priority, flags, stream_id, seq, aux, _, ext_len, _ = header
+        ext, meta = head[:ext_len], head[ext_len:]
+        total = checked_extension(place, ext).body_length
+        if total is None or total <= INLINE_BODY:
+            raise ProtocolError(
+                ErrorCode.EXTENSION, f"MORE with BODY_LENGTH {total}: chunks are for bodies above {INLINE_BODY} bytes"
+            )
+        if total > self._max_message:
+            text = f"the body is {total} bytes; at most {self._max_message} are accepted"
+            self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)
+            return
+        memory = self._reserve(stream_id, flags & ~MORE, priority, aux, ext, meta, total)
+        if isinstance(memory, Refusal):
+            self._handler.refuse(stream_id, memory, events)
+            return
+        if memory.nbytes != total or memory.format != "B" or memory.ndim != 1 or memory.readonly:
+            raise ValueError(f"reserve must return {total} writable bytes, not {memory.nbytes} of {memory.format!r}")
+        self._incoming[stream_id] = Incoming(stream_id, seq, flags & ~MORE, priority, aux, ext, meta, memory)
+
+    def _check_seq(self, stream: Stream, header: Header) -> None:
+        stream_id, seq = header[4], header[5]
+        if seq != stream.received:
+            raise ProtocolError(
+                ErrorCode.STREAM, f"stream {stream_id}: DATA has seq {seq}; the next message is {stream.received}"
+            )
+        if stream.state is not StreamState.OPEN and not self._streams.client:
+            raise ProtocolError(ErrorCode.STREAM, f"stream {stream_id}: DATA after END_STREAM")
+
+    def _data(self, stream: Stream, header: Header, at: int, events: list[Event]) -> bool:
+        """A whole first frame on an open stream; whether its message goes on in chunks."""
+        length, _, priority, flags, stream_id, seq, _, meta_len, ext_len, _ = header
+        last = flags & END_STREAM
+        client = self._streams.client
+        place = CLIENT_DATA if not client else SERVER_LAST if last else SERVER_DATA
+        head = self._buffer[at : at + ext_len + meta_len].tobytes()
+        if flags & MORE:
+            stream.received += 1
+            if last and not client:
+                self._streams.peer_acts(stream_id, stream, Action.LAST_MESSAGE)
+            self._begin(header, head, place, events)
+            return True
+        ext = head[:ext_len]
+        if ext and ext not in KNOWN[place]:
+            check_extension(place, ext)
+        stream.received += 1
+        if client:
+            action = Action.TERMINAL if last else Action.REPLY
+        else:
+            action = Action.LAST_MESSAGE if last else Action.MESSAGE
+        self._streams.peer_acts(stream_id, stream, action)
+        body = self._buffer[at + ext_len + meta_len : at + length]
+        events.append(Message(stream_id, seq, flags, priority, 0, ext, head[ext_len:], body, owned=False))
+        return False
+
+    def _check_chunk(self, incoming: Incoming, header: Header) -> None:
+        """Refuse a chunk that disagrees with its message; raises ProtocolError (SPEC 7.3 to 7.6)."""
+        length, _, _, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
+        size = length - meta_len - ext_len
+        left = incoming.total - incoming.filled
+        if size > self.chunk:
+            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {size} bytes; at most {self.chunk} were agreed")
+        if size < 0 or reserved or flags & ~DATA_FLAGS or aux or not length:
+            raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
+        if meta_len or ext_len or seq != incoming.seq:
+            raise ProtocolError(
+                ErrorCode.STREAM,
+                f"stream {stream_id}: message {seq} begins, or a chunk of it has metadata, while {left} bytes of"
+                f" message {incoming.seq} are still to come",
+            )
+        expected = MORE if length < left else incoming.flags & END_STREAM
+        if length > left or flags != expected:
+            raise ProtocolError(
+                ErrorCode.STREAM,
+                f"stream {stream_id}: chunk of {length} bytes with flags 0x{flags:x} where {left} bytes are still to come",
+            )
+        if length < MIN_CHUNK and length < left:
+            raise ProtocolError(ErrorCode.CALM, f"chunk of {length} bytes; all but the last have at least {MIN_CHUNK}")
+
+    def _copy(self, incoming: Incoming, at: int, size: int, events: list[Event]) -> None:
+        """Bytes of a chunk that were read together with other frames: copied to their place."""
+        filled = incoming.filled
+        incoming.view[filled : filled + size] = self._buffer[at : at + size]
+        incoming.filled = filled + size
+        if incoming.filled == incoming.total:
+            self._complete(incoming, events)
+
+    def _complete(self, incoming: Incoming, events: list[Event]) -> None:
+        stream_id, flags = incoming.stream_id, incoming.flags
+        del self._incoming[stream_id]
+        if self._streams.client:
+            stream = self._open[stream_id]
+            self._streams.peer_acts(stream_id, stream, Action.TERMINAL if flags & END_STREAM else Action.REPLY)
+        events.append(
+            Message(
+                stream_id,
+                incoming.seq,
+                flags,
+                incoming.priority,
+                incoming.aux,
+                incoming.ext,
+                incoming.meta,
+                incoming.view,
+                owned=True,
+            )
+        )
+
+    def _late_data(self, header: Header, stream: Stream | None) -> None:
+        """DATA of a stream that this side has finished with: check the header, then drop the frame (SPEC 8.4)."""
+        length, _, _, flags, stream_id, _, _, meta_len, ext_len, _ = header
+        if length > INLINE_BODY and not meta_len and not ext_len:
+            if length > self.chunk:
+                raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+        elif not (flags & MORE and not meta_len and not ext_len):
+            check_message(header, DATA_FLAGS)
+        if header[9] or flags & ~DATA_FLAGS or header[6]:
+            raise ProtocolError(ErrorCode.FRAME, "DATA: a field or flag that this type does not use is not zero")
+        if stream is None:
+            if not 0 < stream_id <= self._streams.last_id:
+                raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id}, which was never opened")
+            if self._streams.client:
+                raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id} after its terminal")
+        elif stream.state is StreamState.CANCELLED:
+            if not self._streams.client:
+                raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id} after CANCEL")
+            if flags == END_STREAM:
+                self._streams.peer_acts(stream_id, stream, Action.TERMINAL)
+        if not self._streams.client and length < MIN_CHUNK:  # a full chunk is paid for by its bytes
+            self._handler.nuisance()
+
+    # ---- giving up ----
+
+    def abort(self, stream_id: int, events: list[Event] | None = None) -> None:
+        """Give up an unfinished incoming message of this stream, if there is one.
+
+        Without `events` the MessageAborted comes with the next `received`: the memory may be under a read right now.
+        """
+        incoming = self._incoming.pop(stream_id, None)
+        if incoming is None:
+            return
+        if events is not None:
+            events.append(MessageAborted(stream_id))
+        elif incoming is self._current:
+            incoming.aborted = True
+        else:
+            self.deferred.append(MessageAborted(stream_id))
+
+    def abort_all(self, events: list[Event]) -> None:
+        """Give up every unfinished message: the connection is over."""
+        current = self._current
+        if current is not None and current.aborted:
+            events.append(MessageAborted(current.stream_id))
+        self._current = None
+        self._tail = b""
+        self._skip = 0
+        self._large = False
+        events += self.deferred
+        self.deferred.clear()
+        events += [MessageAborted(stream_id) for stream_id in self._incoming]
+        self._incoming.clear()

@@ -1,0 +1,278 @@
+"""The outbound side: which frame goes next (SPEC 7.10).
+
+Here lives the order of sending and nothing about what frames mean. Control frames go first, then classes of priority
+from the highest down; within a class small frames before chunks, and one chunk of each message in turn. What a stream
+sends stays in order: frames behind a chunked message wait for its last chunk.
+
+A client's small frames share one queue whatever their class, since OPENs go in the order of their ids; it goes ahead
+of all chunks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from .header import DATA, HEADER, HEADER_SIZE, MORE
+from .records import Buffer, PlainRecords, RecordLayer
+
+BATCH = 65536  # bytes of small frames that leave together: one record
+
+
+class Outgoing:
+    """The chunks of one message still to be sent, and the frames of its stream that wait behind them."""
+
+    __slots__ = ("buffers", "dropped", "end_flag", "index", "left", "offset", "priority", "seq", "stream_id", "waiting")
+
+    def __init__(
+        self, stream_id: int, seq: int, end_flag: int, priority: int, body: Sequence[Buffer], body_length: int
+    ) -> None:
+        self.stream_id = stream_id
+        self.seq = seq
+        self.end_flag = end_flag
+        self.priority = priority
+        self.buffers = [flat_view(part) for part in body]
+        self.index = 0
+        self.offset = 0
+        self.left = body_length
+        self.dropped = False
+        self.waiting: deque[tuple[bytes, Sequence[Buffer], int, Outgoing | None]] = deque()
+        if sum(map(len, self.buffers)) != body_length:
+            raise ValueError(
+                f"body_length is {body_length}, the body's buffers hold {sum(map(len, self.buffers))} bytes"
+            )
+
+    def take(self, size: int, out: list[Buffer]) -> None:
+        """Append the next `size` bytes of the body to `out`, as views."""
+        self.left -= size
+        while size:
+            part = self.buffers[self.index]
+            piece = part[self.offset : self.offset + size] if self.offset or len(part) > size else part
+            if len(piece):
+                out.append(piece)
+            size -= len(piece)
+            self.offset += len(piece)
+            if self.offset == len(part):
+                self.index += 1
+                self.offset = 0
+
+
+def flat_view(part: Buffer) -> memoryview:
+    """The same memory as unsigned bytes."""
+    view = memoryview(part)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+class Lane:
+    """One class of priority: small frames, in batches of about BATCH bytes, and the messages that go in chunks."""
+
+    __slots__ = ("chunked", "full", "nbytes", "small")
+
+    def __init__(self) -> None:
+        self.small: list[Buffer] = []
+        self.nbytes = 0
+        self.full: deque[tuple[list[Buffer], int]] = deque()
+        self.chunked: deque[Outgoing] = deque()
+
+    def take(self, budget: int, records: RecordLayer, out: list[Buffer]) -> int:
+        """Move batches of small frames to `out` until the budget is spent; returns what was taken, in bytes."""
+        taken = 0
+        while self.full and taken < budget:
+            batch, nbytes = self.full.popleft()
+            out += records.seal(batch, nbytes)
+            taken += nbytes
+        if self.small and not self.full and taken < budget:
+            out += records.seal(self.small, self.nbytes)
+            taken += self.nbytes
+            self.small = []
+            self.nbytes = 0
+        return taken
+
+
+class Writer:
+    """All that is queued on one connection.
+
+    held: only the greeting (handshake frames) may leave; set until AUTH (client) or READY (server) is queued.
+    nbytes: bytes queued in all. finished: called with a stream id when the last frame behind a chunked message is queued.
+    """
+
+    __slots__ = (
+        "active", "base", "chunk", "control", "control_bytes", "fifo", "finished", "greeting", "held", "lanes",
+        "nbytes", "order", "records",
+    )  # fmt: skip
+
+    def __init__(self, fifo: bool, finished: Callable[[int], None]) -> None:
+        self.fifo = fifo
+        self.finished = finished
+        self.records: RecordLayer = PlainRecords()
+        self.chunk = 0
+        self.held = True
+        self.greeting: list[Buffer] = []
+        self.control: list[Buffer] = []
+        self.control_bytes = 0
+        self.base = Lane()
+        self.lanes: dict[int, Lane] = {0: self.base}
+        self.order: list[Lane] = [self.base]
+        self.active: dict[int, Outgoing] = {}
+        self.nbytes = 0
+
+    def greet(self, frame: bytes) -> None:
+        """Queue a frame of the handshake."""
+        self.greeting.append(frame)
+        self.nbytes += len(frame)
+
+    def urgent(self, frame: bytes) -> None:
+        """Queue a control frame that belongs to no stream."""
+        self.control.append(frame)
+        self.control_bytes += len(frame)
+        self.nbytes += len(frame)
+
+    def small(self, stream_id: int, priority: int, head: bytes, body: Sequence[Buffer], nbytes: int) -> None:
+        """Queue a one-frame message or a stream's control frame; nbytes is all of it."""
+        self.nbytes += nbytes
+        if self.active and stream_id in self.active:
+            self.active[stream_id].waiting.append((head, body, nbytes, None))
+            return
+        lane = self.base if self.fifo or not priority else self._lane(priority)
+        lane.small.append(head)
+        if body:
+            lane.small += body
+        lane.nbytes += nbytes
+        if lane.nbytes >= BATCH:
+            lane.full.append((lane.small, lane.nbytes))
+            lane.small = []
+            lane.nbytes = 0
+
+    def large(self, head: bytes, outgoing: Outgoing) -> None:
+        """Queue a chunked message: its first frame and its chunks."""
+        stream_id = outgoing.stream_id
+        if stream_id in self.active:
+            self.active[stream_id].waiting.append((head, (), len(head), outgoing))
+            self.nbytes += len(head) + outgoing.left
+            return
+        self.small(stream_id, outgoing.priority, head, (), len(head))
+        self.nbytes += outgoing.left
+        self.active[stream_id] = outgoing
+        self._lane(outgoing.priority).chunked.append(outgoing)
+
+    def _lane(self, priority: int) -> Lane:
+        lane = self.lanes.get(priority)
+        if lane is None:
+            lane = self.lanes[priority] = Lane()
+            self.order = [self.lanes[p] for p in sorted(self.lanes, reverse=True)]
+        return lane
+
+    def drop(self, stream_id: int) -> bool:
+        """Forget the unsent chunks of a stream and what waits behind them; whether there were any."""
+        outgoing = self.active.pop(stream_id, None)
+        if outgoing is None:
+            return False
+        outgoing.dropped = True  # its place in the lane's turn is given up when the turn comes
+        self.nbytes -= outgoing.left
+        for _, _, nbytes, behind in outgoing.waiting:
+            self.nbytes -= nbytes + (behind.left if behind is not None else 0)
+        outgoing.waiting.clear()
+        outgoing.buffers = []
+        return True
+
+    def finish(self, frame: bytes | None) -> None:
+        """Nothing follows: drop chunked messages, keep whole frames, and queue `frame` (CLOSE) as the last."""
+        for stream_id in list(self.active):
+            self.drop(stream_id)
+        if self.held:
+            self.base.take(self.base.nbytes + 1, self.records, [])
+            self.lanes = {0: Lane()}
+            self.control = []
+            self.nbytes = sum(map(len, self.greeting))
+            self.base = self.lanes[0]
+        else:
+            rest = Lane()
+            for lane in self.order:
+                lane.take(self.nbytes + 1, self.records, rest.small)
+            rest.nbytes = sum(map(len, rest.small))
+            self.lanes = {0: rest}
+            self.base = rest
+        self.order = [self.base]
+        if frame is not None:
+            (self.greeting if self.held else self.base.small).append(frame)
+            self.nbytes += len(frame)
+            self.base.nbytes += 0 if self.held else len(frame)
+
+    def data_to_send(self, budget: int) -> list[Buffer]:
+        """The next buffers to write, whole frames of about `budget` bytes in all; empty if there is nothing."""
+        base = self.base
+        if (
+            not self.control
+            and not self.active
+            and not base.full
+            and not self.held
+            and len(self.order) == 1
+            and not self.greeting
+        ):
+            small = base.small
+            if small:
+                base.small = []
+                self.nbytes -= base.nbytes
+                nbytes, base.nbytes = base.nbytes, 0
+                return self.records.seal(small, nbytes)
+            return []
+        return self._scheduled(budget)
+
+    def _scheduled(self, budget: int) -> list[Buffer]:
+        out: list[Buffer] = self.greeting
+        taken = sum(map(len, out))
+        self.greeting = []
+        if not self.held:
+            if self.control:
+                out += self.records.seal(self.control, self.control_bytes)
+                taken += self.control_bytes
+                self.control = []
+                self.control_bytes = 0
+            if self.fifo:
+                taken += self.base.take(budget - taken, self.records, out)
+            for lane in self.order:
+                if taken >= budget:
+                    break
+                taken += self._from_lane(lane, budget - taken, out)
+        self.nbytes -= taken
+        return out
+
+    def _from_lane(self, lane: Lane, budget: int, out: list[Buffer]) -> int:
+        taken = lane.take(budget, self.records, out)
+        while lane.chunked and taken < budget and not lane.full:
+            outgoing = lane.chunked.popleft()
+            if outgoing.dropped:
+                continue
+            taken += self._chunk(outgoing, out)
+            if outgoing.left:
+                lane.chunked.append(outgoing)
+            else:
+                self._next_of_stream(outgoing)
+                if lane.small:  # what waited behind the chunks
+                    taken += lane.take(budget - taken, self.records, out)
+        return taken
+
+    def _chunk(self, outgoing: Outgoing, out: list[Buffer]) -> int:
+        size = min(self.chunk, outgoing.left)
+        flags = MORE if outgoing.left > size else outgoing.end_flag
+        head = HEADER.pack(size, DATA, outgoing.priority, flags, outgoing.stream_id, outgoing.seq, 0, 0, 0, 0)
+        frame: list[Buffer] = [head]
+        outgoing.take(size, frame)
+        out += self.records.seal(frame, HEADER_SIZE + size)
+        return HEADER_SIZE + size
+
+    def _next_of_stream(self, done: Outgoing) -> None:
+        """The last chunk is out: queue what waited behind it, up to the next chunked message."""
+        stream_id = done.stream_id
+        del self.active[stream_id]
+        waiting = done.waiting
+        while waiting:
+            head, body, nbytes, outgoing = waiting.popleft()
+            if outgoing is not None:
+                self.nbytes -= nbytes + outgoing.left  # large() counts them again
+                outgoing.waiting = waiting
+                self.large(head, outgoing)
+                return
+            self.nbytes -= nbytes
+            self.small(stream_id, done.priority, head, body, nbytes)
+        self.finished(stream_id)
