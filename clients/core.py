@@ -1,0 +1,303 @@
+"""The rules of a client, without I/O: both clients are thin drivers of :class:`ClientCore` and its links.
+
+``ClientCore`` lives as long as the client: it encodes calls, keeps those that wait for a connection, knows when to
+dial, to retry and to give up. ``Link`` (``link``) is one connection with the calls it carries: bytes in, outcomes out.
+The clock is an argument everywhere. Not here: sockets, threads, event loops.
+
+What is promised (SPEC, outcomes): every call gets exactly one outcome. A call is repeated by itself only where the
+server provably did not start it; a call that was under way when its connection went is UNKNOWN
+(:class:`ConnectionLost`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..codec import CodecError, Encoder
+from ..protocol import Config, Flag, Role, pack_extension
+from .calls import FOREVER, UNARY, Call
+from .errors import (
+    ClientClosed,
+    ConnectFailed,
+    InvalidInput,
+    LocalCancelled,
+    LocalDeadlineExceeded,
+    TensorwireError,
+)
+from .link import Link
+from .replies import ReplyDecoder
+from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS, Throttle
+
+if TYPE_CHECKING:
+    from .capture import Recorder
+
+END_STREAM = int(Flag.END_STREAM)
+ASK_TIMING = int(Flag.END_STREAM | Flag.WANT_TIMING)
+MAX_REPLY = 4 << 30
+"""Bytes of one reply that are accepted unless the client is told otherwise: a lying length must not take all memory."""
+STALE_TIMERS = 256
+"""Finished calls whose timers may lie about in the heap before it is swept."""
+EXTENSIONS_KEPT = 1024
+
+NewCall = Callable[[int, float, float], Call]
+
+
+class ClientCore:
+    """Everything a client knows beyond its sockets. Not thread-safe: the driver serialises."""
+
+    def __init__(
+        self,
+        new_call: NewCall = Call,
+        *,
+        address: str = "",
+        wait_for_ready: bool = False,
+        max_reply: int = MAX_REPLY,
+        capture: Recorder | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.new_call = new_call
+        self.address = address
+        self.wait_for_ready = wait_for_ready
+        self.max_reply = max_reply
+        self.capture = capture
+        self.decoder = ReplyDecoder()
+        self.throttle = Throttle()
+        self.link: Link | None = None
+        """The connection that new calls go to; an older one that drains lives on in its driver's hands."""
+        self.closed = False
+        self.welcome = b""
+        self._entropy = entropy
+        self._encoder = Encoder()
+        self._extensions: dict[bytes, bytes] = {}
+        self.waiting: deque[Call] = deque()
+        self._timers: list[tuple[float, int, Call]] = []
+        self._timer_count = 0
+        self._dial_at = 0.0
+        self._dial_attempt = 0
+        self._dial_error = ""
+        self._config = Config(role=Role.CLIENT, agent=f"tensorwire-python/{__version__}")
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        version: str,
+        deadline: float | None,
+        timing: bool,
+        priority: int,
+        now: float,
+        kind: int = UNARY,
+    ) -> Call:
+        """Start a call: encode it and send it off, or keep it until there is a connection.
+
+        ``deadline`` is in seconds from ``now``. Raises :class:`InvalidInput` before anything is sent.
+        """
+        if deadline is None:
+            call = self.new_call(kind, now, FOREVER)
+        else:
+            call = self.new_call(kind, now, self._due(deadline, now))
+        try:
+            encoded = self._encoder.encode(model, version, inputs)
+        except CodecError as error:
+            raise InvalidInput(str(error)) from error
+        dims = encoded.dims
+        if dims:
+            ext = self._extensions.get(dims)
+            call.ext = self._extension(dims) if ext is None else ext
+        call.meta = encoded.meta
+        call.buffers = encoded.buffers
+        call.body_length = encoded.body_length
+        call.flags = ASK_TIMING if timing else END_STREAM
+        if priority:
+            if not 0 <= priority <= 255:
+                raise InvalidInput(f"priority is {priority}, expected 0 to 255")
+            call.priority = priority
+        self._start(call, now)
+        return call
+
+    def control(self, kind: int, deadline: float | None, now: float) -> Call:
+        """Start a call without a stream: a PING, done when the PONG is back, or CONNECT, done when there is a
+        connection.
+        """
+        call = self.new_call(kind, now, FOREVER if deadline is None else self._due(deadline, now))
+        self._start(call, now)
+        return call
+
+    def cancel(self, call: Call, now: float) -> None:
+        """Give a call up and tell the server; nothing happens where it is done already."""
+        if not call.finished:
+            self._drop(call)
+            call.fail(LocalCancelled("cancelled by the caller", request_id=call.request_id), now)
+
+    def _start(self, call: Call, now: float) -> None:
+        if self.closed:
+            raise ClientClosed("this client is closed: connect again")
+        if call.deadline != FOREVER:
+            if call.deadline <= now:
+                raise LocalDeadlineExceeded("the deadline had passed before the call was sent", not_started=True)
+            self._arm(call.deadline, call)
+        link = self.link
+        if link is not None and link.ready and link.has_room:
+            link.open(call, now)
+        elif link is None and now < self._dial_at and not self.wait_for_ready:
+            raise self._not_connected(self._dial_error)
+        else:
+            self.waiting.append(call)
+
+    def _due(self, deadline: float, now: float) -> float:
+        if not deadline < FOREVER:
+            raise InvalidInput(f"deadline is {deadline!r}, expected seconds from now, or None for no deadline")
+        return now + deadline
+
+    def _extension(self, dims: bytes) -> bytes:
+        if len(self._extensions) >= EXTENSIONS_KEPT:
+            self._extensions.clear()
+        ext = self._extensions[dims] = pack_extension(dims=dims)
+        return ext
+
+    def _drop(self, call: Call) -> None:
+        """Forget a call that is about to fail here; the server is told if it knows of it."""
+        link = call.link
+        if link is not None:
+            link.abandon(call)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def next_timer(self) -> float:
+        """When :meth:`run_timers` has something to do; ``FOREVER`` for never."""
+        timers = self._timers
+        while timers and timers[0][2].finished:
+            heappop(timers)
+        when = timers[0][0] if timers else FOREVER
+        link = self.link
+        if link is not None:
+            due = link.next_deadline()
+            if due is not None and due < when:
+                return due
+        return when
+
+    def run_timers(self, now: float) -> None:
+        """Fail what is past its deadline, send again what was to be retried."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            when, _, call = heappop(timers)
+            if call.finished:
+                continue
+            if call.deadline <= when:
+                self._expire(call, now)
+            else:
+                self._again(call, now)
+        if self.link is not None:
+            self.link.handle_timeout(now)
+
+    def _arm(self, when: float, call: Call) -> None:
+        """One heap for all calls; finished ones stay in it until they are due or too many."""
+        timers = self._timers
+        self._timer_count += 1
+        heappush(timers, (when, self._timer_count, call))
+        if len(timers) > STALE_TIMERS and self._timer_count % STALE_TIMERS == 0:
+            timers[:] = [entry for entry in timers if not entry[2].finished]
+            heapify(timers)
+
+    def _expire(self, call: Call, now: float) -> None:
+        started = call.link is not None
+        name = call.request_id
+        self._drop(call)
+        given = call.deadline - call.started_at
+        where = "no answer" if started else f"no connection to {self.address}"
+        if not started and self._dial_error:
+            where += f" ({self._dial_error})"
+        message = f"{where} within the deadline of {given:.3g} s"
+        call.fail(LocalDeadlineExceeded(message, request_id=name, not_started=not started), now)
+
+    # --- retries -----------------------------------------------------------------------------------------------------
+
+    def retry_or_fail(self, call: Call, error: TensorwireError, now: float, wait: bool) -> None:
+        """A call that provably did not start: send it again if the rules allow, else fail it with ``error``."""
+        call.link = None
+        call.attempts += 1
+        allowed = self.throttle.refused()
+        delay = 0.0
+        if wait:
+            delay = max(CALL_BACKOFF.delay(call.attempts - 1), error.retry_after or 0.0)
+        if not allowed or self.closed or call.attempts >= MAX_ATTEMPTS or now + delay >= call.deadline:
+            call.fail(error, now)
+        elif delay:
+            self._arm(now + delay, call)
+        else:
+            self._again(call, now)
+
+    def _again(self, call: Call, now: float) -> None:
+        link = self.link
+        if link is not None and link.ready and link.has_room:
+            link.open(call, now)
+        else:
+            self.waiting.append(call)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def next_dial(self) -> float:
+        """When the driver should make a connection: ``FOREVER`` where nothing waits for one."""
+        if self.link is not None or self.closed or all(call.finished for call in self.waiting):
+            return FOREVER
+        return self._dial_at
+
+    def dialled(self, now: float) -> Link:
+        """A socket is connected: the link to drive over it."""
+        self.link = link = Link(self, self._config, self._entropy(32), now)
+        return link
+
+    def dial_failed(self, reason: str, now: float, *, lasting: bool = False) -> None:
+        """No connection could be made. Calls fail, or wait for the next try (``wait_for_ready``, unless
+        ``lasting``).
+        """
+        self.link = None
+        self._dial_error = reason
+        self._dial_at = now + DIAL_BACKOFF.delay(self._dial_attempt)
+        self._dial_attempt += 1
+        if self.wait_for_ready and not lasting:
+            return
+        waiting, self.waiting = self.waiting, deque()
+        for call in waiting:
+            if not call.finished:
+                call.fail(self._not_connected(reason), now)
+
+    def link_ready(self, link: Link, welcome: bytes, now: float) -> None:
+        """The handshake is done: everything that waited goes out. ``welcome`` is READY's payload, msgpack."""
+        self.welcome = welcome
+        self._dial_attempt = 0
+        self._dial_at = 0.0
+        self._dial_error = ""
+        self.open_waiting(link, now)
+
+    def open_waiting(self, link: Link, now: float) -> None:
+        """Open what waits, as far as the server takes it."""
+        waiting = self.waiting
+        while waiting and link.has_room:
+            call = waiting.popleft()
+            if not call.finished:
+                link.open(call, now)
+
+    def close(self, now: float) -> None:
+        """End the client: what is open fails, the connection is told."""
+        if self.closed:
+            return
+        self.closed = True
+        link, waiting = self.link, self.waiting
+        self.waiting = deque()
+        error = "the client was closed under the call"
+        for call in waiting:
+            if not call.finished:
+                call.fail(ClientClosed(error, not_started=True), now)
+        if link is not None:
+            link.close(error, now)
+
+    def _not_connected(self, reason: str) -> ConnectFailed:
+        return ConnectFailed(f"cannot connect to {self.address}: {reason}", not_started=True)

@@ -1,0 +1,335 @@
+"""One connection and the calls it carries: bytes in, outcomes out. No I/O: the driver moves the bytes.
+
+Here: what each event of the protocol core means for a call. Not here: what outlives a connection (``core``).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from ..codec import CodecError
+from ..protocol import (
+    Closed,
+    Config,
+    Connection,
+    Ended,
+    ErrorCode,
+    Event,
+    GoAway,
+    Message,
+    Pong,
+    ProtocolError,
+    Ready,
+    Refusal,
+    Refused,
+    Status,
+    parse_extension,
+)
+from ..protocol import LocalError as MisuseError
+from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, request_id
+from .errors import BadReply, ClientClosed, ConnectionLost, InvalidInput, TensorwireError, printable, remote_error
+from .replies import allocate_body
+
+if TYPE_CHECKING:
+    from .core import ClientCore
+
+MAX_DEADLINE_US = (1 << 32) - 1
+"""What the OPEN frame can say, about 71 minutes; beyond that only this side keeps the time."""
+WRITE_BUDGET = 1 << 20
+"""Bytes asked for per write: enough to keep the kernel busy, little enough that a small call soon gets its turn."""
+PASSING = frozenset({ErrorCode.NO_ERROR, ErrorCode.TIMEOUT, ErrorCode.CALM, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL})
+"""Reasons to fail a handshake that may be gone at the next try."""
+
+_PING_PAYLOAD = Struct("<Q")
+
+
+class Link:
+    """One connection. The driver feeds it, writes what it gives, and closes the socket once it is ``finished``."""
+
+    __slots__ = (
+        "_buffer",
+        "_capture",
+        "_connection",
+        "_core",
+        "_decoder",
+        "_max_streams",
+        "_ping_count",
+        "_pings",
+        "calls",
+        "connection_id",
+        "draining",
+        "finished",
+        "ready",
+    )
+
+    def __init__(self, core: ClientCore, config: Config, nonce: bytes, now: float) -> None:
+        self._core = core
+        self._decoder = core.decoder
+        self._capture = core.capture
+        self._connection = Connection(config, nonce=nonce, now=now, reserve=self._reserve)
+        self._buffer: memoryview | None = None
+        self._pings: dict[bytes, Call] = {}
+        self._ping_count = 0
+        self._max_streams = 0
+        self.connection_id = b""
+        self.calls: dict[int, Call] = {}
+        self.ready = False
+        """The handshake is done and no GOAWAY came: new calls may be opened."""
+        self.draining = False
+        self.finished = False
+        """Nothing more will come of it: send what ``data_to_send`` still gives, then close the socket."""
+
+    # --- bytes -------------------------------------------------------------------------------------------------------
+
+    def next_buffer(self) -> memoryview:
+        """Where the next bytes go."""
+        buffer = self._connection.next_buffer()
+        if self._capture is not None:
+            self._buffer = buffer
+        return buffer
+
+    def received(self, n: int, now: float) -> None:
+        """``n`` bytes lie in the buffer: calls get their outcomes."""
+        if self._capture is not None and self._buffer is not None:
+            self._capture.received(self._buffer[:n], now)
+        for event in self._connection.received(n, now):
+            if type(event) is Message:
+                self._replied(event, now)
+            else:
+                self._handle(event, now)
+        core = self._core
+        if core.waiting and self.ready:
+            core.open_waiting(self, now)
+        if self.draining and not self.calls and not self.finished:
+            self.close("drained", now)
+
+    def eof(self, now: float) -> None:
+        """The server will send no more."""
+        for event in self._connection.receive_eof(now):
+            self._handle(event, now)
+        self.lost("the server closed the connection", now)
+
+    def data_to_send(self, now: float) -> list[bytes | memoryview]:
+        """The next buffers to write, [] for none."""
+        buffers = self._connection.data_to_send(WRITE_BUDGET)
+        if self._capture is not None:
+            for buffer in buffers:
+                self._capture.sent(buffer, now)
+        return buffers
+
+    @property
+    def has_output(self) -> bool:
+        """True where ``data_to_send`` has something to give."""
+        return self._connection.outbound_bytes > 0
+
+    def next_deadline(self) -> float | None:
+        """When ``handle_timeout`` wants to be called."""
+        return self._connection.next_deadline()
+
+    def handle_timeout(self, now: float) -> None:
+        """A time of the protocol's own has come, such as the end of the handshake's patience."""
+        for event in self._connection.handle_timeout(now):
+            self._handle(event, now)
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """True while the server takes one more call on this connection."""
+        return self._connection.open_streams < self._max_streams
+
+    def open(self, call: Call, now: float) -> None:
+        """Put a call on this connection. The time left is computed here, as late as can be."""
+        call.link = self
+        call.opened_at = now
+        if call.kind >= PING:
+            self._open_control(call, now)
+            return
+        deadline_us = 0
+        if call.deadline != FOREVER:
+            deadline_us = int((call.deadline - now) * 1e6) or 1
+            if deadline_us > MAX_DEADLINE_US:
+                deadline_us = 0
+        try:
+            stream_id = self._connection.open(
+                call.meta, call.ext, call.buffers, call.body_length, call.flags, call.priority, deadline_us
+            )
+        except MisuseError as error:
+            call.fail(InvalidInput(str(error), not_started=True), now)
+            return
+        call.stream_id = stream_id
+        self.calls[stream_id] = call
+
+    def _open_control(self, call: Call, now: float) -> None:
+        if call.kind == CONNECT:
+            call.finish(None, now)
+            return
+        self._ping_count += 1
+        payload = _PING_PAYLOAD.pack(self._ping_count)
+        self._pings[payload] = call
+        self._connection.ping(payload)
+
+    def abandon(self, call: Call) -> None:
+        """Forget a call that ended on this side; late frames of it are dropped."""
+        if self.calls.pop(call.stream_id, None) is not None:
+            self._connection.cancel(call.stream_id)
+
+    def close(self, reason: str, now: float) -> None:
+        """Say goodbye and fail what is open."""
+        if not self.finished:
+            self._connection.close(ErrorCode.NO_ERROR, reason)
+            self._end(ClientClosed("the client was closed under the call"), now)
+
+    def lost(self, reason: str, now: float) -> None:
+        """The transport broke: calls that were under way have an unknown outcome."""
+        if self.finished:
+            return
+        was_ready = self.connection_id != b""
+        self._end(ConnectionLost(f"{reason}; whether the model ran the call is unknown"), now)
+        if not was_ready:
+            self._core.dial_failed(reason, now)
+
+    def _end(self, error: TensorwireError, now: float) -> None:
+        """The connection is over: every call on it fails with its own copy of ``error``."""
+        self.finished = True
+        self.ready = False
+        core = self._core
+        if core.link is self:
+            core.link = None
+        calls = [*self.calls.values(), *self._pings.values()]
+        self.calls.clear()
+        self._pings.clear()
+        for call in calls:
+            if not call.finished:
+                call.fail(type(error)(error.message, request_id=call.request_id, not_started=call.kind == PING), now)
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _replied(self, message: Message, now: float) -> None:
+        """A reply: the hot path."""
+        stream_id = message.stream_id
+        call = self.calls.get(stream_id)
+        if call is None:
+            return
+        last = message.end_stream
+        if last:
+            del self.calls[stream_id]
+        # A small body lies in the receive buffer and is copied, once; a big one lies in memory of its own.
+        body = message.body.toreadonly() if message.owned else bytes(message.body)
+        try:
+            result = self._decoder.decode(message.ext, message.meta, body, now - call.started_at)
+        except (CodecError, ProtocolError) as error:
+            self._reject(call, f"the reply cannot be read: {error}", now)
+            return
+        result.connection_id = self.connection_id
+        result.stream_id = stream_id
+        core = self._core
+        if call.kind == UNARY:
+            if last:
+                call.finish(result, now)
+            else:
+                self._reject(call, "the server answers this call with a stream, expected one reply", now)
+        else:
+            call.add_reply(result)
+            if last:
+                call.finish(None, now)
+        if core.throttle.low:
+            core.throttle.succeeded()
+
+    def _handle(self, event: Event, now: float) -> None:
+        """Everything that is not a reply."""
+        if isinstance(event, Ended):
+            self._ended(event, now)
+        elif isinstance(event, Pong):
+            call = self._pings.pop(event.payload, None)
+            if call is not None and not call.finished:
+                call.finish(None, now)
+        elif isinstance(event, Refused):
+            call = self.calls.get(event.stream_id)
+            if call is not None:
+                self._reject(call, f"the reply is larger than max_reply, {self._core.max_reply} bytes", now)
+        elif isinstance(event, Ready):
+            self._is_ready(event, now)
+        elif isinstance(event, GoAway):
+            self._going_away(event, now)
+        elif isinstance(event, Closed):
+            self._closed(event, now)
+
+    def _is_ready(self, event: Ready, now: float) -> None:
+        connection = self._connection
+        self.connection_id = connection.connection_id
+        self._max_streams = connection.peer_limits.max_streams
+        self.ready = True
+        self._core.link_ready(self, event.payload, now)
+
+    def _ended(self, event: Ended, now: float) -> None:
+        call = self.calls.pop(event.stream_id, None)
+        if call is None:
+            return
+        try:
+            after = parse_extension(event.ext).retry_after if event.ext else None
+        except ProtocolError:
+            after = None
+        error = remote_error(
+            event.status,
+            event.detail,
+            request_id=request_id(self.connection_id, event.stream_id),
+            not_started=event.not_started,
+            retry_after=None if after is None else after / 1e6,
+        )
+        core = self._core
+        if event.status == Status.OK and call.kind == STREAM:
+            call.finish(None, now)
+        elif event.status == Status.UNAVAILABLE and event.not_started and call.kind == UNARY:
+            core.retry_or_fail(call, error, now, wait=True)
+        else:
+            call.fail(error, now)
+
+    def _going_away(self, event: GoAway, now: float) -> None:
+        """No new calls here; those above the last id never started and go elsewhere."""
+        core = self._core
+        self.ready = False
+        self.draining = True
+        if core.link is self:
+            core.link = None
+        for stream_id in [i for i in self.calls if i > event.last_stream_id]:
+            call = self.calls.pop(stream_id)
+            name = request_id(self.connection_id, stream_id)
+            text = f"the server is going away: {event.detail}" if event.detail else "the server is going away"
+            error = remote_error(Status.UNAVAILABLE, text, request_id=name, not_started=True)
+            if call.kind == UNARY:
+                core.retry_or_fail(call, error, now, wait=False)
+            else:
+                call.fail(error, now)
+
+    def _closed(self, event: Closed, now: float) -> None:
+        if self.finished:
+            return
+        why = f"{event.code.name} {printable(event.detail)}".rstrip()
+        if self.connection_id == b"":
+            self._end(ConnectionLost(why), now)
+            self._core.dial_failed(f"the handshake failed: {why}", now, lasting=event.code not in PASSING)
+        elif event.remote:
+            self._end(
+                ConnectionLost(f"the server closed the connection: {why}; whether the model ran the call is unknown"),
+                now,
+            )
+        else:
+            self._end(BadReply(f"the server broke the protocol: {why}"), now)
+
+    def _reject(self, call: Call, text: str, now: float) -> None:
+        """A reply that cannot be taken: the call fails, the connection lives on."""
+        name = call.request_id
+        self.abandon(call)
+        call.fail(BadReply(text, request_id=name), now)
+
+    def _reserve(
+        self, stream_id: int, _flags: int, _priority: int, _aux: int, _ext: bytes, _meta: bytes, body_length: int
+    ) -> memoryview | Refusal:
+        """Memory for a big reply, straight from the socket into what the caller gets."""
+        if stream_id not in self.calls:
+            return Refusal(Status.CANCELLED, "the call is over")
+        if body_length > self._core.max_reply:
+            return Refusal(Status.RESOURCE_EXHAUSTED, "the reply is larger than the client takes")
+        return allocate_body(body_length)

@@ -1,0 +1,26 @@
+"""Calls and results."""
+
+from __future__ import annotations
+
+from tensorwire.clients.calls import FOREVER, UNARY, Call, Result
+from tensorwire.clients.errors import LocalCancelled
+
+
+def test_a_result_is_a_dict_with_a_name() -> None:
+    result = Result(a=1)
+    result.connection_id, result.stream_id = b"\xab" * 8, 12
+    assert result == {"a": 1}
+    assert result.request_id == "abababababababab-12"
+
+
+def test_a_done_call_lets_go_of_the_callers_arrays() -> None:
+    for finish in (lambda call: call.finish(None, 1.0), lambda call: call.fail(LocalCancelled("x"), 1.0)):
+        call = Call(UNARY, 0.0, FOREVER)
+        call.buffers = [b"x"]
+        finish(call)
+        assert call.finished
+        assert call.buffers == ()
+
+
+def test_a_call_without_a_connection_has_no_name_yet() -> None:
+    assert Call(UNARY, 0.0, FOREVER).request_id == ""
