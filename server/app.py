@@ -1,0 +1,200 @@
+"""The server process: builds pool, models, front, listener and admin port, runs until told to stop, and drains.
+
+Order matters and is all here: nobody may connect before every model is loaded, and nothing is taken down before the
+last call is over. What each part does is in its own module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TextIO
+
+import uvloop
+
+from .. import __version__
+from ..gpu import SlabPool
+from .engine.api import Engine, HealthState
+from .engine.spec import ModelSpec
+from .front.admin import AdminServer, Page
+from .front.front import Front
+from .front.listener import Listener, ListenError
+from .front.logs import configure_logs, get_logger
+from .placement import PlacementError, Placer
+from .registry import Registry, RegistryError, Served, scan_models
+from .settings import Settings
+
+HOUSEKEEPING = 0.5
+"""Seconds between looks at quiet engines, whose idle memory then goes back to the pool."""
+
+log = get_logger("server")
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+class Server:
+    """One server: `start`, then `stop`; `addresses` and `admin_url` tell where it is."""
+
+    def __init__(self, models_dir: Path, settings: Settings) -> None:
+        self.settings = settings
+        self._models_dir = models_dir
+        self.registry = Registry()
+        self._loading: dict[tuple[str, str], Served] = {}
+        self.addresses: list[str] = []
+        self.admin_url = ""
+
+    async def start(self) -> None:
+        """Load every model, then listen. Raises StartError."""
+        settings = self.settings
+        self._loop = asyncio.get_running_loop()
+        self._pool = SlabPool(int(settings.pool_bytes), keep=int(settings.pool_keep_bytes))
+        self._capture = None
+        self.front = Front(settings, self._loop, self.registry, self._pool, self._capture)
+        self._placer = Placer(self._loop, self._pool, settings.load_timeout)
+        self._listener = Listener(self.front.make_protocol)
+        self._admin = AdminServer(
+            {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
+        )
+        self._housekeeping = self._loop.call_later(HOUSEKEEPING, self._keep_house)
+        try:
+            for spec in scan_models(self._models_dir):
+                await self._load(spec)
+            await self._listen()
+        except (RegistryError, ListenError, PlacementError, OSError) as error:
+            await self.stop(0.0)
+            raise StartError(str(error)) from error
+
+    async def _load(self, spec: ModelSpec) -> None:
+        began = monotonic()
+        await self._placer.place(spec, self.settings.engine or spec.engine, partial(self._attach, spec))
+        served = self._loading[spec.name, spec.version]
+        self.registry.add(served)
+        log.info(
+            "model loaded",
+            model=spec.name,
+            version=spec.version,
+            engine=served.placement,
+            max_batch=served.engine.effective_max_batch,
+            seconds=round(monotonic() - began, 3),
+        )
+
+    def _attach(self, spec: ModelSpec, engine: Engine, placement: str) -> None:
+        served = Served(spec, engine, placement, self.front.metrics.model(spec.name, spec.version))
+        self._loading[spec.name, spec.version] = served
+        engine.sink = partial(self.front.complete, served)
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        if settings.tcp:
+            await self._listener.listen_tcp(settings.host, settings.port, settings.backlog)
+        if settings.unix is not None:
+            await self._listener.listen_unix(settings.unix, settings.backlog)
+        self.addresses = self._listener.addresses
+        if not self.addresses:
+            raise ListenError("nothing to listen on: TCP is off and there is no --unix PATH")
+        if settings.admin:
+            await self._admin.listen(settings.admin_host, settings.admin_port)
+            self.admin_url = self._admin.url
+
+    async def stop(self, patience: float) -> bool:
+        """Stop accepting, finish calls for at most `patience` seconds, unload. False if some were cut off."""
+        self._listener.close()
+        clean = await self.front.drain(patience)
+        self._housekeeping.cancel()
+        for served in self._loading.values():
+            self._placer.remove(served.engine)
+        self.front.deadlines.close()
+        self._admin.close()
+        if self._capture is not None:
+            self._capture.close()
+        return clean
+
+    def describe(self) -> str:
+        """One line for people: where the server is and what it serves."""
+        models = ", ".join(f"{s.spec.name}/{s.spec.version} ({s.placement})" for s in self.registry.all())
+        admin = f", admin {self.admin_url}" if self.admin_url else ""
+        return f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}"
+
+    def _keep_house(self) -> None:
+        self._housekeeping = self._loop.call_later(HOUSEKEEPING, self._keep_house)
+        for served in self.registry.all():
+            if served.engine.health().state is HealthState.IDLE:
+                served.engine.trim()
+
+    # -- admin pages -----------------------------------------------------------------------------------------------
+
+    def _metrics(self) -> Page:
+        return Page(self.front.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def _healthz(self) -> Page:
+        return Page(b"ok\n")  # the loop answers: that is what this page is about
+
+    def _readyz(self) -> Page:
+        states = {f"{s.spec.name}/{s.spec.version}": s.engine.health() for s in self.registry.all()}
+        ready = bool(states) and all(health.ready for health in states.values()) and not self.front.draining
+        lines = [f"{name} {health.state.name.lower()}" for name, health in states.items()]
+        if self.front.draining:
+            lines.append("draining")
+        return Page(("\n".join(lines) + "\n").encode(), status=200 if ready else 503)
+
+    def _models(self) -> Page:
+        models = [
+            {
+                "name": s.spec.name,
+                "version": s.spec.version,
+                "engine": s.placement,
+                "device": s.spec.device,
+                "state": s.engine.health().state.name.lower(),
+                "queued": s.engine.queue_depth,
+                "max_batch": s.spec.max_batch,
+                "effective_max_batch": s.engine.effective_max_batch,
+            }
+            for s in self.registry.all()
+        ]
+        return Page(json.dumps(models, indent=2).encode() + b"\n", "application/json")
+
+
+async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], None]) -> bool:
+    """Run until SIGTERM or SIGINT, then drain. False if calls were cut off. Raises StartError."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop(number: int) -> None:
+        if stopping.is_set():  # asked twice: no more patience
+            os._exit(128 + number)
+        log.info("draining", signal=signal.Signals(number).name, seconds=settings.drain_timeout)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    server = Server(models_dir, settings)
+    await server.start()
+    if not stopping.is_set():
+        ready(server)
+    await stopping.wait()
+    clean = await server.stop(settings.drain_timeout)
+    log.info("stopped", clean=clean)
+    return clean
+
+
+def run(models_dir: Path, settings: Settings, output: TextIO | None = None) -> None:
+    """Run a server in this process until it is told to stop. Raises StartError."""
+    configure_logs(settings.log_format, settings.log_level)
+    out = sys.stdout if output is None else output
+
+    def ready(server: Server) -> None:
+        with suppress(BrokenPipeError):  # whoever started us may not care to read
+            print(server.describe(), file=out, flush=True)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(models_dir, settings, ready))

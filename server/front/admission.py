@@ -1,0 +1,95 @@
+"""Whether a call is taken, and where it goes: the slow path behind the cache of known signatures, and memory for
+bodies.
+
+Metadata is verified and decoded here once per signature, the model looked up, and its engine asked; the outcome is a
+Route, kept per principal. What is refused is refused with a status and a text that names what was sent and what was
+expected.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...codec import CodecError, Resolved, resolve
+from ...protocol import Status, pack_extension, parse_extension
+from .calls import Call, Refuse, Route, body_length_text, microseconds
+
+if TYPE_CHECKING:
+    from ...gpu import Slab, SlabPool
+    from ..registry import Registry
+    from .front import Principal
+
+ENTRY_COST = 2048
+"""Bytes charged for one known signature beyond its key: the decoded metadata and the engine's plan for it."""
+
+_BODY_LENGTH_ITEM = 10  # type, length and value of the BODY_LENGTH item
+
+
+class Admission:
+    """Decides about calls. One per Front."""
+
+    __slots__ = ("_pool", "_registry")
+
+    def __init__(self, registry: Registry, pool: SlabPool) -> None:
+        self._registry = registry
+        self._pool = pool
+
+    def route(self, principal: Principal, ext: bytes, meta: bytes) -> Route | Resolved:
+        """The route of a call whose signature is not in the cache; Resolved for a service call. Raises Refuse."""
+        try:
+            dims = parse_extension(ext).dims
+            resolved = resolve(principal.metadata.get(meta), dims)
+        except CodecError as error:
+            raise Refuse(Status.INVALID_ARGUMENT, f"tensor metadata: {error}") from None
+        if resolved.model.startswith("$"):
+            return resolved
+        normal = pack_extension(dims=dims) if dims else b""
+        routes = principal.routes
+        route = routes.get((normal, meta))
+        if route is None:
+            route = self._make_route(resolved, dims, meta)
+            routes.put((normal, meta), route, len(normal) + len(meta) + ENTRY_COST)
+        if ext != normal and len(ext) <= len(normal) + _BODY_LENGTH_ITEM:
+            # Nothing in it but dims and length: the same at every call, so that the next one finds it at once.
+            routes.put((ext, meta), route, len(ext) + len(meta) + ENTRY_COST)
+        return route
+
+    def _make_route(self, resolved: Resolved, dims: bytes, meta: bytes) -> Route:
+        served = self._registry.find(resolved.model, resolved.version)
+        if served is None:
+            raise Refuse(Status.NOT_FOUND, self._registry.explain_missing(resolved.model, resolved.version))
+        try:
+            return Route(served, served.engine.prepare(resolved, meta, dims))
+        except CodecError as error:
+            raise Refuse(Status.INVALID_ARGUMENT, f"model {resolved.model!r}: {error}", served) from None
+
+    def memory(self, route: Route, body_length: int) -> Slab:
+        """Memory for a whole body before its first byte is read. Raises Refuse."""
+        if body_length != route.body_length:
+            raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.served)
+        slab = self._pool.allocate(body_length)
+        if slab is None:
+            raise Refuse(
+                Status.RESOURCE_EXHAUSTED,
+                f"no memory for a body of {body_length} bytes: {self._pool.in_use} of {self._pool.nbytes} bytes of the "
+                "server's pool are in use; try again later",
+                route.served,
+            )
+        return slab
+
+
+def certainly_late(call: Call) -> tuple[str, bytes] | None:
+    """The text and extension to refuse a call with that cannot meet its deadline; None if it may, or nobody knows."""
+    route = call.route
+    if call.deadline - call.arrived > route.served.estimate.mean * route.most_ahead:
+        return None  # even a full queue would do: not worth asking how full it is
+    engine = route.engine
+    ahead = engine.queue_depth // max(1, engine.effective_max_batch)
+    if not ahead:
+        return None
+    least = route.served.estimate.least(ahead, call.arrived)
+    if call.arrived + least <= call.deadline:
+        return None
+    allowed = (call.deadline - call.arrived) * 1e3
+    text = f"would be late: {ahead} batches ahead take at least {least * 1e3:.1f} ms, the deadline is {allowed:.1f} ms"
+    return text, pack_extension(retry_after=microseconds(least), queue_estimate=microseconds(least))

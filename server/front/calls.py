@@ -1,0 +1,110 @@
+"""The objects of one call on its way through the front: where it goes (Route), the call itself, and refusals.
+
+Plain data with the little behaviour that timers need. Who makes them and when is admission.py and session.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...protocol import Status
+from ..engine.api import Engine, Prepared, Request
+
+if TYPE_CHECKING:
+    from ...gpu import Slab
+    from ..registry import Served
+    from .session import Session
+
+
+class Refuse(Exception):  # noqa: N818 - an outcome, not an error: the caller gets `status` and `message`
+    """A call that is not taken, found out on the slow path. `served` is the model it reached, for the counts."""
+
+    def __init__(self, status: Status, message: str, served: Served | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.served = served
+
+
+class Route:
+    """Where the calls of one signature go: what the cache of the hot path holds.
+
+    `most_ahead`: batches that a full queue is worth.
+    """
+
+    __slots__ = ("body_length", "engine", "most_ahead", "prepared", "served", "submit")
+
+    def __init__(self, served: Served, prepared: Prepared) -> None:
+        self.served = served
+        self.engine: Engine = served.engine
+        self.submit = served.engine.submit
+        self.prepared = prepared
+        self.body_length = prepared.body_length
+        self.most_ahead = served.spec.max_queue // max(1, served.engine.effective_max_batch) + 2
+
+
+class Call(Request):
+    """A request on its way through the front: `route` says where to, `slab` is memory its body is being read into."""
+
+    __slots__ = ("route", "slab")
+    session: Session
+
+    def __init__(
+        self,
+        stream_id: int,
+        session: Session,
+        now: float,
+        route: Route,
+        priority: int,
+        principal: int,
+        want_timing: bool,
+    ) -> None:
+        super().__init__(
+            stream_id, session, now, priority=priority, principal=principal, first_byte=now, want_timing=want_timing
+        )
+        self.route = route
+        self.slab: Slab | None = None
+
+    def expired(self, _now: float) -> None:
+        """Its deadline has passed: the caller is told at once, whatever the engine is doing."""
+        self.session.call_expired(self)
+
+    @property
+    def may_have_started(self) -> bool:
+        """Whether the model may have seen it. Of an engine in another process this is not known before its answer."""
+        return self.started or (self.slab is None and self.route.served.placement != "inline")
+
+    @property
+    def where(self) -> str:
+        """What the call is doing, for error texts."""
+        if self.slab is not None:
+            return "while its body was received"
+        if self.started:
+            return "while it ran"
+        return "while it was queued or ran" if self.may_have_started else "while it was queued"
+
+
+class SessionTimer:
+    """A moment in a connection's life: calls `action(now)` once unless settled before."""
+
+    __slots__ = ("_action", "done")
+
+    def __init__(self, action: Callable[[float], None]) -> None:
+        self._action = action
+        self.done = False
+
+    def expired(self, now: float) -> None:
+        """The moment has come."""
+        self.done = True
+        self._action(now)
+
+
+def body_length_text(sent: int, expected: int) -> str:
+    """The error for a body that does not fit its metadata."""
+    return f"body: sent {sent} bytes, expected {expected} for the shapes in the metadata"
+
+
+def microseconds(seconds: float) -> int:
+    """As u32, what does not fit cut off."""
+    return min(max(0, int(seconds * 1e6)), 0xFFFFFFFF)

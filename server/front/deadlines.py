@@ -1,0 +1,97 @@
+"""Deadlines of one loop: one heap, one armed timer, lazy deletion.
+
+An entry is a moment and what to do then. A call that ends early leaves its entry in the heap; it is dropped when its
+moment comes, or earlier when more than half of the heap is dead. So a call costs one push (0.3 us) and no timer.
+What happens to a call whose deadline has passed is decided by the session, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Protocol
+
+SLACK = 1024
+"""Dead entries that are always tolerated before the heap is rebuilt: below it a rebuild costs more than it frees."""
+
+
+class Expiring(Protocol):
+    """What can expire: `done` means that its entry is dead, `expired` is called once otherwise."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to expire."""
+
+    def expired(self, now: float) -> None:
+        """The moment has come."""
+
+
+class Timer(Protocol):
+    """The part of an event loop's timer handle that is used."""
+
+    def cancel(self) -> None:
+        """Do not fire."""
+
+
+class Deadlines:
+    """A heap of (moment, target). `call_later(delay, callback)` and `clock()` are the loop's, or a test's."""
+
+    __slots__ = ("_armed_for", "_call_later", "_clock", "_heap", "_live", "_serial", "_timer")
+
+    def __init__(self, call_later: Callable[[float, Callable[[], None]], Timer], clock: Callable[[], float]) -> None:
+        self._call_later = call_later
+        self._clock = clock
+        self._heap: list[tuple[float, int, Expiring]] = []
+        self._serial = 0
+        self._live = 0
+        self._timer: Timer | None = None
+        self._armed_for = 0.0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, moment: float, target: Expiring) -> None:
+        """Call `target.expired(now)` at `moment` (monotonic seconds) unless it is done by then."""
+        self._serial += 1
+        self._live += 1
+        heappush(self._heap, (moment, self._serial, target))
+        if self._timer is None or moment < self._armed_for:
+            self._arm()
+
+    def finished(self) -> None:
+        """One target is done before its moment: its entry is dead now."""
+        self._live -= 1
+        if len(self._heap) > SLACK + 2 * self._live:
+            self._heap = [entry for entry in self._heap if not entry[2].done]
+            heapify(self._heap)
+            self._live = len(self._heap)
+
+    def close(self) -> None:
+        """Drop every entry and the timer."""
+        self._heap.clear()
+        self._live = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        moment = self._heap[0][0]
+        self._armed_for = moment
+        self._timer = self._call_later(max(0.0, moment - self._clock()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._clock()
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            target = heappop(heap)[2]
+            if not target.done:
+                self._live -= 1
+                target.expired(now)
+                heap = self._heap
+        while heap and heap[0][2].done:
+            heappop(heap)
+        if heap and self._timer is None:
+            self._arm()

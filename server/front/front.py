@@ -1,0 +1,193 @@
+"""What the connections of one loop share: limits, the receive buffer, deadlines, counts, and the way back from engines.
+
+One Front per loop. It holds no protocol rule and no model; sessions.py speaks for one connection, registry.py knows
+models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from ...codec import BoundedCache, MetadataCache
+from ...protocol import Config, ErrorCode, Limits, Role
+from ..engine.api import BatchResult, Failure
+from .admission import Admission
+from .deadlines import Deadlines
+from .logs import get_logger
+from .metrics import Metrics, gauge
+from .replies import Replies
+from .services import Services
+from .transport import CapturingTransport, ConnectionTransport
+
+if TYPE_CHECKING:
+    from ...gpu import SlabPool
+    from ...protocol.capture import CaptureWriter
+    from ..registry import Registry, Served
+    from ..settings import Settings
+    from .calls import Route
+    from .session import Session
+
+RECEIVE_BUFFER_BYTES = 256 << 10
+"""Shared by all connections of the loop: one read takes thousands of small calls, and an idle connection holds none."""
+
+
+class Principal:
+    """Who calls, and what is remembered for them. Without signing there is one, `anonymous`."""
+
+    __slots__ = ("metadata", "name", "number", "routes")
+
+    def __init__(self, name: str, number: int, settings: Settings) -> None:
+        self.name = name
+        self.number = number
+        self.routes: BoundedCache[tuple[bytes, bytes], Route] = BoundedCache(
+            settings.cache_entries, int(settings.cache_bytes)
+        )
+        self.metadata = MetadataCache(settings.cache_entries, int(settings.cache_bytes))
+
+
+class Front:
+    """The shared state of one loop's connections."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        registry: Registry,
+        pool: SlabPool,
+        capture: CaptureWriter | None = None,
+    ) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.registry = registry
+        self.pool = pool
+        self.metrics = Metrics()
+        self.metrics.gauges = self._gauges
+        self.deadlines = Deadlines(loop.call_later, monotonic)
+        self.receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
+        self.boot_id = os.urandom(16)
+        self.config = Config(
+            role=Role.SERVER,
+            limits=Limits(
+                max_message=settings.message_limit,
+                max_streams=settings.max_streams,
+                handshake_timeout=settings.handshake_timeout,
+            ),
+        )
+        self.anonymous = Principal("anonymous", 0, settings)
+        self.sessions: set[Session] = set()
+        self.pending = 0
+        self.draining = False
+        self._empty = asyncio.Event()
+        self.admission = Admission(registry, pool)
+        self.replies = Replies()
+        self.services = Services(self)
+        self._capture = capture
+        self._log = get_logger("front")
+        registry.on_change = self._engine_changed
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def make_protocol(self) -> ConnectionTransport:
+        """The asyncio protocol of a new connection."""
+        return ConnectionTransport(self) if self._capture is None else CapturingTransport(self)
+
+    def admit(self, session: Session) -> bool:
+        """Take a new connection in; False if there are too many."""
+        settings = self.settings
+        self.metrics.connections_accepted += 1
+        if len(self.sessions) >= settings.max_connections or self.pending >= settings.max_pending or self.draining:
+            self.metrics.dropped("draining" if self.draining else "too_many_connections")
+            return False
+        self.sessions.add(session)
+        self.pending += 1
+        session.opened()
+        return True
+
+    def handshake_over(self) -> None:
+        """A pending connection is authenticated."""
+        self.pending -= 1
+
+    def forget(self, session: Session) -> None:
+        """A connection is gone."""
+        if session in self.sessions:
+            self.sessions.remove(session)
+            if not session.authenticated:
+                self.pending -= 1
+            if not self.sessions:
+                self._empty.set()
+
+    def connection_dropped(self, reason: str, session: Session, detail: str = "") -> None:
+        """Count and log that we closed a connection; `reason` is one of a few fixed words."""
+        self.metrics.dropped(reason)
+        self._log.info("connection closed", reason=reason, connection=session.name, detail=detail)
+
+    def record(self, session: Session, *, received: bool, data: bytes | memoryview) -> None:
+        """Write bytes of one connection to the capture file."""
+        if self._capture is not None:
+            self._capture.record(session.connection.connection_id, received=received, now=monotonic(), data=data)
+
+    # -- engines ---------------------------------------------------------------------------------------------------
+
+    def complete(self, served: Served, results: list[BatchResult | Failure]) -> None:
+        """What an engine finished: queue the replies, then write once per connection."""
+        now = monotonic()
+        touched: set[Session] = set()
+        for result in results:
+            if isinstance(result, BatchResult):
+                self.replies.deliver(served, result, now, touched)
+            else:
+                for request in result.requests:
+                    session = request.session
+                    if not request.done:
+                        session.fail(request, result.status, result.message, started=result.started)
+                        touched.add(session)
+        for session in touched:
+            session.flush()
+
+    def _engine_changed(self) -> None:
+        self.anonymous.routes.clear()
+        self.replies.clear()
+
+    # -- drain -----------------------------------------------------------------------------------------------------
+
+    async def drain(self, patience: float) -> bool:
+        """Say goodbye to all connections and wait at most `patience` seconds for calls; False if some were cut."""
+        self.draining = True
+        for session in list(self.sessions):
+            session.drain()
+        if self.sessions:
+            self._empty.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), patience)
+        clean = not self.sessions
+        for session in list(self.sessions):
+            session.close(ErrorCode.SHUTDOWN, "the server stops; drain_timeout is over")
+        if not clean:
+            await asyncio.sleep(0.05)  # let the last words leave
+        return clean
+
+    # -- metrics ---------------------------------------------------------------------------------------------------
+
+    def _gauges(self) -> Iterator[Metric]:
+        yield gauge("tensorwire_connections", "Open connections.", len(self.sessions))
+        yield gauge("tensorwire_connections_pending", "Connections in the handshake.", self.pending)
+        yield gauge("tensorwire_calls", "Calls in flight.", sum(len(session.calls) for session in self.sessions))
+        yield gauge("tensorwire_pool_bytes", "Size of the shared memory pool.", self.pool.nbytes)
+        yield gauge("tensorwire_pool_used_bytes", "Pool memory in use.", self.pool.in_use)
+        yield gauge("tensorwire_signature_cache_entries", "Known call signatures.", len(self.anonymous.routes))
+        labels = ["model", "version"]
+        depth = GaugeMetricFamily("tensorwire_queue_depth", "Calls waiting for a batch.", labels=labels)
+        ready = GaugeMetricFamily("tensorwire_model_ready", "1 if new calls are expected to succeed.", labels=labels)
+        for served in self.registry.all():
+            names = [served.spec.name, served.spec.version]
+            depth.add_metric(names, served.engine.queue_depth)
+            ready.add_metric(names, float(served.engine.health().ready))
+        yield depth
+        yield ready

@@ -1,0 +1,126 @@
+"""Where the server listens: loopback TCP and Unix sockets, nothing else until signing is built.
+
+Addresses are checked here, before a socket exists. What happens on an accepted connection is in transport.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+DEFAULT_PORT = 7411
+"""TCP port of `tw://host` without a port."""
+
+UNIX_MODE = 0o600
+"""Mode of the Unix socket: without signing the file's owner is the only identity there is."""
+
+
+class ListenError(Exception):
+    """The server cannot listen where it was told to; the message says why and what to do."""
+
+
+def check_loopback(host: str) -> None:
+    """Raise ValueError unless `host` is `localhost` or a loopback address."""
+    if host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ValueError(
+            f"{host!r} is not a loopback address, and signing is not built yet: anybody who reaches the port could use "
+            "it. Listen on 127.0.0.1, ::1 or localhost, or on a Unix socket with --unix PATH"
+        )
+
+
+def tcp_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket on a loopback address. Raises ListenError."""
+    try:
+        check_loopback(host)
+    except ValueError as error:
+        raise ListenError(str(error)) from None
+    address = "127.0.0.1" if host == "localhost" else host
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((address, port))
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise ListenError(
+            f"cannot listen on {address} port {port}: {error.strerror}. Another server may have the port: choose "
+            "another with --port, or 0 for any free one"
+        ) from None
+    return listening
+
+
+def unix_socket(path: Path, backlog: int) -> socket.socket:
+    """A listening Unix socket at `path`, replacing one that nobody answers any more. Raises ListenError."""
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o777 & ~UNIX_MODE)  # so that the socket never exists with a wider mode
+    try:
+        listening.bind(str(path))
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise ListenError(f"cannot listen on Unix socket {str(path)!r}: {error.strerror or error}") from None
+    finally:
+        os.umask(mask)
+    return listening
+
+
+def _remove_stale(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ListenError(f"{str(path)!r} exists and is not a socket; give another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise ListenError(f"another server listens on {str(path)!r}; stop it or give another path")
+        path.unlink()
+
+
+class Listener:
+    """The listening sockets of one server."""
+
+    def __init__(self, make_protocol: Callable[[], asyncio.BufferedProtocol]) -> None:
+        self._make_protocol = make_protocol
+        self._servers: list[asyncio.Server] = []
+        self._paths: list[tuple[Path, int]] = []
+        self.addresses: list[str] = []
+        """The addresses clients connect to, as URLs: tw://127.0.0.1:7411, tw+unix:///run/tensorwire.sock."""
+
+    async def listen_tcp(self, host: str, port: int, backlog: int) -> None:
+        """Listen on a loopback address; port 0 takes a free one."""
+        listening = tcp_socket(host, port, backlog)
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(self._make_protocol, sock=listening, backlog=backlog))
+        address, bound = listening.getsockname()[:2]
+        self.addresses.append(f"tw://[{address}]:{bound}" if ":" in address else f"tw://{address}:{bound}")
+
+    async def listen_unix(self, path: Path, backlog: int) -> None:
+        """Listen on a Unix socket that only this user may connect to."""
+        listening = unix_socket(path, backlog)
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_unix_server(self._make_protocol, sock=listening, backlog=backlog))
+        self._paths.append((path, os.lstat(path).st_ino))
+        self.addresses.append(f"tw+unix://{Path(os.getcwd(), path)}")  # noqa: PTH109 - pathlib's form counts as blocking
+
+    def close(self) -> None:
+        """Stop accepting; open connections stay. A socket file is removed if it is still ours."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for path, inode in self._paths:
+            with contextlib.suppress(FileNotFoundError):
+                if path.lstat().st_ino == inode:
+                    path.unlink()
+        self._paths.clear()

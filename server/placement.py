@@ -1,0 +1,98 @@
+"""Where a model runs: makes its engine, ties it to the loop, and waits until it is loaded.
+
+`inline` runs on the loop, `process` in a process of its own, `auto` is measured: a model stays on the loop only if one
+call costs less than handing it over would. Which model a name leads to is registry.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ..gpu import SlabPool
+from .engine.api import Engine, HealthState
+from .engine.backends import LoadError
+from .engine.process import ProcessEngine
+from .engine.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from .engine.inline import InlineEngine
+
+INLINE_BELOW = 100e-6
+"""Seconds of one call, measured at warm-up, below which a model runs on the loop: about what a hand-over costs."""
+
+
+class PlacementError(Exception):
+    """A model cannot be loaded; the message says which and why."""
+
+
+Attach = Callable[[Engine, str], None]
+"""Called with a new engine and its placement before it starts: sets its sink."""
+
+
+class Placer:
+    """Makes engines. `loop` runs the inline ones and reads for the others; `timeout` is seconds to load one model."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: SlabPool, timeout: float) -> None:
+        self._loop = loop
+        self._pool = pool
+        self._timeout = timeout
+
+    async def place(self, spec: ModelSpec, asked: str, attach: Attach) -> None:
+        """Load `spec` where `asked` ("inline", "process", "auto") says. Raises PlacementError."""
+        if asked == "inline":
+            self._inline(spec, attach)
+            return
+        engine = await self._process(spec, attach)
+        if asked == "auto" and spec.device == "cpu" and _cost(engine) < INLINE_BELOW:
+            self.remove(engine)
+            self._inline(spec, attach)
+
+    def remove(self, engine: Engine) -> None:
+        """Stop an engine and take it from the loop."""
+        for descriptor in engine.descriptors():
+            self._loop.remove_reader(descriptor)
+        engine.stop()
+
+    def _inline(self, spec: ModelSpec, attach: Attach) -> None:
+        from .engine.inline import InlineEngine  # brings the backends, and torch with them: only where it is wanted
+
+        engine = InlineEngine(spec, self._pool, self._wake, self._wake_at)
+        attach(engine, "inline")
+        try:
+            engine.start()
+        except LoadError as error:
+            raise PlacementError(f"model {spec.name} version {spec.version}: {error}") from error
+
+    async def _process(self, spec: ModelSpec, attach: Attach) -> ProcessEngine:
+        changed = asyncio.Event()
+        engine = ProcessEngine(
+            spec, self._pool, self._wake, load_timeout=self._timeout, on_change=lambda _engine: changed.set()
+        )
+        attach(engine, "process")
+        engine.start()
+        for descriptor in engine.descriptors():
+            self._loop.add_reader(descriptor, engine.on_readable, descriptor)
+        while engine.health().state is HealthState.LOADING:  # the engine gives up by itself after `timeout`
+            changed.clear()
+            await changed.wait()
+        health = engine.health()
+        if not health.ready:
+            self.remove(engine)
+            raise PlacementError(f"model {spec.name} version {spec.version}: {health.detail}")
+        return engine
+
+    def _wake(self, engine: InlineEngine | ProcessEngine) -> None:
+        self._loop.call_soon(engine.step)
+
+    def _wake_at(self, engine: InlineEngine, when: float) -> None:
+        self._loop.call_later(max(0.0, when - monotonic()), engine.step)
+
+
+def _cost(engine: ProcessEngine) -> float:
+    """Seconds of one call of one row as measured at warm-up; infinite if it was not."""
+    measured = engine.warm_up.get("seconds", {})
+    return float(measured.get("1", measured.get(1, inf)))

@@ -1,0 +1,181 @@
+"""Every setting of the server, once: name, type, default, unit and reason.
+
+The flags of ``tensorwire serve`` (cli.py), the ``TENSORWIRE_*`` environment variables and the TOML file are all derived
+from this one schema. A flag wins over the environment, the environment over the file, the file over the default.
+What a setting does lives where it is used, not here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ByteSize, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from .front.listener import DEFAULT_PORT, check_loopback
+
+ENV_PREFIX = "TENSORWIRE_"
+DEFAULT_ADMIN_PORT = 7412
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a value that is not allowed; the message names each one and what was expected."""
+
+
+def _setting(default: Any, group: str, description: str, **constraints: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"group": group}, **constraints)
+
+
+class Settings(BaseSettings):
+    """The settings of one server process. Sizes are bytes and accept ``256KiB`` or ``1GiB``; times are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    host: str = _setting(
+        "127.0.0.1", "Network", "Address to listen on. Only loopback addresses are taken until signing is built."
+    )
+    port: int = _setting(
+        DEFAULT_PORT, "Network", "TCP port to listen on; 0 lets the system choose and prints it.", ge=0, le=65535
+    )
+    tcp: bool = _setting(True, "Network", "Listen on TCP. Switch it off to serve only a Unix socket.")
+    unix: Path | None = _setting(
+        None, "Network", "Path of a Unix socket to listen on as well; its mode is 0600, so its owner alone may connect."
+    )
+    backlog: int = _setting(
+        1024, "Network", "Connections the kernel holds before they are accepted; absorbs a reconnect storm.", ge=1
+    )
+    max_connections: int = _setting(
+        4096, "Network", "Open connections. Above it a new one is closed at once: descriptors are finite.", ge=1
+    )
+    max_pending: int = _setting(
+        256, "Network", "Connections that have not finished the handshake; bounds what silent peers can hold.", ge=1
+    )
+    unsent_low_water: ByteSize = _setting(
+        128 * KIB,
+        "Network",
+        "Bytes left unsent in the kernel before it asks for more (TCP_NOTSENT_LOWAT); small keeps a small reply from "
+        "waiting behind a big one.",
+        ge=4 * KIB,
+    )
+
+    pool_bytes: ByteSize = _setting(
+        1 << 30, "Memory", "Shared memory for request bodies and batches. A call that does not fit is refused.", ge=MIB
+    )
+    pool_keep_bytes: ByteSize = _setting(
+        256 * MIB, "Memory", "Free pool memory kept mapped; what is above it goes back to the system.", ge=0
+    )
+    max_message_bytes: ByteSize | None = _setting(
+        None, "Memory", "Largest body of one message. Default: the whole pool, so that only memory is the limit.", ge=1
+    )
+    write_high_water: ByteSize = _setting(
+        MIB,
+        "Memory",
+        "Bytes one connection may have waiting in the transport; above it nothing more is handed over and its "
+        "requests are not read.",
+        ge=64 * KIB,
+    )
+    cache_entries: int = _setting(
+        1024, "Memory", "Call signatures remembered per principal; a miss costs about 0.2 ms of decoding.", ge=1
+    )
+    cache_bytes: ByteSize = _setting(
+        4 * MIB, "Memory", "Bytes of metadata those signatures may hold per principal.", ge=4 * KIB
+    )
+
+    max_streams: int = _setting(
+        1024, "Calls", "Calls one connection may have in flight; one more is refused as not started.", ge=1
+    )
+    handshake_timeout: float = _setting(
+        2.0, "Calls", "Seconds a new connection has to finish the handshake; silent sockets go after it.", gt=0
+    )
+    write_timeout: float = _setting(
+        30.0, "Calls", "Seconds a peer may leave its replies unread before its connection is closed.", gt=0
+    )
+    drain_timeout: float = _setting(
+        30.0, "Calls", "Seconds calls in flight have to finish after SIGTERM before they are cut off.", ge=0
+    )
+
+    load_timeout: float = _setting(
+        300.0, "Models", "Seconds one model has to load and warm up before the start is given up.", gt=0
+    )
+    engine: Literal["inline", "process", "auto"] | None = _setting(
+        None, "Models", "Run every model in this kind of engine, whatever its model.toml says; for trials."
+    )
+
+    admin: bool = _setting(True, "Admin", "Serve /metrics, /healthz, /readyz and /models over HTTP.")
+    admin_host: str = _setting(
+        "127.0.0.1", "Admin", "Address of the admin port. It has no authentication: loopback unless you mean it."
+    )
+    admin_port: int = _setting(
+        DEFAULT_ADMIN_PORT, "Admin", "Port of the admin HTTP server; 0 lets the system choose.", ge=0, le=65535
+    )
+
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "auto", "Logs", "json for machines, console for people; auto is console on a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Logs", "Least level that is written.")
+
+    capture: Path | None = _setting(
+        None, "Debug", "Record the frames of every connection to this file; read it with `tensorwire decode`."
+    )
+    poison: bool = _setting(
+        False, "Debug", "Overwrite the receive buffer after each callback, so that a view that outlives it is seen."
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_loopback(cls, host: str) -> str:
+        check_loopback(host)
+        return host
+
+    @property
+    def message_limit(self) -> int:
+        """Largest body of one message in bytes."""
+        return int(self.pool_bytes if self.max_message_bytes is None else self.max_message_bytes)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the TOML file; no dotenv and no secret folder."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """The settings from flags, environment and the TOML file `config`, in this order. Raises SettingsError."""
+    if config is not None and not config.is_file():
+        raise SettingsError(f"settings file {str(config)!r} does not exist; give the path of a TOML file")
+
+    class FileSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return FileSettings(**(flags or {}))
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    except ValueError as error:  # a TOML syntax error or an environment value that is not readable
+        raise SettingsError(f"settings cannot be read: {error}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"]) or "settings"
+        flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
+        text = "is not a setting; see `tensorwire serve --help`" if problem["type"] == "extra_forbidden" else ""
+        lines.append(f"{name}: {text or problem['msg']} (flag {flag}, environment {variable}, or the TOML file)")
+    return "; ".join(lines)

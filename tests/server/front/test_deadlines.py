@@ -1,0 +1,130 @@
+"""One heap, one timer: what is due is told once, what is done is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tensorwire.server.front.deadlines import SLACK, Deadlines
+
+
+class FakeLoop:
+    """A clock that stands still and timers that fire when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[FakeTimer] = []
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> FakeTimer:
+        timer = FakeTimer(self.now + delay, callback)
+        self.timers.append(timer)
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in list(self.timers):
+            if timer.when <= self.now:
+                self.timers.remove(timer)
+                if not timer.cancelled:
+                    timer.callback()
+
+    @property
+    def armed(self) -> list[float]:
+        return [timer.when for timer in self.timers if not timer.cancelled]
+
+
+class FakeTimer:
+    def __init__(self, when: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Target:
+    def __init__(self, name: str = "", told: list[str] | None = None) -> None:
+        self.name = name
+        self.told = [] if told is None else told
+        self.done = False
+
+    def expired(self, now: float) -> None:
+        self.done = True
+        self.told.append(self.name)
+
+
+def make() -> tuple[FakeLoop, Deadlines]:
+    loop = FakeLoop()
+    return loop, Deadlines(loop.call_later, lambda: loop.now)
+
+
+def test_what_is_due_is_told_in_order_of_time() -> None:
+    loop, deadlines = make()
+    told: list[str] = []
+    for name, moment in (("late", 103.0), ("early", 101.0), ("middle", 102.0)):
+        deadlines.add(moment, Target(name, told))
+    loop.advance(2.5)
+    assert told == ["early", "middle"]
+    loop.advance(1.0)
+    assert told == ["early", "middle", "late"]
+
+
+def test_only_one_timer_is_armed_and_it_is_for_the_earliest() -> None:
+    loop, deadlines = make()
+    for moment in (105.0, 103.0, 104.0):
+        deadlines.add(moment, Target())
+    assert loop.armed == [103.0]
+    loop.advance(3.0)
+    assert loop.armed == [104.0]
+
+
+def test_a_call_that_is_done_is_not_told() -> None:
+    loop, deadlines = make()
+    target = Target()
+    deadlines.add(101.0, target)
+    target.done = True
+    deadlines.finished()
+    loop.advance(5.0)
+    assert target.told == []
+    assert len(deadlines) == 0
+
+
+def test_a_timer_that_fires_early_is_armed_again() -> None:
+    loop, deadlines = make()
+    target = Target()
+    deadlines.add(101.0, target)
+    timer = loop.timers.pop()
+    loop.now = 100.9995
+    timer.callback()
+    assert target.told == []
+    assert loop.armed == [101.0]
+
+
+def test_dead_entries_do_not_pile_up() -> None:
+    _, deadlines = make()
+    alive = [Target() for _ in range(10)]
+    for target in alive:
+        deadlines.add(1000.0, target)
+    for _ in range(20 * SLACK):
+        target = Target()
+        deadlines.add(500.0, target)
+        target.done = True
+        deadlines.finished()
+    assert len(deadlines) <= SLACK + 2 * len(alive) + 1
+
+
+def test_a_target_may_add_itself_again_while_it_expires() -> None:
+    loop, deadlines = make()
+
+    class Again(Target):
+        def expired(self, now: float) -> None:
+            self.told.append("tick")
+            if len(self.told) < 3:
+                deadlines.add(now + 1.0, self)
+
+    again = Again()
+    deadlines.add(101.0, again)
+    for _ in range(5):
+        loop.advance(1.0)
+    assert again.told == ["tick"] * 3
+    assert loop.armed == []

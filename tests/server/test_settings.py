@@ -1,0 +1,78 @@
+"""One schema: flag over environment over file over default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tensorwire.server.cli import serve, setting_options
+from tensorwire.server.settings import Settings, SettingsError, load_settings
+
+
+def test_flag_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("port = 1001\nbacklog = 11\nmax_streams = 21\n")
+    monkeypatch.setenv("TENSORWIRE_PORT", "1002")
+    monkeypatch.setenv("TENSORWIRE_BACKLOG", "12")
+    settings = load_settings(config, {"port": "1003"})
+    assert (settings.port, settings.backlog, settings.max_streams) == (1003, 12, 21)
+    assert settings.max_pending == 256
+
+
+def test_sizes_have_units() -> None:
+    settings = load_settings(flags={"pool_bytes": "3GiB", "write_high_water": "256KiB"})
+    assert (settings.pool_bytes, settings.write_high_water) == (3 << 30, 256 << 10)
+
+
+def test_a_message_may_be_as_large_as_the_pool_unless_told_otherwise() -> None:
+    assert load_settings(flags={"pool_bytes": "2GiB"}).message_limit == 2 << 30
+    assert load_settings(flags={"max_message_bytes": "1MiB"}).message_limit == 1 << 20
+
+
+def test_an_error_names_flag_and_variable() -> None:
+    with pytest.raises(SettingsError, match=r"drain_timeout.*--drain-timeout.*TENSORWIRE_DRAIN_TIMEOUT"):
+        load_settings(flags={"drain_timeout": "-1"})
+
+
+def test_an_unknown_key_in_the_file_is_an_error(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("prot = 1\n")
+    with pytest.raises(SettingsError, match="prot: is not a setting"):
+        load_settings(config)
+
+
+def test_a_file_that_is_missing_or_no_toml_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("port = = 1")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(broken)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1"])
+def test_an_address_beyond_loopback_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError, match="signing is not built yet"):
+        load_settings(flags={"host": host})
+
+
+def test_every_setting_has_a_flag_and_a_description() -> None:
+    assert [option.name for option in setting_options()] == list(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        assert len(field.description or "") > 20, name
+
+
+def test_help_is_grouped_and_tells_defaults() -> None:
+    result = CliRunner().invoke(serve, ["--help"], terminal_width=120)
+    assert result.exit_code == 0
+    for text in ("Network:", "Memory:", "Calls:", "--pool-bytes SIZE", "1 GiB", "TENSORWIRE_POOL_BYTES", "Examples:"):
+        assert text in result.output
+
+
+def test_a_bad_flag_is_one_readable_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(serve, [str(tmp_path), "--port", "many"])
+    assert result.exit_code == 1
+    assert "port" in result.output
+    assert "Traceback" not in result.output
