@@ -72,7 +72,7 @@ def chunks() -> list[Vector]:
     whole_event = message(1, ext=body_length(SIZE), body=whole)
     mixed = [piece for pair in zip(_chunks(1), _chunks(2), strict=True) for piece in pair]
     ping = frame(11, body=bytes(8))
-    small = frame(DATA, stream=1, flags=END_STREAM)
+    small = frame(DATA, stream=1, seq=1, flags=END_STREAM, body=b"small")
     cancel = frame(CANCEL, stream=1)
     found = [
         accepted("a body of 65,537 in five chunks", "7.2", "server", head(), *_chunks(), events=(whole_event,)),

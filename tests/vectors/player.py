@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorwire.protocol import Config, Connection, Limits, Refusal, Role, Status, events
-from tests.vectors.wire import WANT_TIMING
+from tests.vectors.wire import WANT_TIMING, ready_payload
 
 HERE = Path(__file__).resolve().parent
 Json = dict[str, Any]
@@ -68,7 +68,6 @@ class Player:
             connection_id=bytes.fromhex(config["connection_id"]) if server else b"",
             boot_id=bytes.fromhex(config["boot_id"]) if server else b"",
         )
-        self.ready = bytes.fromhex(file["prelude"]["server"][4]["ready"]) if "prelude" in file else b""
 
     def _reserve(
         self, stream_id: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, body_length: int
@@ -113,7 +112,7 @@ class Player:
             if isinstance(event, events.Closed):
                 self.closed = True
             if isinstance(event, events.Authenticated) and self.vector.get("accept_at_once"):
-                self.connection.accept(self.ready)
+                self.connection.accept(ready_payload())
 
     def _collect(self) -> None:
         while buffers := self.connection.data_to_send():

@@ -39,11 +39,14 @@ def test_vector_holds_however_its_bytes_are_split(file: Json, vector: Json, spli
     player.finish()
     if not vector["valid"]:
         assert player.closed
-        check_last_words(player.sent, vector["steps"][-1]["expect"][-1]["code"])
+        check_last_words(player.sent, vector["steps"][-1]["expect"][-1]["code"], vector["role"])
 
 
-def check_last_words(sent: bytes, code: int) -> None:
-    """The last frame is CLOSE with the code; a foreign peer gets one line."""
+def check_last_words(sent: bytes, code: int, role: str) -> None:
+    """The last frame is CLOSE with the code; a foreign client gets one line, a foreign server nothing."""
+    if code == wire.NOT_TENSORWIRE and role == "client":
+        assert sent == wire.PREFACE + wire.hello()
+        return
     if code == wire.NOT_TENSORWIRE:
         line = sent.rpartition(b"\r\n\r\n")[2]
         assert b"tensorwire" in line
@@ -70,7 +73,7 @@ def test_bytes_behind_a_vector_give_no_event(file: Json, vector: Json) -> None:
         ]
     player = play(file, vector | {"steps": steps}, whole)
     if not player.closed and vector["valid"]:
-        player.receive(wire.frame(wire.PING, body=bytes(8))[:36])
+        player.receive(wire.frame(wire.PING, body=bytes(8))[: 36 if vector["start"] == "open" else 31])
     player.finish()
 
 
@@ -148,7 +151,7 @@ def check(value: Any, schema: Json, root: Json, where: str) -> None:
     if isinstance(value, dict):
         assert set(schema.get("required", ())) <= set(value), where
         for key, item in value.items():
-            if key in schema["properties"]:
+            if key in schema.get("properties", {}):
                 check(item, schema["properties"][key], root, f"{where}.{key}")
             else:
                 assert schema.get("additionalProperties", True), f"{where}.{key}"
