@@ -182,11 +182,9 @@ def handshake() -> list[Vector]:
             expect(closed(VERSION, remote=True)),
             start="connected",
         ),
-        _bad_welcome(
-            "an HTTP server", "10.4", NOT_TENSORWIRE, b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-        ),
+        _bad_welcome("an HTTP server", "10.4", NOT_TENSORWIRE, b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n"),
         _bad_welcome("an SSH server", "10.4", NOT_TENSORWIRE, b"SSH-2.0-OpenSSH_9.6p1 and some more\r\n"),
-        _bad_welcome("a TLS alert and zeros", "10.4", NOT_TENSORWIRE, bytes.fromhex("1503010002") + b"\x46" * 64),
+        _bad_welcome("a TLS server", "10.4", NOT_TENSORWIRE, bytes.fromhex("160303007a02000076") + bytes(118)),
         _bad_welcome("a region of 4097 bytes", "9.2", TOO_LARGE, welcome(t99=bytes(4097 - 4 - len(raw)))),
         _bad_welcome("no entries", "9.3", HANDSHAKE, frame(WELCOME)),
         _bad_welcome("version 2, never offered", "9.4", VERSION, welcome(t1=u16s(2, 2))),
