@@ -5,7 +5,8 @@ A small model at small batches spends most of its time launching kernels; a repl
 addresses: a recording reads the tensors it was recorded with and always writes the same outputs. Hence the rules:
 inputs are copied into the recording's own unless they are those already (`CudaStager(static=True)` makes them so), and
 outputs must be copied out before the next call. Models that cannot be recorded (they look at values, or synchronise)
-run eagerly, shape by shape, for ever after the first failure.
+run eagerly, shape by shape, for ever after the first failure; so do those whose replay gives other results than a run
+(they draw random numbers or count calls).
 """
 
 from __future__ import annotations
@@ -83,4 +84,10 @@ def _record_with_torch(model: Model, inputs: Mapping[str, Any]) -> tuple[Callabl
     except RuntimeError:
         torch.cuda.synchronize()
         raise
+    expected = model(inputs)
+    graph.replay()
+    try:
+        torch.testing.assert_close(outputs, expected, equal_nan=True)
+    except AssertionError as error:
+        raise RuntimeError("a replay does not give what a run gives") from error
     return graph.replay, outputs

@@ -95,7 +95,8 @@ class CudaStager(Stager):
         import torch
 
         self._torch = torch
-        self.device = torch.device(device)
+        self.device = torch.device("cuda", torch.device(device).index or 0)
+        torch.cuda.set_device(self.device)  # CUDA graphs and events are made on the current one
         self._static = static
         self._batches: dict[tuple[str, str, tuple[int, ...]], Any] = {}
         self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -106,7 +107,7 @@ class CudaStager(Stager):
         """Device tensors, ready for whatever runs next on the current stream of the device."""
         torch = self._torch
         compute = torch.cuda.current_stream(self.device)
-        # A kept batch may still be read by the compute stream: the first copy waits for that, not the host.
+        # Its memory may still be in use by the compute stream: the first copy waits for that, the host does not.
         self._free.record(compute)
         self._copies.wait_event(self._free)
         batch: dict[str, Any] = {}
@@ -119,7 +120,6 @@ class CudaStager(Stager):
                     if len(run):
                         flat[start : start + len(run)].copy_(_host_tensor(torch, run), non_blocking=True)
                         start += len(run)
-            target.record_stream(self._copies)
             batch[each.name] = target
         self._copied.record(self._copies)
         compute.wait_event(self._copied)
