@@ -22,7 +22,7 @@ from typing import Any, Self, cast
 from ..codec import Description, HealthReport, ModelList
 from . import services
 from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, Result
-from .capture import Recorder, open_recorder
+from .capture import open_capture
 from .core import MAX_REPLY, ClientCore
 from .errors import ConnectFailed, DeadlineExceeded, ForkedClient
 from .link import Link
@@ -97,13 +97,13 @@ class Client:
         self.loop = asyncio.get_running_loop()
         self._address = address
         self._connect_timeout = timeout
-        self._recorder: Recorder | None = open_recorder(capture)
+        self._capture = open_capture(capture)
         self._core = ClientCore(
             partial(AsyncCall, self),
             address=str(address),
             wait_for_ready=wait_for_ready,
             max_reply=max_reply,
-            capture=self._recorder,
+            capture=self._capture,
         )
         self._wires: set[_Wire] = set()
         self._wire: _Wire | None = None
@@ -204,8 +204,8 @@ class Client:
             wire.flush()
         for wire in wires:
             await wire.gone
-        if self._recorder is not None:
-            self._recorder.close()
+        if self._capture is not None:
+            self._capture.close()
 
     async def __aenter__(self) -> Self:
         return self

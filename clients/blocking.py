@@ -24,7 +24,7 @@ from typing import Any, Self, cast
 from ..codec import Description, HealthReport, ModelList
 from . import services
 from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, Result
-from .capture import Recorder, open_recorder
+from .capture import open_capture
 from .core import MAX_REPLY, ClientCore
 from .errors import ConnectFailed, DeadlineExceeded, ForkedClient
 from .link import Link
@@ -122,13 +122,13 @@ class Client:
     ) -> None:
         self._address = address
         self._connect_timeout = timeout
-        self._recorder: Recorder | None = open_recorder(capture)
+        self._capture = open_capture(capture)
         self._core = ClientCore(
             partial(Pending, self),
             address=str(address),
             wait_for_ready=wait_for_ready,
             max_reply=max_reply,
-            capture=self._recorder,
+            capture=self._capture,
         )
         self._lock = allocate_lock()
         self._leading = 0
@@ -232,8 +232,8 @@ class Client:
             if self._link is not None:
                 self._link.close("the client was closed under the call", now)
                 self._flush(now)
-            if self._recorder is not None:
-                self._recorder.close()
+            if self._capture is not None:
+                self._capture.close()
 
     def __enter__(self) -> Self:
         return self

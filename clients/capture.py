@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..protocol.capture import CaptureWriter
 
 
-class Recorder(ABC):
-    """Where a link reports every byte; the times are of the monotonic clock."""
-
-    @abstractmethod
-    def received(self, data: memoryview, now: float) -> None:
-        """Bytes came in."""
-
-    @abstractmethod
-    def sent(self, data: bytes | memoryview, now: float) -> None:
-        """Bytes go out."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """The file is complete."""
-
-
-def open_recorder(path: str | Path | None) -> Recorder | None:
-    """A recorder into a new file at ``path``, None for None. Raises ``OSError``."""
+def open_capture(path: str | Path | None) -> CaptureWriter | None:
+    """A writer into a new file at ``path``, None for None. Raises ``OSError``."""
     if path is None:
         return None
-    raise NotImplementedError
+    # Imported here: hardly any client records, and every one pays for its imports.
+    from ..protocol.capture import CaptureWriter
+
+    return CaptureWriter(path)

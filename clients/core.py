@@ -34,7 +34,7 @@ from .replies import ReplyDecoder
 from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS, Throttle
 
 if TYPE_CHECKING:
-    from .capture import Recorder
+    from ..protocol.capture import CaptureWriter
 
 END_STREAM = int(Flag.END_STREAM)
 ASK_TIMING = int(Flag.END_STREAM | Flag.WANT_TIMING)
@@ -57,7 +57,7 @@ class ClientCore:
         address: str = "",
         wait_for_ready: bool = False,
         max_reply: int = MAX_REPLY,
-        capture: Recorder | None = None,
+        capture: CaptureWriter | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.new_call = new_call
@@ -77,6 +77,7 @@ class ClientCore:
         self.waiting: deque[Call] = deque()
         self._timers: list[tuple[float, int, Call]] = []
         self._timer_count = 0
+        self._links = 0
         self._dial_at = 0.0
         self._dial_attempt = 0
         self._dial_error = ""
@@ -251,7 +252,8 @@ class ClientCore:
 
     def dialled(self, now: float) -> Link:
         """A socket is connected: the link to drive over it."""
-        self.link = link = Link(self, self._config, self._entropy(32), now)
+        self.link = link = Link(self, self._config, self._entropy(32), self._links, now)
+        self._links += 1
         return link
 
     def dial_failed(self, reason: str, now: float, *, lasting: bool = False) -> None:

@@ -50,6 +50,7 @@ class Link:
     __slots__ = (
         "_buffer",
         "_capture",
+        "_capture_name",
         "_connection",
         "_core",
         "_decoder",
@@ -63,11 +64,12 @@ class Link:
         "ready",
     )
 
-    def __init__(self, core: ClientCore, config: Config, nonce: bytes, now: float) -> None:
+    def __init__(self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float) -> None:
         self._core = core
         self._decoder = core.decoder
         self._capture = core.capture
         self._connection = Connection(config, nonce=nonce, now=now, reserve=self._reserve)
+        self._capture_name = number.to_bytes(8, "big")
         self._buffer: memoryview | None = None
         self._pings: dict[bytes, Call] = {}
         self._ping_count = 0
@@ -92,7 +94,7 @@ class Link:
     def received(self, n: int, now: float) -> None:
         """``n`` bytes lie in the buffer: calls get their outcomes."""
         if self._capture is not None and self._buffer is not None:
-            self._capture.received(self._buffer[:n], now)
+            self._capture.record(self._capture_name, received=True, now=now, data=self._buffer[:n])
         for event in self._connection.received(n, now):
             if type(event) is Message:
                 self._replied(event, now)
@@ -115,7 +117,7 @@ class Link:
         buffers = self._connection.data_to_send(WRITE_BUDGET)
         if self._capture is not None:
             for buffer in buffers:
-                self._capture.sent(buffer, now)
+                self._capture.record(self._capture_name, received=False, now=now, data=buffer)
         return buffers
 
     @property

@@ -27,7 +27,8 @@ from tensorwire.clients.errors import (
     NotFound,
 )
 from tensorwire.codec import Health, HealthReport, State
-from tensorwire.protocol import Message, Status, pack_extension
+from tensorwire.protocol import FrameType, Message, Status, pack_extension
+from tensorwire.protocol.capture import read_frames
 from tests.support.peer import Peer, PeerConnection, echo, silent
 
 X = np.arange(16, dtype=np.float32).reshape(1, 16)
@@ -44,6 +45,16 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
 def client(peer: Peer) -> Iterator[Client]:
     with tensorwire.connect(peer.url) as made:
         yield made
+
+
+def reply_when(event: threading.Event, connection: PeerConnection, message: Message) -> None:
+    message.body = memoryview(bytes(message.body))
+
+    def wait() -> None:
+        event.wait(10)
+        connection.reply(message)
+
+    threading.Thread(target=wait).start()
 
 
 def free_port() -> int:
@@ -123,8 +134,7 @@ def test_threads_may_wait_for_the_same_call() -> None:
     release = threading.Event()
 
     def later(connection: PeerConnection, message: Message) -> None:
-        message.body = memoryview(bytes(message.body))
-        threading.Thread(target=lambda: (release.wait(10), connection.reply(message))).start()
+        reply_when(release, connection, message)
 
     with Peer(later) as peer, tensorwire.connect(peer.url) as client:
         call = client.submit("m", {"x": X})
@@ -142,7 +152,7 @@ def test_a_follower_is_not_held_up_by_the_leader() -> None:
     held: list[tuple[PeerConnection, Message]] = []
 
     def hold_first(connection: PeerConnection, message: Message) -> None:
-        if message.stream_id == 1:
+        if message.stream_id in {1, 12}:
             message.body = memoryview(bytes(message.body))
             held.append((connection, message))
         else:
@@ -156,7 +166,7 @@ def test_a_follower_is_not_held_up_by_the_leader() -> None:
         for _ in range(10):
             client.infer("m", {"x": X}, deadline=5.0)
         with pytest.raises(LocalDeadlineExceeded):
-            client.infer("m", {"x": X}, deadline=1e-6)
+            client.infer("m", {"x": X}, deadline=0.01)
         connection, message = held[0]
         connection.reply(message)
         leader.join(10)
@@ -193,8 +203,7 @@ def test_a_result_timeout_leaves_the_call_going() -> None:
     release = threading.Event()
 
     def later(connection: PeerConnection, message: Message) -> None:
-        message.body = memoryview(bytes(message.body))
-        threading.Thread(target=lambda: (release.wait(10), connection.reply(message))).start()
+        reply_when(release, connection, message)
 
     with Peer(later) as peer, tensorwire.connect(peer.url) as client:
         call = client.submit("m", {"x": X})
@@ -413,6 +422,23 @@ def test_health_is_watched_as_a_stream() -> None:
         stream.close()
         client.ping(deadline=5.0)
         assert peer.connection().cancelled == [1]
+
+
+def test_a_capture_holds_every_frame_of_every_connection(tmp_path: Path) -> None:
+    with Peer() as peer, tensorwire.connect(peer.url, capture=tmp_path / "capture") as client:
+        client.infer("m", {"x": X})
+        peer.connection(0).hang_up()
+        peer.connection(0).closed.wait(5)
+        threading.Event().wait(0.02)
+        client.infer("m", {"x": np.zeros(100_000)})
+    with (tmp_path / "capture").open("rb") as file:
+        frames = [frame for frame in read_frames(file) if frame.header is not None]
+    first = [(f.received, f.header[1]) for f in frames if f.connection_id == bytes(8) and f.header]
+    second = [(f.received, f.header[1]) for f in frames if f.connection_id == bytes(7) + b"\x01" and f.header]
+    handshake = [(False, FrameType.HELLO), (True, FrameType.WELCOME), (False, FrameType.AUTH), (True, FrameType.READY)]
+    assert first == [*handshake, (False, FrameType.OPEN), (True, FrameType.DATA)]
+    assert second[:5] == [*handshake, (False, FrameType.OPEN)]
+    assert second[-1] == (False, FrameType.CLOSE)
 
 
 def test_the_client_is_thin() -> None:

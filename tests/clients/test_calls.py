@@ -14,12 +14,13 @@ def test_a_result_is_a_dict_with_a_name() -> None:
 
 
 def test_a_done_call_lets_go_of_the_callers_arrays() -> None:
-    for finish in (lambda call: call.finish(None, 1.0), lambda call: call.fail(LocalCancelled("x"), 1.0)):
-        call = Call(UNARY, 0.0, FOREVER)
-        call.buffers = [b"x"]
-        finish(call)
-        assert call.finished
-        assert call.buffers == ()
+    done, failed = Call(UNARY, 0.0, FOREVER), Call(UNARY, 0.0, FOREVER)
+    done.buffers = failed.buffers = [b"x"]
+    done.finish(None, 1.0)
+    failed.fail(LocalCancelled("x"), 1.0)
+    assert done.finished
+    assert failed.finished
+    assert len(done.buffers) == len(failed.buffers) == 0
 
 
 def test_a_call_without_a_connection_has_no_name_yet() -> None:

@@ -42,7 +42,7 @@ def test_answers_are_typed() -> None:
 
 
 @pytest.mark.parametrize("payload", [None, np.zeros(3, np.float32), np.zeros((1, 3), np.uint8)])
-def test_an_answer_without_its_payload_is_a_bad_reply(payload: np.ndarray | None) -> None:  # type: ignore[type-arg]
+def test_an_answer_without_its_payload_is_a_bad_reply(payload: np.ndarray | None) -> None:
     result = answer(b"")
     if payload is None:
         del result["payload"]

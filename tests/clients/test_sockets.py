@@ -25,7 +25,7 @@ def test_a_write_that_is_taken_in_parts_goes_on_where_it_stopped() -> None:
     left, right = socket.socketpair()
     with left, right:
         payload = [bytes([n]) * 100_000 for n in range(20)]
-        rest = send_now(left, [*payload])
+        rest = send_now(left, list[bytes | memoryview](payload))
         assert rest
         assert len(rest) < 20
         received = b""
@@ -41,7 +41,7 @@ def test_a_full_socket_takes_nothing_and_loses_nothing() -> None:
     with left, right:
         while not send_now(left, [bytes(100_000)]):
             pass
-        buffers = [b"a", b"b"]
+        buffers: list[bytes | memoryview] = [b"a", b"b"]
         assert send_now(left, buffers) == [b"a", b"b"]
 
 

@@ -21,6 +21,7 @@ from tensorwire.protocol import (
     Cancelled,
     Config,
     Connection,
+    ErrorCode,
     Message,
     Role,
     Status,
@@ -118,7 +119,7 @@ class PeerConnection:
     def goaway(self, last_stream_id: int, detail: str = "") -> None:
         """One GOAWAY."""
         with self.lock:
-            self.connection.goaway(last_stream_id, 13, detail)
+            self.connection.goaway(last_stream_id, ErrorCode.SHUTDOWN, detail)
             self.flush()
 
     def vanish(self) -> None:
