@@ -138,7 +138,34 @@ def header() -> list[Vector]:
 
 def frames() -> list[Vector]:
     """Each control frame: its fields, its direction, its state."""
-    return [*_control_fields(), *_directions(), *_meanings()]
+    return [*_control_fields(), *_directions(), *_items(), *_meanings()]
+
+
+_VALUES = {3: bytes(16), 4: bytes(24), 5: bytes(25), 6: bytes(28), 7: bytes(4), 8: bytes(4)}
+
+
+def _items() -> list[Vector]:
+    """Items on frames that may not carry them."""
+    found = []
+    for kind in (3, 4, 6, 7, 8):
+        bad = frame(OPEN, stream=1, ext=item(kind, _VALUES[kind]))
+        found.append(refused(f"OPEN with item {kind}", "4.4", "server", EXTENSION, bad))
+    for kind in (3, 4, 5, 6, 7, 8):
+        bad = frame(DATA, stream=1, seq=1, ext=item(kind, _VALUES[kind]))
+        steps = (receive(frame(OPEN, stream=1), bad), expect(message(1, end_stream=False), closed(EXTENSION)))
+        found.append(vector(f"DATA of the client with item {kind}", "4.4", "server", *steps))
+    for kind in (3, 4, 5, 6, 7, 8):
+        bad = frame(DATA, stream=1, ext=item(kind, _VALUES[kind]))
+        found.append(
+            refused(f"a reply that is not the last with item {kind}", "4.4", "client", EXTENSION, bad, before=opened())
+        )
+    for kind in (3, 4, 5, 7, 8):
+        bad = frame(DATA, stream=1, flags=END_STREAM, ext=item(kind, _VALUES[kind]))
+        found.append(refused(f"the last reply with item {kind}", "4.4", "client", EXTENSION, bad, before=opened()))
+    for kind in (2, 3, 4, 5):
+        bad = frame(END, stream=1, aux=13, ext=item(kind, _VALUES.get(kind, bytes(8))))
+        found.append(refused(f"END with item {kind}", "4.4", "client", EXTENSION, bad, before=opened()))
+    return found
 
 
 def _control_fields() -> list[Vector]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.vectors.case import (
     Event,
+    Step,
     Vector,
     accepted,
     closed,
@@ -22,8 +23,11 @@ from tests.vectors.wire import (
     END,
     END_STREAM,
     FRAME,
+    MORE,
     OPEN,
     STREAM,
+    TOO_LARGE,
+    body_length,
     frame,
 )
 
@@ -196,6 +200,41 @@ def streams() -> list[Vector]:
             *opened(),
             receive(frame(DATA, stream=1), frame(END, stream=1, aux=14, flags=0x20)),
             expect(message(1, end_stream=False), closed(FRAME)),
+        ),
+    ]
+    return [*found, *_late()]
+
+
+def _late() -> list[Vector]:
+    """Late frames are dropped, but not believed: the header's rules still hold."""
+    end = do("end", stream=1, status=13, detail="", not_started=False, extension="")
+    gone: tuple[Step, ...] = (receive(open_(1, flags=0)), expect(message(1, end_stream=False)), end)
+    bad: tuple[tuple[str, str, int, bytes], ...] = (
+        (
+            "a late chunk over its cap",
+            "8.4",
+            TOO_LARGE,
+            frame(DATA, stream=1, flags=MORE, body=bytes(65537)),
+        ),
+        ("late DATA with metadata over its cap", "8.4", TOO_LARGE, frame(DATA, stream=1, length=65537, meta_len=65537)),
+        ("late DATA with aux", "8.4", FRAME, frame(DATA, stream=1, aux=1)),
+        ("late DATA with reserved", "8.4", FRAME, frame(DATA, stream=1, reserved=1)),
+        ("late DATA with an unknown flag", "8.4", FRAME, frame(DATA, stream=1, flags=MORE | 0x80)),
+    )
+    found = [refused(name, section, "server", code, raw, before=gone) for name, section, code, raw in bad]
+    chunked = frame(DATA, stream=1, seq=1, flags=MORE, ext=body_length(70000))
+    cancelled: tuple[Step, ...] = (
+        receive(open_(1, flags=0), frame(CANCEL, stream=1)),
+        expect(message(1, end_stream=False), _CANCELLED),
+    )
+    found += [
+        refused("DATA after CANCEL", "8.3", "server", STREAM, frame(DATA, stream=1, seq=1), before=cancelled),
+        vector(
+            "a chunked message after END_STREAM",
+            "8.3",
+            "server",
+            receive(open_(1), chunked),
+            expect(message(1), closed(STREAM)),
         ),
     ]
     return found
