@@ -41,7 +41,9 @@ class CaptureWriter:
     __slots__ = ("_file",)
 
     def __init__(self, target: str | Path | BinaryIO) -> None:
-        self._file: BinaryIO = Path(target).open("wb") if isinstance(target, (str, Path)) else target
+        if isinstance(target, (str, Path)):
+            target = Path(target).open("wb")  # noqa: SIM115 - closed by close()
+        self._file: BinaryIO = target
         self._file.write(MAGIC)
 
     def record(self, connection_id: bytes, *, received: bool, now: float, data: Buffer) -> None:
@@ -150,7 +152,7 @@ def printable(raw: bytes, limit: int = _MAX_TEXT) -> str:
 
 
 def format_frame(frame: CapturedFrame, start_us: int = 0) -> str:
-    """One line: time in seconds since start_us, direction (< received, > sent), connection, type, fields that are set."""
+    """One line: seconds since start_us, direction (< received, > sent), connection, type, fields that are set."""
     arrow = "<" if frame.received else ">"
     name = "" if frame.connection_id == _UNKNOWN_CONNECTION else f" {frame.connection_id.hex()}"
     lead = f"{max(frame.time_us - start_us, 0) / 1e6:12.6f} {arrow}{name}"

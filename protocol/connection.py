@@ -89,7 +89,10 @@ def _own_memory(
     _stream_id: int, _flags: int, _priority: int, _aux: int, _ext: bytes, _meta: bytes, body_length: int
 ) -> memoryview | Refusal:
     """`reserve` of an owner that gave none: ordinary memory, whatever is asked up to `max_message`."""
-    return memoryview(bytearray(body_length))
+    try:
+        return memoryview(bytearray(body_length))
+    except (MemoryError, OverflowError):
+        return Refusal(Status.RESOURCE_EXHAUSTED, f"there is no memory for a body of {body_length} bytes")
 
 
 class Connection(Handler):

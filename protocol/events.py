@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Event:
     """Base of all events; compares by value, for tests."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__)

@@ -59,7 +59,8 @@ class Extension:
     """
 
     __slots__ = (
-        "body_length", "dims", "idempotency_key", "queue_estimate", "retry_after", "session", "timing", "trace", "types",
+        "body_length", "dims", "idempotency_key", "queue_estimate", "retry_after", "session", "timing", "trace",
+        "types",
     )  # fmt: skip
 
     def __init__(self) -> None:

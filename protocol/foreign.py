@@ -20,7 +20,7 @@ HTTP_ANSWER: Final = (
 
 
 def foreign_answer(first: bytes) -> tuple[bytes, str] | None:
-    """The answer to a client's first bytes and what it seems to speak; None while it may still be tensorwire or HTTP."""
+    """The answer to a client's first bytes and what it seems to speak; None while they may be tensorwire or HTTP."""
     if PREFACE.startswith(first[: len(PREFACE)]):
         return None
     start = first[:4]

@@ -208,7 +208,7 @@ def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
         raise ProtocolError(
             ErrorCode.VERSION,
             f"version: client speaks {hello.version_min}..{hello.version_max} draft {hello.draft},"
-            f" server speaks {config.version_min}..{config.version_max} draft {config.draft}; install versions that match",
+            f" server speaks {config.version_min}..{config.version_max} draft {config.draft}; install a match",
         )
     offered = {feature for feature in hello.features if not is_grease(feature)}
     chosen = tuple(feature for feature in config.features_offered if feature in offered)

@@ -78,8 +78,9 @@ class Reader:
     """
 
     __slots__ = (
-        "_buffer", "_current", "_handler", "_incoming", "_large", "_max_message", "_max_streams", "_open", "_ready_kinds",
-        "_reserve", "_skip", "_start", "_streams", "_tail", "_unary", "_unary_replies", "chunk", "deferred",
+        "_buffer", "_current", "_handler", "_incoming", "_large", "_max_message", "_max_streams", "_open",
+        "_ready_kinds", "_reserve", "_skip", "_start", "_streams", "_tail", "_unary", "_unary_replies",
+        "chunk", "deferred",
     )  # fmt: skip
 
     def __init__(
@@ -239,9 +240,7 @@ class Reader:
                     self._unary[stream_id] = priority
                 else:
                     self._open[stream_id] = Stream(StreamState.OPEN, priority, 1, 0)
-                events.append(
-                    Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False)
-                )
+                events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
             elif kind == data_kind:
                 if (
                     flags == END_STREAM
@@ -265,9 +264,7 @@ class Reader:
                     pos = next_at
                     large = False
                     del self._unary_replies[stream_id]
-                    events.append(
-                        Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False)
-                    )
+                    events.append(Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False))
                     continue
                 incoming = self._incoming.get(stream_id)
                 if incoming is not None:
@@ -409,7 +406,7 @@ class Reader:
         if length > left or flags != expected:
             raise ProtocolError(
                 ErrorCode.STREAM,
-                f"stream {stream_id}: chunk of {length} bytes with flags 0x{flags:x} where {left} bytes are still to come",
+                f"stream {stream_id}: chunk of {length} bytes with flags 0x{flags:x} where {left} bytes are to come",
             )
         if length < MIN_CHUNK and length < left:
             raise ProtocolError(ErrorCode.CALM, f"chunk of {length} bytes; all but the last have at least {MIN_CHUNK}")

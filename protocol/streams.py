@@ -16,7 +16,7 @@ from .errors import ErrorCode, ProtocolError
 class StreamState(IntEnum):
     """State of an open stream. Idle and closed ones are not kept.
 
-    FINISHING is the server's own: its terminal is queued but not written yet, because it is chunked or waits for chunks.
+    FINISHING is the server's own: its terminal is queued but not written, because it is chunked or waits for chunks.
     """
 
     OPEN = 0
@@ -77,7 +77,8 @@ class Incoming:
     """
 
     __slots__ = (
-        "aborted", "aux", "chunk_left", "ext", "filled", "flags", "meta", "priority", "seq", "stream_id", "total", "view",
+        "aborted", "aux", "chunk_left", "ext", "filled", "flags", "meta", "priority", "seq", "stream_id", "total",
+        "view",
     )  # fmt: skip
 
     def __init__(

@@ -17,6 +17,7 @@ from .header import DATA, HEADER, HEADER_SIZE, MORE
 from .records import Buffer, PlainRecords, RecordLayer
 
 BATCH = 65536  # bytes of small frames that leave together: one record
+_PLAIN = PlainRecords()
 
 
 class Outgoing:
@@ -93,7 +94,7 @@ class Writer:
     """All that is queued on one connection.
 
     held: only the greeting (handshake frames) may leave; set until AUTH (client) or READY (server) is queued.
-    nbytes: bytes queued in all. finished: called with a stream id when the last frame behind a chunked message is queued.
+    nbytes: bytes queued in all. finished: called with a stream id once the last frame behind a chunk is queued.
     """
 
     __slots__ = (
@@ -179,24 +180,24 @@ class Writer:
         """Nothing follows: drop chunked messages, keep whole frames, and queue `frame` (CLOSE) as the last."""
         for stream_id in list(self.active):
             self.drop(stream_id)
+        rest = Lane()
         if self.held:
-            self.base.take(self.base.nbytes + 1, self.records, [])
-            self.lanes = {0: Lane()}
             self.control = []
+            self.control_bytes = 0
             self.nbytes = sum(map(len, self.greeting))
-            self.base = self.lanes[0]
         else:
-            rest = Lane()
             for lane in self.order:
-                lane.take(self.nbytes + 1, self.records, rest.small)
-            rest.nbytes = sum(map(len, rest.small))
-            self.lanes = {0: rest}
-            self.base = rest
-        self.order = [self.base]
+                rest.nbytes += lane.take(self.nbytes + 1, _PLAIN, rest.small)
+        self.base = rest
+        self.lanes = {0: rest}
+        self.order = [rest]
         if frame is not None:
-            (self.greeting if self.held else self.base.small).append(frame)
             self.nbytes += len(frame)
-            self.base.nbytes += 0 if self.held else len(frame)
+            if self.held:
+                self.greeting.append(frame)
+            else:
+                rest.small.append(frame)
+                rest.nbytes += len(frame)
 
     def data_to_send(self, budget: int) -> list[Buffer]:
         """The next buffers to write, whole frames of about `budget` bytes in all; empty if there is nothing."""
