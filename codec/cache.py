@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import suppress
+from threading import Lock
 from typing import Generic, TypeVar
 
 from .metadata import Metadata, decode_metadata
@@ -22,14 +23,15 @@ _ENTRY_OVERHEAD = 1024
 class BoundedCache(Generic[K, V]):
     """Least-recently-used map with at most `max_entries` entries and `max_cost` total cost.
 
-    Safe to use from several threads under the GIL: a race costs a wrong eviction order, never a wrong value.
+    Safe to use from several threads: changes take a lock; a hit takes none, and a race costs its place in the order.
     """
 
-    __slots__ = ("_costs", "_entries", "cost", "max_cost", "max_entries")
+    __slots__ = ("_costs", "_entries", "_lock", "cost", "max_cost", "max_entries")
 
     def __init__(self, max_entries: int, max_cost: int) -> None:
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._costs: dict[K, int] = {}
+        self._lock = Lock()
         self.cost = 0
         self.max_entries = max_entries
         self.max_cost = max_cost
@@ -50,25 +52,32 @@ class BoundedCache(Generic[K, V]):
 
     def put(self, key: K, value: V, cost: int = 1) -> None:
         """Stores `value`, evicts the oldest over the bounds. A value dearer than the whole cache is not kept."""
-        self.discard(key)
-        if cost > self.max_cost or self.max_entries < 1:
-            return
-        self._entries[key] = value
-        self._costs[key] = cost
-        self.cost += cost
-        while len(self._entries) > self.max_entries or self.cost > self.max_cost:
-            self.discard(next(iter(self._entries)))
+        with self._lock:
+            self._remove(key)
+            if cost > self.max_cost or self.max_entries < 1:
+                return
+            self._entries[key] = value
+            self._costs[key] = cost
+            self.cost += cost
+            while len(self._entries) > self.max_entries or self.cost > self.max_cost:
+                oldest, _ = self._entries.popitem(last=False)
+                self.cost -= self._costs.pop(oldest)
 
     def discard(self, key: K) -> None:
         """Forgets `key` if it is there."""
-        if self._entries.pop(key, None) is not None:
-            self.cost -= self._costs.pop(key, 0)
+        with self._lock:
+            self._remove(key)
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._entries.clear()
-        self._costs.clear()
-        self.cost = 0
+        with self._lock:
+            self._entries.clear()
+            self._costs.clear()
+            self.cost = 0
+
+    def _remove(self, key: K) -> None:
+        if self._entries.pop(key, None) is not None:
+            self.cost -= self._costs.pop(key)
 
 
 class MetadataCache:

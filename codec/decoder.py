@@ -22,7 +22,7 @@ _ndarray = np.ndarray
 _DENSE = Kind.DENSE
 
 
-def decode_arrays(resolved: Resolved, body: memoryview | bytes) -> dict[str, Any]:
+def decode_arrays(resolved: Resolved, body: memoryview | bytes | bytearray) -> dict[str, Any]:
     """The tensors by name, in order, as read-only views of `body` that keep it alive.
 
     DENSE: an array (0-d ones too). STRING: an object array of str, copied. RAGGED: a RaggedArray. CodecError if the

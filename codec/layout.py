@@ -91,16 +91,21 @@ def _place(placer: _Placer, placed: Placed) -> None:
         if size > MAX_DIM:
             raise CodecError(f"{shown(placed.name)}: dimension {size}, at most {MAX_DIM} is allowed")
     itemsize = placed.dtype.itemsize
-    # numpy refuses an empty array whose other dimensions overflow, so those are capped as if no dimension were 0.
-    if math.prod(filter(None, (*placed.shape, placed.items))) * max(itemsize, _OFFSET_BYTES) > MAX_BODY_BYTES:
-        raise CodecError(f"{shown(placed.name)}: {placed} is larger than {MAX_BODY_BYTES} bytes")
     if placed.kind is Kind.DENSE:
-        placed.offset, placed.nbytes = placer.add(math.prod(placed.shape) * itemsize)
+        placed.offset, placed.nbytes = placer.add(_size(placed, placed.shape, itemsize))
         return
-    rows = math.prod(placed.shape) if placed.kind is Kind.STRING else placed.shape[0]
-    values = placed.items * (1 if placed.kind is Kind.STRING else math.prod(placed.shape[1:]) * itemsize)
+    text = placed.kind is Kind.STRING
+    rows = _size(placed, placed.shape if text else placed.shape[:1], 1)
     placed.offset, placed.nbytes = placer.add((rows + 1) * _OFFSET_BYTES)
-    placed.data_offset, placed.data_nbytes = placer.add(values)
+    data = (placed.items,) if text else (placed.items, *placed.shape[1:])
+    placed.data_offset, placed.data_nbytes = placer.add(_size(placed, data, itemsize))
+
+
+def _size(placed: Placed, shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of `shape`. numpy refuses empty arrays whose other dimensions overflow, so the 0 is left out of the cap."""
+    if math.prod(filter(None, shape)) * itemsize > MAX_BODY_BYTES:
+        raise CodecError(f"{shown(placed.name)}: {placed} is larger than {MAX_BODY_BYTES} bytes")
+    return math.prod(shape) * itemsize
 
 
 class _Placer:

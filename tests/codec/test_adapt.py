@@ -24,7 +24,7 @@ from tensorwire.codec.adapt import adapt
         (np.zeros(2, np.longdouble), "astype"),
         (np.zeros(2, [("a", "i4")]), "cannot be sent"),
         (np.zeros((1,) * 9), "9 dimensions, at most 8"),
-        (np.ma.array([1, 2], mask=[0, 1]), "masked"),
+        (np.ma.array([1, 2], mask=[False, True]), "masked"),
         ("\ud800", "lone surrogate"),
         (["ok", "\ud800"], "lone surrogate"),
         ({"a": 1}, "holds dict"),

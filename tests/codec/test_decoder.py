@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,5 @@ def test_only_codec_error_leaves_on_a_forged_body(arrays: dict[str, Any], data: 
     for _ in range(data.draw(st.integers(1, 5))):
         if body:
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(CodecError):
         decode_arrays(resolved, body)
-    except CodecError:
-        pass

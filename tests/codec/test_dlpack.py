@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,23 @@ torch = pytest.importorskip("torch")
 
 @pytest.mark.parametrize(
     "name",
-    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "complex64"]
-    + ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"],
+    [
+        "bool",
+        "uint8",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "complex64",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float8_e4m3fnuz",
+        "float8_e5m2fnuz",
+    ],
 )
 def test_every_torch_dtype_arrives_with_its_bits(name: str) -> None:
     tensor = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0]).to(getattr(torch, name)).reshape(2, 3)
@@ -39,13 +53,11 @@ def test_strides_offsets_and_0_d_are_followed() -> None:
 def test_the_memory_lives_as_long_as_the_array() -> None:
     tensor = torch.ones(1000, dtype=torch.bfloat16)
     (buffer,) = Encoder().encode("m", "", {"x": tensor}).buffers
-    storage = weakref.ref(tensor.untyped_storage())
     del tensor
     gc.collect()
+    reused = [torch.zeros(1000, dtype=torch.bfloat16) for _ in range(8)]
     assert bytes(buffer) == b"\x80\x3f" * 1000
-    del buffer
-    gc.collect()
-    assert storage() is None or True  # torch may cache the wrapper; the bytes above are the proof
+    assert len(reused) == 8
 
 
 def test_a_tensor_that_requires_grad_is_refused_with_the_way_out() -> None:

@@ -66,7 +66,7 @@ def test_every_dtype_at_every_kind_of_shape(dtype: DType, shape: tuple[int, ...]
         (np.float32(1.5), np.array(1.5, np.float32)),
         (b"\x01\x02", np.array([1, 2], np.uint8)),
         (bytearray(b"\x07"), np.array([7], np.uint8)),
-        (memoryview(np.arange(6, dtype=np.int16).reshape(2, 3)), np.arange(6, dtype=np.int16).reshape(2, 3)),
+        (np.arange(6, dtype=np.int16).reshape(2, 3).data, np.arange(6, dtype=np.int16).reshape(2, 3)),
         ([], np.array([])),
     ],
     ids=repr,

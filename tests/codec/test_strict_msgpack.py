@@ -1,0 +1,133 @@
+"""Service bytes: plain values only, capped in bytes, depth and items, in linear time."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from contextlib import suppress
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorwire.codec import CodecError, pack_service, unpack_service
+from tensorwire.codec.strict_msgpack import Fields
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"))
+    | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=4)
+    ),
+    max_leaves=7,
+)
+
+
+@given(plain)
+def test_plain_values_survive(value: Any) -> None:
+    raw = pack_service(value)
+    assert unpack_service(raw) == value
+    assert type(unpack_service(raw)) is type(value)
+
+
+BOMBS = {
+    "16k nested arrays": b"\x91" * 16_384 + b"\xc0",
+    "64k nested arrays": b"\x91" * 65_535 + b"\xc0",
+    "16k nested maps": b"\x81\xa1a" * 16_384 + b"\xc0",
+    "nine levels": b"\x91" * 9 + b"\xc0",
+    "an array of 2^32-1": b"\xdd\xff\xff\xff\xff",
+    "a map of 2^32-1": b"\xdf\xff\xff\xff\xff",
+    "a str of 2^32-1": b"\xdb\xff\xff\xff\xff",
+    "a bin of 2^32-1": b"\xc6\xff\xff\xff\xff",
+    "an ext of 2^32-1": b"\xc9\xff\xff\xff\xff\x01",
+    "60k nils": b"\xdd" + (60_000).to_bytes(4, "big") + b"\xc0" * 60_000,
+    "60k empty arrays": b"\xdd" + (60_000).to_bytes(4, "big") + b"\x90" * 60_000,
+    "an extension": b"\xd4\x05\x00",
+    "a timestamp": b"\xd6\xff\x00\x00\x00\x01",
+    "duplicate keys": b"\x82\xa1a\x01\xa1a\x02",
+    "an int key": b"\x81\x01\x02",
+    "a bytes key": b"\x81\xc4\x01a\x02",
+    "a nil key": b"\x81\xc0\x01",
+    "an array key": b"\x81\x90\x01",
+    "a map key": b"\x81\x80\x01",
+    "text that is not UTF-8": b"\xa2\xff\xfe",
+    "a surrogate": b"\xa3\xed\xa0\x80",
+    "the unused byte": b"\xc1",
+    "nothing": b"",
+    "one byte after": b"\xc0\xc0",
+    "cut": b"\x92\xc0",
+    "over the cap": b"\xc5\xff\xff" + bytes(65_535),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_quickly_and_in_little_memory(name: str) -> None:
+    tracemalloc.start()
+    began = time.process_time()
+    with pytest.raises(CodecError):
+        unpack_service(BOMBS[name])
+    spent = time.process_time() - began
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert spent < 0.5  # measured under tracemalloc: 0.03 s at most
+    assert peak < 16 << 20
+
+
+@given(st.binary(max_size=300))
+def test_only_codec_error_leaves_on_random_bytes(raw: bytes) -> None:
+    with suppress(CodecError):
+        unpack_service(raw)
+
+
+@given(plain, st.data())
+def test_only_codec_error_leaves_on_mutated_bytes(value: Any, data: st.DataObject) -> None:
+    raw = bytearray(msgpack.packb(value))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(CodecError):
+        unpack_service(bytes(raw))
+
+
+def test_the_caps_are_exact() -> None:
+    assert unpack_service(b"\x91" * 8 + b"\xc0") == [[[[[[[[None]]]]]]]]
+    raw = pack_service("x" * 100)
+    assert unpack_service(raw, max_bytes=len(raw)) == "x" * 100
+    with pytest.raises(CodecError, match="at most"):
+        unpack_service(raw, max_bytes=len(raw) - 1)
+    assert unpack_service(pack_service([1, 2, 3]), max_items=4) == [1, 2, 3]
+    with pytest.raises(CodecError, match="values"):
+        unpack_service(pack_service([1, 2, 3]), max_items=3)
+    with pytest.raises(CodecError, match="at most"):
+        pack_service(b"x" * 65_536)
+
+
+@pytest.mark.parametrize("value", [{1: 2}, (1, 2), {1, 2}, object(), 1 << 64, "\ud800", {"a": (1,)}, [bytearray(b"x")]])
+def test_what_would_be_refused_is_not_packed(value: Any) -> None:
+    with pytest.raises(CodecError):
+        pack_service(value)
+
+
+def test_a_field_is_exactly_of_its_type() -> None:
+    fields = Fields({"n": 1, "b": True, "f": 1.5, "s": "x", "inf": float("inf"), "huge": 1 << 63, "nil": None}, "READY")
+    assert (fields.get("n", int), fields.get("b", bool), fields.get("f", float)) == (1, True, 1.5)
+    assert type(fields.get("n", float)) is float
+    assert (fields.get("nil", str, "d"), fields.get("none", int, 3), fields.optional("nil", str)) == ("d", 3, None)
+    for key, kind in (("b", int), ("n", bool), ("f", int), ("s", int), ("b", float), ("inf", float), ("nil", int)):
+        with pytest.raises(CodecError, match=rf"READY\.{key}: "):
+            fields.get(key, kind)
+    with pytest.raises(CodecError, match=r"READY\.missing: nothing, expected str"):
+        fields.get("missing", str)
+    with pytest.raises(CodecError, match="list, expected a map"):
+        Fields([], "READY")
+
+
+def test_a_key_of_the_peer_is_escaped_and_capped_in_a_message() -> None:
+    with pytest.raises(CodecError) as caught:
+        Fields({"limits": {"\x1b[2J" + "k" * 9999: "x"}}, "READY").numbers("limits")
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 200
