@@ -60,7 +60,9 @@ class TensorwireError(Exception):
         return str(self.args[0])
 
     def __str__(self) -> str:
-        return f"{self.message} [request {self.request_id}]" if self.request_id else self.message
+        # A server may have named the request in its own words already.
+        named = not self.request_id or self.request_id in self.message
+        return self.message if named else f"{self.message} [request {self.request_id}]"
 
 
 # --- either side -----------------------------------------------------------------------------------------------------
