@@ -64,7 +64,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(field.default, bool):
         return "on" if field.default else "off"
     if field.annotation is ByteSize:
-        return f"`{ByteSize(field.default).human_readable(separator='')}`"
+        return f"`{ByteSize(field.default).human_readable(separator='').replace('.0', '')}`"
     return f"`{field.default}`"
 
 

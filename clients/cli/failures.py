@@ -73,8 +73,9 @@ def failure_of(error: TensorwireError, url: str = "") -> Failure:
     if isinstance(error, InvalidURL | InvalidInput):
         return Failure(text, ExitCode.USAGE)
     if isinstance(error, ConnectFailed):
-        hint = "start one with 'tensorwire serve', or name its address with --url or TENSORWIRE_URL"
-        return Failure(f"{text}: {hint}" if hint not in text else text, ExitCode.NO_CONNECTION)
+        text = text if text.endswith((".", "?")) else f"{text}."
+        hint = "Start one with 'tensorwire serve MODELS', or name its address with --url or TENSORWIRE_URL"
+        return Failure(f"{text} {hint}", ExitCode.NO_CONNECTION)
     if isinstance(error, DeadlineExceeded):
         return Failure(text, ExitCode.DEADLINE)
     if isinstance(error, ConnectionLost | BadReply):

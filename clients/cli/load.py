@@ -24,7 +24,7 @@ Send = Callable[[], Awaitable[Any]]
 """Starts one call. An asyncio future costs less here than a coroutine, which needs a task of its own."""
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
-SPIN = 0.002
+SPIN = 0.001
 """Seconds before an intended send in which the loop is polled instead of slept on: its timers tick in milliseconds."""
 BURST = 32
 """Overdue sends in a row after which the loop gets a turn, so that a late sender still reads its answers."""

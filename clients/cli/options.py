@@ -61,7 +61,9 @@ def url_option(function: Decorated) -> Decorated:
 
 def model_argument(*, required: bool = True) -> Callable[[Decorated], Decorated]:
     """Add MODEL, completed in the shell with what the server has."""
-    return click.argument("model", required=required, default=None if required else "", shell_complete=_complete_model)
+    if required:
+        return click.argument("model", shell_complete=_complete_model)
+    return click.argument("model", default="", shell_complete=_complete_model)
 
 
 def version_option(function: Decorated) -> Decorated:

@@ -75,7 +75,14 @@ def table(
     from rich import box
     from rich.table import Table
 
-    result = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    result = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+    )
     for column in columns:
         result.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:

@@ -24,14 +24,14 @@ def read_photo(label: str, file: BinaryIO, name: str, spec: TensorSpec, hints: I
     Raises Failure where the file is no photo or the model takes none.
     """
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ModuleNotFoundError as error:
         raise Failure(f"{label}: photos need Pillow: pip install 'tensorwire[cli]'") from error
     hints = hints or _guess(label, spec)
     channels = _channels(label, spec, hints)
     try:
         photo = ImageOps.exif_transpose(Image.open(file)).convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise Failure(
             f"{label}: {printable(name, 80)} is no photo that can be read ({printable(str(error), 120)})"
         ) from error

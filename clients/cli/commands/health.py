@@ -49,12 +49,15 @@ def _print(report: HealthReport, *, as_json: bool) -> None:
     if as_json:
         echo_json([_as_dict(health) for health in report.models])
         return
-    columns = ("model", "version", "state", "queued", "last progress", "restarts", "detail")
+    columns = ["model", "version", "state", "queued", "progress", "restarts"]
     rows = [
-        (one.model, one.version, one.state.value, one.queue_depth, _ago(one.last_progress), one.restarts, one.detail)
+        [one.model, one.version, one.state.value, one.queue_depth, _ago(one.last_progress), one.restarts]
         for one in report.models
     ]
-    console().print(table(columns, rows, right=("queued", "last progress", "restarts")))
+    console().print(table(columns, rows, right=("queued", "progress", "restarts")))
+    for one in report.models:
+        if one.detail:
+            console().print(f"{one.model}/{one.version}: {one.detail}", soft_wrap=True)
 
 
 def _print_change(report: HealthReport, *, as_json: bool) -> None:

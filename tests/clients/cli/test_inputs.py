@@ -1,0 +1,215 @@
+"""``--input``: what is understood, what is matched with the model, and what the errors say."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorwire.clients.cli.failures import ExitCode, Failure
+from tensorwire.clients.cli.inputs import InputArgument, build_inputs, parse_argument, random_inputs
+from tensorwire.codec import Kind, RaggedArray, TensorSpec, dtype_by_name
+
+
+def spec(name: str, dtype: str, *shape: int, kind: Kind = Kind.DENSE) -> TensorSpec:
+    return TensorSpec(name, dtype_by_name(dtype), shape, kind)
+
+
+X = spec("x", "float32", -1, 4)
+
+
+def build(*texts: str, specs: tuple[TensorSpec, ...] = (X,), batched: bool = True, stdin: bytes = b"") -> dict[str, Any]:
+    return build_inputs([parse_argument(text) for text in texts], specs, batched=batched, stdin=io.BytesIO(stdin))
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("x=@photo.jpg", "x", "@photo.jpg"),
+        ("x=[1,2]", "x", "[1,2]"),
+        ("x=-", "x", "-"),
+        ("x=-1.5", "x", "-1.5"),
+        ("layer.0/out=random", "layer.0/out", "random"),
+        ("@a=b.npy", None, "@a=b.npy"),
+        ('["a=b"]', None, '["a=b"]'),
+        ("-", None, "-"),
+        ("3", None, "3"),
+        ("random:float32:1x4", None, "random:float32:1x4"),
+    ],
+)
+def test_a_value_with_and_without_a_name(text: str, name: str | None, value: str) -> None:
+    assert parse_argument(text) == InputArgument(name, value)
+
+
+@pytest.mark.parametrize("text", ["x", "x=", "photo.jpg", "=3"])
+def test_what_is_neither_is_refused_with_the_forms_that_are_expected(text: str) -> None:
+    with pytest.raises(Failure, match="expected NAME=@FILE"):
+        parse_argument(text)
+
+
+# --- json --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_gets_the_dtype_of_the_model_and_the_batch_axis() -> None:
+    x = build("x=[1, 2, 3, 4]")["x"]
+    assert x.dtype == np.float32
+    assert x.tolist() == [[1, 2, 3, 4]]
+
+
+def test_json_with_a_batch_axis_stays_as_it_is() -> None:
+    assert build("x=[[1,2,3,4],[5,6,7,8]]")["x"].shape == (2, 4)
+
+
+def test_a_name_may_be_left_out_where_the_model_has_one_input() -> None:
+    assert list(build("[1,2,3,4]")) == ["x"]
+
+
+def test_json_strings_and_ragged_rows() -> None:
+    specs = (spec("t", "uint8", -1, kind=Kind.STRING), spec("r", "int64", -1, kind=Kind.RAGGED))
+    arrays = build('t=["a","bc"]', "r=[[1,2],[3]]", specs=specs, batched=False)
+    assert arrays["t"].tolist() == ["a", "bc"]
+    assert isinstance(arrays["r"], RaggedArray)
+    assert [row.tolist() for row in arrays["r"]] == [[1, 2], [3]]
+    assert arrays["r"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x=[1,2,3]", r"shape \[1, 3\], the model expects x: float32\[-1,4\]"),
+        ("x=[[[1,2,3,4]]]", "expects x: float32"),
+        ("x=[1,2", "is no JSON"),
+        ('x=["a","b","c","d"]', "holds text"),
+        ('x={"a":1}', "holds an object"),
+        ("x=[[1,2,3,4],[1]]", "rows of the JSON differ"),
+        ("y=[1,2,3,4]", r"no input 'y': it takes x: float32\[-1,4\]"),
+    ],
+)
+def test_json_that_does_not_fit_is_refused(text: str, message: str) -> None:
+    with pytest.raises(Failure, match=message) as caught:
+        build(text)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_fraction_is_not_cut_to_an_integer() -> None:
+    integers = (spec("x", "int32", -1),)
+    assert build("x=[1.0, 2.0]", specs=integers, batched=False)["x"].dtype == np.int32
+    with pytest.raises(Failure, match="cannot hold"):
+        build("x=[1.5]", specs=integers, batched=False)
+    with pytest.raises(Failure, match="cannot hold"):
+        build("x=[5000000000]", specs=integers, batched=False)
+
+
+def test_missing_and_repeated_inputs_are_named() -> None:
+    two = (X, spec("y", "float32", -1, 1))
+    with pytest.raises(Failure, match=r"missing --input y=.*x: float32\[-1,4\]; y: float32\[-1,1\]"):
+        build("x=[1,2,3,4]", specs=two)
+    with pytest.raises(Failure, match="given twice"):
+        build("x=[1,2,3,4]", "x=[1,2,3,4]")
+    with pytest.raises(Failure, match="needs a model with one input"):
+        build("[1,2,3,4]", specs=two)
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_npy_file_and_a_narrower_float(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(8, dtype=np.float64).reshape(2, 4))
+    x = build(f"x=@{tmp_path / 'x.npy'}")["x"]
+    assert x.dtype == np.float32
+    assert x.shape == (2, 4)
+
+
+def test_standard_input_that_cannot_seek() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    pipe = Pipe(npy(np.ones((1, 4), np.float32)))
+    assert build_inputs([parse_argument("x=-")], (X,), batched=True, stdin=pipe)["x"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("content", [b"", b"not numpy", npy(np.ones(4))[:-1]])
+def test_standard_input_that_is_no_npy_is_refused(content: bytes) -> None:
+    with pytest.raises(Failure, match=r"standard input is no \.npy file"):
+        build("x=-", stdin=content)
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(Failure, match="allow_pickle"):
+        build(f"x=@{tmp_path / 'x.npy'}")
+
+
+def test_an_unreadable_file_and_an_unknown_kind_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="cannot read .*No such file"):
+        build(f"x=@{tmp_path / 'absent.npy'}")
+    with pytest.raises(Failure, match="cannot read .*directory"):
+        build(f"x=@{tmp_path}")
+    (tmp_path / "x.txt").write_text("1")
+    with pytest.raises(Failure, match=r"no known kind, expected one of \.npy"):
+        build(f"x=@{tmp_path / 'x.txt'}")
+
+
+@pytest.mark.parametrize(
+    ("width", "raw", "expected"),
+    [(1, bytes([128, 255]), [0.0, 127 / 128]), (2, b"\0\0\0\x40", [0.0, 0.5]), (4, b"\0\0\0\x80\0\0\0\x40", [-1.0, 0.5])],
+)
+def test_sound_becomes_float32_between_minus_one_and_one(
+    tmp_path: Path, width: int, raw: bytes, expected: list[float]
+) -> None:
+    with wave.open(str(tmp_path / "s.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(width)
+        file.setframerate(16_000)
+        file.writeframes(raw)
+    s = build(f"@{tmp_path / 's.wav'}", specs=(spec("s", "float32", -1, -1),))["s"]
+    assert s.dtype == np.float32
+    assert s[0].tolist() == pytest.approx(expected)
+
+
+# --- random ------------------------------------------------------------------------------------------------------------
+
+
+def test_random_values_have_the_shape_and_dtype_asked_for_and_are_the_same_each_time() -> None:
+    first, second = (build("x=random:float32:3x4")["x"] for _ in range(2))
+    assert first.shape == (3, 4)
+    assert first.dtype == np.float32
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float64", "bfloat16", "float8_e5m2"])
+def test_random_without_more_is_what_the_model_takes(dtype: str) -> None:
+    x = random_inputs((spec("x", dtype, -1, 5),))["x"]
+    assert x.shape == (1, 5)
+    assert x.dtype == dtype_by_name(dtype).numpy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x=random:float31:1x4", "unknown element type"),
+        ("x=random:float32:1x-4", "shape '1x-4' cannot be read"),
+        ("x=random:float32:999999999x4", "give a smaller shape"),
+        ("x=random:float32:1x5", r"shape \[1, 5\], the model expects"),
+    ],
+)
+def test_random_that_cannot_be_made_is_refused(text: str, message: str) -> None:
+    with pytest.raises(Failure, match=message):
+        build(text)
+
+
+def test_control_characters_of_a_name_are_not_printed() -> None:
+    with pytest.raises(Failure) as caught:
+        build("x=@\x1b[31m.npy")
+    assert "\x1b" not in caught.value.message
