@@ -86,12 +86,10 @@ def commit(queue: Queue, plan: Plan) -> None:
     if plan.prefix is not None:
         queue.remove_front(plan.prefix, len(plan.requests))
         return
-    if plan.expired:
-        queue.remove_all(plan.expired)
     if plan.requests:
         for flow, deficit, served in plan.turns:
             queue.turn_over(flow, deficit, served)
-        queue.remove_all(plan.requests)
+    queue.remove_all([*plan.expired, *plan.requests])
 
 
 def expired(queue: Queue, now: float) -> list[Request]:

@@ -9,7 +9,9 @@ caller's bad input does not fail its neighbours. So a model may see a request tw
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -32,8 +34,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineCore"]
 
+logger = logging.getLogger("tensorwire.engine")
+
 MESSAGE_LENGTH = 300
 """Characters of a model's own error text that reach a caller."""
+
+LOG_INTERVAL = 1.0
+"""Seconds between two log lines about what a model raised: callers must not be able to fill the log."""
+TRACEBACK_FRAMES = 6
+"""Innermost frames shown in the log."""
 
 Outcome = BatchResult | Failure
 
@@ -63,6 +72,7 @@ class EngineCore:
         self._clock = clock
         self._allocate = allocate
         self._executor: Executor | None = None
+        self._log_again = -inf
 
     @property
     def loaded(self) -> bool:
@@ -160,11 +170,20 @@ class EngineCore:
             results.append(Failure(requests, Status.INVALID_ARGUMENT, str(error)[:MESSAGE_LENGTH], started=False))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may raise anything; the engine lives on
             if len(requests) == 1:
-                results.append(Failure(requests, Status.INTERNAL, _raised(error), started=True))
+                message = _raised(error)
+                self._log(message, error)
+                results.append(Failure(requests, Status.INTERNAL, message, started=True))
                 return
             for request in requests:
-                if not request.done:
-                    self._run([request], request.rows, now, results)
+                self._run([request], request.rows, now, results)
+
+    def _log(self, message: str, error: BaseException) -> None:
+        """Where the model raised, for its owner; not the text itself, which may hold a caller's bytes, unescaped."""
+        now = self._clock()
+        if now >= self._log_again:
+            self._log_again = now + LOG_INTERVAL
+            where = "".join(traceback.format_tb(error.__traceback__)[-TRACEBACK_FRAMES:])
+            logger.warning("%s/%s: %s\n%s", self.spec.name, self.spec.version, message, where)
 
     def _late(self, requests: list[Request]) -> Failure:
         self._give_back(requests)

@@ -136,7 +136,7 @@ class Executor:
             1,
         )
         raw = self._backend.run({name: tensor[0] for name, tensor in staged.items()})
-        return {name: tensor.cpu().numpy() for name, tensor in self._outputs.by_name(raw).items()}
+        return {name: self._backend.to_host(tensor) for name, tensor in self._outputs.by_name(raw).items()}
 
     def _run_on_device(self, requests: list[Request], runs: list[Run], rows: int, planned: float) -> BatchResult:
         stager = self._backend.stager

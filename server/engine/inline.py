@@ -62,6 +62,7 @@ class InlineEngine(Engine):
         self._state = HealthState.UNLOADED
         self._detail = "not started"
         self._busy_since = 0.0
+        self._timer = 0.0
 
     @property
     def queue_depth(self) -> int:
@@ -164,7 +165,9 @@ class InlineEngine(Engine):
         if self._woken:
             return
         if self._wake_at is not None and self._clock() < when < inf:
-            self._wake_at(self, when)
+            if when != self._timer:  # one timer per batch that waits, not one per request that joins it
+                self._timer = when
+                self._wake_at(self, when)
         else:
             self._woken = True
             self._wake(self)

@@ -11,7 +11,8 @@ factory       Name of a callable in `file` (default "build"; python and torch). 
               of numpy arrays by input name and returns a dict by output name, a tuple in the order of `outputs`, or
               one array. torch: returns an nn.Module called with one tensor per input, in the order of `inputs`.
               `from .other import x` in `file` finds other files of the folder. An array once returned is the
-              server's: the model must not write into it again.
+              server's: the model must not write into it again. Inputs are the server's too, and only lent for the
+              call; the model may write into them but must not keep them.
 weights       Path inside the folder of a safetensors file or a state dict that loads with weights_only (torch).
 max_batch     Rows per batch at most; also the most rows one call may carry. 0: the model has no batch axis, each call
               runs alone. Default 32, or 0 where the inputs or outputs have no common batch axis. Warm-up measures

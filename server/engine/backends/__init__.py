@@ -39,11 +39,15 @@ class Backend(ABC):
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> Any:
-        """One batch: arrays by input name, in the order of the spec; gives a dict, tuple or array. May raise anything."""
+        """One batch: arrays by input name, in order of the spec; gives a dict, tuple or array. May raise anything."""
 
     def wait(self) -> None:
         """Return when what `run` began is done (nothing to wait for on a CPU)."""
         return
+
+    def to_host(self, value: Any) -> Any:
+        """An output as a numpy array in host memory."""
+        return value
 
     def close(self) -> None:
         """Give back what the model holds."""

@@ -72,6 +72,10 @@ class TorchBackend(Backend):
         if self.stager is not None:
             torch.cuda.current_stream(self._device).synchronize()
 
+    def to_host(self, value: Any) -> Any:
+        """A device tensor as an array, copied and complete."""
+        return _array(value.cpu()) if isinstance(value, torch.Tensor) else value
+
     def close(self) -> None:
         """Drop the module and what its stager kept."""
         if self.stager is not None:

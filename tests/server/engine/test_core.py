@@ -1,0 +1,231 @@
+"""What becomes of a request: every path gives its memory back, fails only who is guilty, and says what happened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorwire.protocol.status import Status
+from tensorwire.server.engine.api import BatchResult, Failure
+from tests.server.engine.helpers import ECHO_TOML, Harness, failure_of, outputs_of, python_spec
+
+POISON = """
+calls = []
+def build():
+    def model(inputs):
+        x = inputs["x"]
+        calls.append(len(x))
+        if (x == 13).any():
+            raise ValueError("unlucky \\x1b[31m\\n number")
+        return {"y": x + 1}
+    model.calls = calls
+    return model
+"""
+
+
+def row(value: float, rows: int = 1) -> dict[str, Any]:
+    return {"x": np.full((rows, 16), value, np.float32)}
+
+
+def calls(harness: Harness) -> list[int]:
+    found: list[int] = harness.engine._core._executor._backend._model.calls  # type: ignore[union-attr]
+    return found
+
+
+@pytest.fixture
+def poison(tmp_path: Path) -> Harness:
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, POISON))
+    calls(harness).clear()
+    return harness
+
+
+def test_one_bad_input_fails_alone(poison: Harness) -> None:
+    requests = [poison.submit(row(value, rows=2)) for value in (1, 2, 13, 4)]
+    results = poison.run()
+    for n in (0, 1, 3):
+        assert (outputs_of(results, requests[n])["y"] == [2, 3, 14, 5][n]).all()
+    failure = failure_of(results, requests[2])
+    assert failure.status is Status.INTERNAL
+    assert failure.started
+    assert failure.message == r"model raised ValueError: 'unlucky \x1b[31m\n number'"
+    assert calls(poison) == [8, 2, 2, 2, 2], "each row group once more, alone, and no further"
+    poison.assert_all_memory_returned()
+
+
+def test_a_lone_request_is_not_tried_twice(poison: Harness) -> None:
+    request = poison.submit(row(13))
+    assert failure_of(poison.run(), request).started
+    assert calls(poison) == [1]
+    poison.assert_all_memory_returned()
+
+
+def test_the_engine_lives_on_after_a_failure(poison: Harness) -> None:
+    poison.submit(row(13))
+    poison.run()
+    assert (poison.infer(row(1))["y"] == 2).all()
+    assert poison.engine.health().ready
+
+
+def test_the_log_says_where_the_model_raised_but_not_once_per_call(
+    poison: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        poison.submit(row(13))
+        poison.run()
+    (record,) = caplog.records
+    assert "model.py" in record.getMessage()
+    assert "\x1b" not in record.getMessage()
+
+
+def test_a_long_error_text_is_capped(tmp_path: Path) -> None:
+    source = """
+    def build():
+        def model(inputs):
+            if inputs["x"].any():
+                raise RuntimeError("x" * 1_000_000)
+            return {"y": inputs["x"]}
+        return model
+    """
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    request = harness.submit(row(1))
+    assert len(failure_of(harness.run(), request).message) < 400
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(3)", "MemoryError()", "AssertionError", "RecursionError('deep')"])
+def test_whatever_a_model_raises_is_an_error_of_the_call(tmp_path: Path, raised: str) -> None:
+    source = f"""
+    def build():
+        def model(inputs):
+            if inputs["x"].any():
+                raise {raised}
+            return {{"y": inputs["x"]}}
+        return model
+    """
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    request = harness.submit(row(1))
+    assert re.match(r"model raised \w+: ", failure_of(harness.run(), request).message)
+    harness.assert_all_memory_returned()
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ('{"y": x[:, :3]}', r"output 'y' is float32\[2, 3\], expected float32\[2, 16\]"),
+        ('{"y": x[:1]}', r"output 'y' is float32\[1, 16\], expected float32\[2, 16\]"),
+        ('{"y": x.astype("float64")}', r"output 'y' is float64\[2, 16\]"),
+        ('{"z": x}', "outputs are named 'z', expected 'y'"),
+        ("None", "output 'y' is object"),
+        ("(x, x)", "gave 2 outputs"),
+    ],
+)
+def test_wrong_outputs_fail_the_batch_and_name_the_output(tmp_path: Path, expression: str, words: str) -> None:
+    source = f"""
+    def build():
+        def model(inputs):
+            x = inputs["x"]
+            return {expression} if x.any() else {{"y": x}}
+        return model
+    """
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    requests = [harness.submit(row(1)), harness.submit(row(2))]
+    results = harness.run()
+    assert len(results) == 1
+    failure = failure_of(results, requests[0])
+    assert failure.requests == requests
+    assert failure.status is Status.INTERNAL
+    assert failure.started
+    assert re.search(words, failure.message)
+    assert (harness.infer(row(0))["y"] == 0).all()
+    harness.assert_all_memory_returned()
+
+
+def test_a_cancelled_request_leaves_the_queue_at_once(poison: Harness) -> None:
+    kept, dropped = poison.submit(row(1)), poison.submit(row(2))
+    poison.engine.cancel(dropped)
+    poison.engine.cancel(dropped)
+    assert dropped.done
+    assert poison.engine.queue_depth == 1
+    results = poison.run()
+    assert calls(poison) == [1]
+    assert (outputs_of(results, kept)["y"] == 2).all()
+    poison.engine.cancel(kept)  # after its result: nothing happens
+    poison.assert_all_memory_returned()
+
+
+def test_cancelling_everything_returns_all_memory(poison: Harness) -> None:
+    requests = [poison.submit(row(n), adopt=n % 2 == 0) for n in range(50)]
+    for request in requests:
+        poison.engine.cancel(request)
+    assert poison.engine.queue_depth == 0
+    assert poison.run() == []
+    poison.assert_all_memory_returned()
+
+
+def test_an_expired_request_fails_without_running(tmp_path: Path) -> None:
+    now = [100.0]
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, POISON), clock=lambda: now[0])
+    calls(harness).clear()
+    late = harness.submit(row(1), arrived=100.0, deadline=101.0)
+    fine = harness.submit(row(2), arrived=100.0, deadline=200.0)
+    now[0] = 150.0
+    results = harness.run()
+    failure = failure_of(results, late)
+    assert failure.status is Status.DEADLINE_EXCEEDED
+    assert not failure.started
+    assert not late.started
+    assert (outputs_of(results, fine)["y"] == 3).all()
+    assert calls(harness) == [1]
+    harness.assert_all_memory_returned()
+
+
+def test_a_timer_can_expire_what_is_queued(tmp_path: Path) -> None:
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, POISON))
+    late = harness.submit(row(1), deadline=101.0)
+    other = harness.submit(row(2))
+    assert harness.engine.expire(100.0) == []
+    (failure,) = harness.engine.expire(101.0)
+    assert failure.requests == [late]
+    assert harness.engine.expire(101.0) == []
+    assert (outputs_of(harness.run(), other)["y"] == 3).all()
+    harness.assert_all_memory_returned()
+
+
+def test_stopping_fails_what_waits_as_not_started(poison: Harness) -> None:
+    requests = [poison.submit(row(n)) for n in range(3)]
+    poison.engine.stop()
+    poison.engine.stop()
+    (failure,) = poison.results
+    assert isinstance(failure, Failure)
+    assert failure.requests == requests
+    assert failure.status is Status.UNAVAILABLE
+    assert not failure.started
+    assert poison.pool.in_use == 0
+
+
+def test_a_model_that_writes_into_its_input_harms_nobody(tmp_path: Path) -> None:
+    source = """
+    def build():
+        def model(inputs):
+            inputs["x"] *= 2
+            return {"y": inputs["x"]}
+        return model
+    """
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    assert (harness.infer(row(3))["y"] == 6).all()
+    assert (harness.infer(row(3))["y"] == 6).all()
+
+
+def test_reply_views_survive_the_next_batches(tmp_path: Path) -> None:
+    harness = Harness(python_spec(tmp_path))  # echo: outputs alias the forming block
+    kept: list[tuple[float, BatchResult]] = []
+    for n in range(20):
+        harness.submit(row(n))
+        (result,) = harness.run()
+        assert isinstance(result, BatchResult)
+        kept.append((n, result))
+    for value, result in kept:
+        assert (np.frombuffer(result.outputs[0].data, np.float32) == value).all()
