@@ -42,6 +42,7 @@ EXPECTED = ("coffee.png", "espresso", 0.95, 0.02)
 """Photo, its label, its probability and how far from it the demo may be."""
 STOP_TIMEOUT = 15.0
 LOAD_SECONDS = 6.0
+QUICK_LOAD_SECONDS = 1.0
 LOAD_CALLERS = 16
 PHASES = ("receive", "queue", "batch_wait", "copy_in", "compute", "copy_out", "server_total", "round_trip")
 
@@ -58,7 +59,8 @@ class Server:
 
 
 def main() -> None:
-    """Run all parts in turn."""
+    """Run all parts in turn; `--quick` makes the load short."""
+    seconds = QUICK_LOAD_SECONDS if "--quick" in sys.argv[1:] else LOAD_SECONDS
     signal.signal(signal.SIGTERM, _interrupted)
     began = time.monotonic()
     photos = {name: prepare(find_photos() / name) for name in PHOTOS}
@@ -68,7 +70,7 @@ def main() -> None:
         asyncio.run(with_asyncio_client(server.url, photos, labels))
         with_command_line(server.url)
         before = batch_sizes(server.admin_url)
-        report = asyncio.run(under_load(server.url, photos))
+        report = asyncio.run(under_load(server.url, photos, seconds))
         show_load(report, batch_sizes(server.admin_url), before)
     console.print(f"done in {time.monotonic() - began:.1f} s; the server has drained and stopped")
 
@@ -93,7 +95,8 @@ def prepare(path: Path) -> Photo:
     photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
     left, top = (photo.width - 224) // 2, (photo.height - 224) // 2
     pixels = np.asarray(photo.crop((left, top, left + 224, top + 224)), np.float32)
-    return np.ascontiguousarray((pixels - 127) / 128).transpose(2, 0, 1)[np.newaxis]
+    normalised = (pixels - np.float32(127)) / np.float32(128)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))[np.newaxis]
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def with_command_line(url: str) -> None:
     reply = subprocess.run([*command, "--url", url], capture_output=True, text=True, check=False)
     if reply.returncode:
         stop(f"tensorwire send failed (exit code {reply.returncode}): {reply.stderr}")
-    console.print(reply.stdout, end="")
+    console.print(reply.stdout)
     probability = re.search(rf"^\s*{EXPECTED[1]}\s+(\d\.\d+)", reply.stdout, re.MULTILINE)
     if probability is None or abs(float(probability[1]) - EXPECTED[2]) > EXPECTED[3]:
         stop(f"the command line did not find {EXPECTED[1]} in {EXPECTED[0]}")
@@ -179,22 +182,31 @@ def best(probabilities: npt.NDArray[np.float32], count: int) -> list[int]:
 
 def show_labels(results: dict[str, Any], labels: tuple[str, ...]) -> None:
     """Per photo the three best labels with their probability."""
-    table = Table("photo", "best", "second", "third", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = plain_table("photo", "best", "second", "third")
     for name, result in results.items():
         row = result["probabilities"][0]
-        table.add_row(name, *(f"{labels[index]} {row[index]:.3f}" for index in best(row, 3)))
+        table.add_row(Path(name).stem, *(f"{labels[index]} {row[index]:.3f}" for index in best(row, 3)))
     console.print(table)
 
 
 def show_timing(results: dict[str, Any]) -> None:
     """Per photo where its time went, in milliseconds."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="milliseconds", title_justify="left", title_style="")
-    table.add_column("photo", no_wrap=True)
+    table = plain_table("milliseconds")
     for phase in PHASES:
-        table.add_column(phase.replace("_", "\n"), justify="right")
+        table.add_column(phase.replace("_", "\n"), justify="right", no_wrap=True)
     for name, result in results.items():
-        table.add_row(name, *(f"{getattr(result.timing, phase) / 1000:.2f}" for phase in PHASES))
+        times = (getattr(result.timing, phase) / 1000 for phase in PHASES)
+        table.add_row(Path(name).stem, *(f"{time:.2f}" if time < 100 else f"{time:.0f}" for time in times))
     console.print(table)
+    console.print()
+
+
+def plain_table(*columns: str) -> Table:
+    """A table that fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def check_expected(results: dict[str, Any], labels: tuple[str, ...]) -> None:
@@ -209,9 +221,9 @@ def check_expected(results: dict[str, Any], labels: tuple[str, ...]) -> None:
 # --- load -------------------------------------------------------------------------------------------------------------
 
 
-async def under_load(url: str, photos: dict[str, Photo]) -> Report:
+async def under_load(url: str, photos: dict[str, Photo], seconds: float) -> Report:
     """A few seconds of callers who send photos as fast as they get answers."""
-    console.rule(f"load: {LOAD_CALLERS} callers for {LOAD_SECONDS:.0f} s", align="left")
+    console.rule(f"load: {LOAD_CALLERS} callers for {seconds:.0f} s", align="left")
     inputs = {"x": photos[EXPECTED[0]]}
     bar = Progress(
         TextColumn("{task.completed:.0%}"),
@@ -227,7 +239,7 @@ async def under_load(url: str, photos: dict[str, Photo]) -> Report:
             def advance(progress: LoadProgress) -> None:
                 bar.update(task, completed=progress.fraction, calls=progress.completed)
 
-            schedule = Schedule(concurrency=LOAD_CALLERS, duration=LOAD_SECONDS, warmup=0.5)
+            schedule = Schedule(concurrency=LOAD_CALLERS, duration=seconds)
             return await run_load([lambda: client.infer(MODEL, inputs)], schedule, progress=advance)
 
 
@@ -245,13 +257,14 @@ def batch_sizes(admin_url: str) -> dict[str, int]:
 
 def show_load(report: Report, after: dict[str, int], before: dict[str, int]) -> None:
     """One table: the rate, the latencies, the batches."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table = plain_table("load", "")
     table.add_row("requests/s", f"{report.rate:.1f}")
     table.add_row("p50", f"{report.percentile(50) * 1000:.1f} ms")
     table.add_row("p99", f"{report.percentile(99) * 1000:.1f} ms")
     table.add_row("requests", str(report.completed))
-    table.add_row("batch sizes seen", ", ".join(_bucket_names(after, before)))
+    table.add_row("batches", ", ".join(_bucket_names(after, before)))
     console.print(table)
+    console.print()
 
 
 def _bucket_names(after: dict[str, int], before: dict[str, int]) -> Iterator[str]:
@@ -260,7 +273,7 @@ def _bucket_names(after: dict[str, int], before: dict[str, int]) -> Iterator[str
         ran = count - before.get(bound, 0)
         low, high = above + 1, float(bound)
         if ran:
-            yield f"{ran} x {high:.0f}" if low == high else f"{ran} x {low:.0f}-{high:.0f}"
+            yield f"{high:.0f} rows: {ran}" if low == high else f"{low:.0f}-{high:.0f} rows: {ran}"
         above = high
 
 

@@ -204,6 +204,7 @@ def print_timing(timings: Sequence[Timing]) -> None:
     means = {phase: sum(getattr(timing, phase) for timing in timings) / len(timings) for phase in TIMING_PHASES}
     whole = means["round_trip"] or 1.0
     rows = [(phase.replace("_", " "), duration(mean), f"{100 * mean / whole:.0f}%") for phase, mean in means.items()]
+    console().print()
     title = "timing" if len(timings) == 1 else f"timing, mean of {len(timings)} calls"
     console().print(table(("phase", "time", "share"), rows, right=("time", "share"), title=title))
 

@@ -70,7 +70,7 @@ def _write_model(folder: Path, toml: str, code: str, labels: str = "") -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `echo` (the example), `pixels` (a photo's mean per channel, labelled) and `moods` (slow or failing)."""
+    """The example `echo`, `pixels` (a photo's mean per channel, labelled) and `moods` (slow or failing)."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "echo").symlink_to(ROOT / "examples" / "models" / "echo")
     _write_model(folder / "pixels" / "1", PIXELS, PIXELS_PY, labels="red\ngreen\nblue\n")
@@ -83,7 +83,9 @@ def server(models: Path) -> Iterator[str]:
     """The URL of a server process over `models`."""
     command = [sys.executable, "-m", "tensorwire", "serve", str(models), "--port", "0", "--no-admin"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         line = process.stdout.readline()

@@ -40,7 +40,7 @@ def ok(server: str, *args: str, stdin: bytes = b"") -> str:
     return output
 
 
-# --- send --------------------------------------------------------------------------------------------------------------
+# --- send ----------------------------------------------------------------------------------------------------------
 
 
 def test_send_prints_the_first_values_of_each_output(server: str) -> None:
@@ -125,7 +125,7 @@ def test_decode_of_something_else_is_refused_in_one_line(server: str, tmp_path: 
     assert result.stderr.count("\n") == 1
 
 
-# --- what a server has -------------------------------------------------------------------------------------------------
+# --- what a server has ---------------------------------------------------------------------------------------------
 
 
 def test_models_lists_names_versions_and_states(server: str) -> None:
@@ -168,7 +168,7 @@ def test_completion_of_model_names_asks_the_server(server: str) -> None:
     assert "echo" not in result.output
 
 
-# --- bench -------------------------------------------------------------------------------------------------------------
+# --- bench ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [("--concurrency", "4"), ("--rate", "300", "--connections", "2")])
@@ -190,7 +190,19 @@ def test_bench_counts_failures_and_fails_if_nothing_succeeds(server: str) -> Non
 
 
 def test_an_interrupted_bench_prints_what_it_has(server: str) -> None:
-    command = [sys.executable, "-m", "tensorwire", "bench", "echo", "--duration", "60", "--warmup", "1ms", "--url", server]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorwire",
+        "bench",
+        "echo",
+        "--duration",
+        "60",
+        "--warmup",
+        "1ms",
+        "--url",
+        server,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as bench:
         time.sleep(1.5)

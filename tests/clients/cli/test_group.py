@@ -60,7 +60,8 @@ def test_help_imports_neither_numpy_nor_a_command() -> None:
         "from tensorwire.clients.cli.group import cli\n"
         "try: cli(['--help'])\n"
         "except SystemExit: pass\n"
-        "slow = [m for m in ('numpy', 'rich', 'PIL', 'torch', 'pydantic', 'asyncio', 'flatbuffers') if m in sys.modules]\n"
+        "heavy = ('numpy', 'rich', 'PIL', 'torch', 'pydantic', 'asyncio', 'flatbuffers')\n"
+        "slow = [m for m in heavy if m in sys.modules]\n"
         "assert not slow, slow\n"
         "assert not [m for m in sys.modules if m.startswith('tensorwire.clients.cli.commands.')]\n"
     )
@@ -71,7 +72,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src")}
 
 
-# --- commands of others ------------------------------------------------------------------------------------------------
+# --- commands of others --------------------------------------------------------------------------------------------
 
 
 def test_a_command_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_a_plugged_command_that_does_not_load_is_named_and_spoils_nothing(monkey
     assert "a_module_that_is_not_there" in result.stderr
 
 
-# --- errors ------------------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

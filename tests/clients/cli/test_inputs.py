@@ -22,7 +22,9 @@ def spec(name: str, dtype: str, *shape: int, kind: Kind = Kind.DENSE) -> TensorS
 X = spec("x", "float32", -1, 4)
 
 
-def build(*texts: str, specs: tuple[TensorSpec, ...] = (X,), batched: bool = True, stdin: bytes = b"") -> dict[str, Any]:
+def build(
+    *texts: str, specs: tuple[TensorSpec, ...] = (X,), batched: bool = True, stdin: bytes = b""
+) -> dict[str, Any]:
     return build_inputs([parse_argument(text) for text in texts], specs, batched=batched, stdin=io.BytesIO(stdin))
 
 
@@ -57,7 +59,7 @@ def test_what_is_neither_is_refused_with_the_forms_that_are_expected(text: str) 
         parse_argument(text)
 
 
-# --- json --------------------------------------------------------------------------------------------------------------
+# --- json ----------------------------------------------------------------------------------------------------------
 
 
 def test_json_gets_the_dtype_of_the_model_and_the_batch_axis() -> None:
@@ -120,7 +122,7 @@ def test_missing_and_repeated_inputs_are_named() -> None:
         build("[1,2,3,4]", specs=two)
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_npy_file_and_a_narrower_float(tmp_path: Path) -> None:
@@ -152,9 +154,9 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_and_an_unknown_kind_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="cannot read .*No such file"):
+    with pytest.raises(Failure, match=r"cannot read .*No such file"):
         build(f"x=@{tmp_path / 'absent.npy'}")
-    with pytest.raises(Failure, match="cannot read .*directory"):
+    with pytest.raises(Failure, match=r"cannot read .*directory"):
         build(f"x=@{tmp_path}")
     (tmp_path / "x.txt").write_text("1")
     with pytest.raises(Failure, match=r"no known kind, expected one of \.npy"):
@@ -163,7 +165,11 @@ def test_an_unreadable_file_and_an_unknown_kind_say_what_to_do(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("width", "raw", "expected"),
-    [(1, bytes([128, 255]), [0.0, 127 / 128]), (2, b"\0\0\0\x40", [0.0, 0.5]), (4, b"\0\0\0\x80\0\0\0\x40", [-1.0, 0.5])],
+    [
+        (1, bytes([128, 255]), [0.0, 127 / 128]),
+        (2, b"\0\0\0\x40", [0.0, 0.5]),
+        (4, b"\0\0\0\x80\0\0\0\x40", [-1.0, 0.5]),
+    ],
 )
 def test_sound_becomes_float32_between_minus_one_and_one(
     tmp_path: Path, width: int, raw: bytes, expected: list[float]
@@ -178,7 +184,7 @@ def test_sound_becomes_float32_between_minus_one_and_one(
     assert s[0].tolist() == pytest.approx(expected)
 
 
-# --- random ------------------------------------------------------------------------------------------------------------
+# --- random --------------------------------------------------------------------------------------------------------
 
 
 def test_random_values_have_the_shape_and_dtype_asked_for_and_are_the_same_each_time() -> None:

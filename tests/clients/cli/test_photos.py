@@ -20,7 +20,9 @@ def spec(*shape: int, dtype: str = "float32") -> TensorSpec:
     return TensorSpec("x", dtype_by_name(dtype), shape, Kind.DENSE)
 
 
-def photo(width: int, height: int, color: tuple[int, ...] = (255, 0, 127), mode: str = "RGB", **save: Any) -> io.BytesIO:
+def photo(
+    width: int, height: int, color: tuple[int, ...] = (255, 0, 127), mode: str = "RGB", **save: Any
+) -> io.BytesIO:
     file = io.BytesIO()
     Image.new(mode, (width, height), color).save(file, "png" if not save else "jpeg", **save)
     file.seek(0)
