@@ -7,7 +7,7 @@ call costs less than handing it over would. Which model a name leads to is regis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .engine.inline import InlineEngine
 
 INLINE_BELOW = 100e-6
-"""Seconds of one call, measured at warm-up, below which a model runs on the loop: about what a hand-over costs."""
+"""Seconds of one batch, measured at warm-up, below which a model runs on the loop: about what a hand-over costs."""
 
 
 class PlacementError(Exception):
@@ -47,7 +47,7 @@ class Placer:
             self._inline(spec, attach)
             return
         engine = await self._process(spec, attach)
-        if asked == "auto" and spec.device == "cpu" and _cost(engine) < INLINE_BELOW:
+        if asked == "auto" and choose_placement(spec, engine.warm_up, engine.effective_max_batch) == "inline":
             self.remove(engine)
             self._inline(spec, attach)
 
@@ -92,7 +92,12 @@ class Placer:
         self._loop.call_later(max(0.0, when - monotonic()), engine.step)
 
 
-def _cost(engine: ProcessEngine) -> float:
-    """Seconds of one call of one row as measured at warm-up; infinite if it was not."""
-    measured = engine.warm_up.get("seconds", {})
-    return float(measured.get("1", measured.get(1, inf)))
+def choose_placement(spec: ModelSpec, seconds: Mapping[int, float], effective_max_batch: int) -> str:
+    """`inline` or `process` for a model that leaves the choice to us, from what warm-up measured in a process.
+
+    `seconds` are those of the fastest batch by its rows. What counts is the largest batch that will be run: that is how
+    long everybody on the loop would wait for it. Without figures, or on a device, it stays in its process.
+    """
+    rows = max((rows for rows in seconds if rows <= effective_max_batch), default=0)
+    cheap = seconds.get(rows, inf) < INLINE_BELOW
+    return "inline" if cheap and spec.device == "cpu" else "process"

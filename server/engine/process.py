@@ -22,42 +22,26 @@ Times of life
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
 import subprocess
 import time
-import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from operator import attrgetter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-import msgpack
-import numpy as np
-
-from ...codec import CodecError, Encoded, check_body
+from ...codec import CodecError, check_body
 from ...protocol import Status
-from .api import BatchResult, Engine, Failure, Health, HealthState, OutputArray, Prepared, Request, Sink
+from .answers import NONSENSE, Answers
+from .api import BatchResult, Engine, Failure, Health, HealthState, Prepared, Request, Sink
 from .control import ChannelError
+from .inflight import InFlight
+from .introductions import Introductions
+from .leases import Leases
 from .prepare import Preparer
-from .records import (
-    CANCEL,
-    CANCELLED,
-    ENCODED,
-    FORGET,
-    PREPARE,
-    PREPARED,
-    RELEASE,
-    REQUEST,
-    RESULT,
-    SHORT,
-    SIGNATURE,
-    OutputSignature,
-    output_places,
-)
-from .ring import RingError
+from .records import CANCEL, RELEASE, REQUEST
 from .slots import Slots
 from .timer import TimerDescriptor
 from .worker import Worker, printable
@@ -75,10 +59,21 @@ BACK_OFF_MOST: Final = 10.0
 BACK_OFF_RESET: Final = 10.0
 #: Seconds an idle process gets to leave by itself at stop(); it takes a few milliseconds.
 STOP_GRACE: Final = 2.0
-#: Call signatures the process keeps. Beyond it the oldest is forgotten, and sent again when it comes back.
-MAX_PREPARED: Final = 4096
-#: Released results wait for the next wake-up of the process, unless so many (or so much) of them wait.
-RELEASE_COUNT: Final = 64
+
+
+class _Life:
+    """One life of the process, and what is only true during it. `fate` is set when it has been condemned."""
+
+    __slots__ = ("answers", "fate", "introductions", "leases", "overflow", "retry", "worker")
+
+    def __init__(self, engine: ProcessEngine, worker: Worker, pool: SlabPool, in_flight: InFlight) -> None:
+        self.worker = worker
+        self.leases = Leases(engine.wake_once)
+        self.introductions = Introductions(pool, engine.tell)
+        self.answers = Answers(worker, in_flight, self.leases, self.introductions.read)
+        self.overflow: deque[tuple[Any, ...]] = deque()
+        self.fate = ""
+        self.retry = True
 
 
 class ProcessEngine(Engine):
@@ -105,7 +100,7 @@ class ProcessEngine(Engine):
         self.spec = spec
         self.sink: Sink = _no_sink
         self.effective_max_batch = 0
-        self.warm_up: dict[str, Any] = {}
+        self.warm_up: dict[int, float] = {}
         self.restarts = 0
         self._pool = pool
         self._wake = wake
@@ -115,10 +110,10 @@ class ProcessEngine(Engine):
         self._kill_after = max(kill_after, stall_timeout)
         self._load_timeout = load_timeout
         self._result_bytes = result_bytes
-        self._capacity = spec.max_queue + 2 * max(1, spec.max_batch)
         self._slots = Slots(pool, max(1, spec.max_batch))
+        self._in_flight = InFlight(spec.max_queue + 2 * max(1, spec.max_batch), self._slots)
         self._preparer = Preparer(spec, self._slots, self)
-        self._worker: Worker | None = None
+        self._life: _Life | None = None
         self._state = HealthState.UNLOADED
         self._detail = "not started"
         self._stopped = False
@@ -128,14 +123,6 @@ class ProcessEngine(Engine):
         self._progress = 0.0  # when a request last finished, or the first of a busy period came
         self._finished = 0.0  # when a batch last finished
         self._woken = False
-        self._eager = False  # the process waits for result memory: releases do not wait
-        self._pending: list[Request | None] = [None] * self._capacity
-        self._free: list[int] = list(range(self._capacity))
-        self._introduced: OrderedDict[int, Slab | None] = OrderedDict()
-        self._signatures: dict[int, OutputSignature] = {}
-        self._overflow: deque[tuple[Any, ...]] = deque()
-        self._released: deque[int] = deque()
-        self._leases: dict[int, _Lease] = {}
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._timer = TimerDescriptor()
         self._cold = select.epoll()
@@ -146,19 +133,19 @@ class ProcessEngine(Engine):
     @property
     def queue_depth(self) -> int:
         """Requests waiting: in flight, and not marked as started by the process."""
-        waiting = self._capacity - len(self._free)
-        if waiting and self._worker is not None:
-            waiting -= self._worker.marks.tobytes().count(1)
+        waiting = self._in_flight.count
+        if waiting and self._life is not None:
+            waiting -= self._life.worker.marks.tobytes().count(1)
         return max(0, waiting)
 
     @property
     def in_use(self) -> int:
         """Bytes of the pool held for requests in flight and for metadata on its way to the process."""
-        return self._slots.in_use + sum(slab.nbytes for slab in self._introduced.values() if slab is not None)
+        return self._slots.in_use + (0 if self._life is None else self._life.introductions.in_use)
 
     def start(self) -> None:
         """Start the process and return; `health()` says when it is ready, or why it is not."""
-        if self._worker is None and not self._stopped:
+        if self._life is None and not self._stopped:
             if self.spec.device != "cpu":
                 self._pool.hold_pages()  # it will be pinned over there
             self._spawn()
@@ -168,13 +155,14 @@ class ProcessEngine(Engine):
         if self._stopped:
             return
         self._stopped = True
-        worker = self._worker
-        if worker is not None:
-            if self._state is HealthState.SERVING and len(self._free) == self._capacity:
-                worker.channel.send("stop")
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.process.wait(STOP_GRACE)
-            self._bury("the model is being unloaded")
+        life = self._life
+        if life is not None:
+            if self._state is HealthState.SERVING and not self._in_flight.count:
+                life.worker.channel.send("stop")
+                with suppress(subprocess.TimeoutExpired):
+                    life.worker.process.wait(STOP_GRACE)
+            life.worker.kill()
+            self._bury(life, "the model is being unloaded")
         self._become(HealthState.UNLOADED, "stopped")
         self._slots.trim()
         self._cold.close()
@@ -187,37 +175,37 @@ class ProcessEngine(Engine):
 
     def submit(self, prepared: Prepared, body: memoryview, slab: Slab | None, request: Request) -> Failure | None:
         """See Engine.submit. The process learns of it at the next `step()`."""
-        worker = self._worker
-        if worker is None or self._state is not HealthState.SERVING:
-            return self._refuse(slab, request, Status.UNAVAILABLE, f"the model is not ready: {self._detail}")
-        if not self._free:
-            text = f"{self._capacity} requests are in flight, at most so many may be; try again later"
-            return self._refuse(slab, request, Status.RESOURCE_EXHAUSTED, text)
+        life = self._life
+        if life is None or self._state is not HealthState.SERVING:
+            return _refuse(slab, request, Status.UNAVAILABLE, f"the model is not ready: {self._detail}")
+        in_flight = self._in_flight
+        free = in_flight.free
+        if not free:
+            text = f"{in_flight.capacity} requests are in flight, at most so many may be; try again later"
+            return _refuse(slab, request, Status.RESOURCE_EXHAUSTED, text)
         if prepared.resolved.unchecked:
             try:
                 check_body(prepared.resolved, body)
             except CodecError as error:
-                return self._refuse(slab, request, Status.INVALID_ARGUMENT, str(error))
+                return _refuse(slab, request, Status.INVALID_ARGUMENT, str(error))
         number = prepared.number
-        if number not in self._introduced and not self._introduce(prepared):
-            return self._refuse(
-                slab, request, Status.RESOURCE_EXHAUSTED, "no memory for the call's metadata; try again later"
-            )
+        if number not in life.introductions.known and not life.introductions.introduce(prepared):
+            text = "no memory for the metadata of the call; try again later"
+            return _refuse(slab, request, Status.RESOURCE_EXHAUSTED, text)
         request.rows = prepared.rows
         request.prepared = prepared
         if slab is not None:
             self._slots.adopt(prepared, slab, request)
         elif not self._slots.place(prepared, body, request):
             text = f"no memory for a body of {prepared.body_length} bytes; try again later"
-            return self._refuse(None, request, Status.RESOURCE_EXHAUSTED, text)
+            return _refuse(None, request, Status.RESOURCE_EXHAUSTED, text)
         block: Any = request.block
-        free = self._free
-        if len(free) == self._capacity:
+        if len(free) == in_flight.capacity:
             self._progress = self._clock()
         slot = free.pop()
-        worker.marks[slot] = 0
+        life.worker.marks[slot] = 0
         # Never full: it has room for every slot twice, and everything but requests can wait.
-        worker.to_engine.push(
+        life.worker.to_engine.push(
             REQUEST,
             request.priority,
             0,
@@ -232,7 +220,7 @@ class ProcessEngine(Engine):
             request.arrived,
             request.first_byte,
         )
-        self._pending[slot] = request
+        in_flight.pending[slot] = request
         request.slot = slot
         if not self._woken:
             self._woken = True
@@ -250,48 +238,46 @@ class ProcessEngine(Engine):
 
         `started` is True: that the process has not begun with them at this very moment cannot be known from here.
         """
-        late = [r for r in self._pending if r is not None and not r.done and r.deadline <= now]
+        late = self._in_flight.late(now)
         for request in late:
             self._withdraw(request)
         return [Failure(late, Status.DEADLINE_EXCEEDED, "the deadline passed before the result", True)] if late else []
 
     def trim(self) -> None:
-        """Give the idle block back to the pool and idle results back to the process."""
+        """Give the idle block back to the pool, and result memory back to the process."""
         self._slots.trim()
-        if self._released:
-            self._wake_once()
+        if self._life is not None and self._life.leases.released:
+            self.wake_once()
 
     def health(self) -> Health:
         """SERVING turns into IDLE with nothing in flight and into STALLED without progress."""
-        state = self._state
+        state, detail = self._state, self._detail
         if state is HealthState.SERVING:
-            if len(self._free) == self._capacity:
+            quiet = self._clock() - self._progress
+            if not self._in_flight.count:
                 state = HealthState.IDLE
-            elif self._clock() - self._progress > self._stall_timeout:
-                state = HealthState.STALLED
-        detail = self._detail
-        if state is HealthState.STALLED:
-            detail = f"no request finished for {self._clock() - self._progress:.1f} s"
+            elif quiet > self._stall_timeout:
+                state, detail = HealthState.STALLED, f"no request finished for {quiet:.1f} s"
         return Health(state, self._finished, self.queue_depth, detail)
 
     def step(self) -> None:
         """Hand over what was submitted since the last time, with one system call."""
         self._woken = False
-        worker = self._worker
-        if worker is None:
+        life = self._life
+        if life is None:
             return
-        ring = worker.to_engine
-        released = self._released
+        ring = life.worker.to_engine
+        released = life.leases.released
         while released and ring.push(RELEASE, 0, 0, 0, 0, 0, 0, 0, released[0], 0, 0.0, 0.0, 0.0):
             released.popleft()
-        overflow = self._overflow
+        overflow = life.overflow
         while overflow and ring.push(*overflow[0]):
             overflow.popleft()
         ring.publish()
 
     def descriptors(self) -> tuple[int, ...]:
-        """The same two for the whole life of the engine: results, and everything that is rare."""
-        return self._event, self._cold.fileno()
+        """The same two until stop(): one for results, one for everything that is rare."""
+        return () if self._stopped else (self._event, self._cold.fileno())
 
     def on_readable(self, descriptor: int) -> None:
         """Results arrived, or (the other descriptor) a message, output, the timer or the end of the process."""
@@ -303,173 +289,52 @@ class ProcessEngine(Engine):
         for ready, _ in self._cold.poll(0):
             self._on_cold(ready)
 
-    # results
+    # what the parts of a life call
 
-    def _collect(self) -> None:
-        worker = self._worker
-        if worker is None:
-            return
-        try:
-            outcome = self._read_results(worker)
-        except (RingError, LookupError, ValueError, TypeError, msgpack.UnpackException) as error:
-            self._replace(worker, error)
-            return
-        if outcome:
-            self.sink(outcome)
-
-    def _read_results(self, worker: Worker) -> list[BatchResult | Failure]:
-        outcome: list[BatchResult | Failure] = []
-        for record in worker.to_front.read():
-            kind, _, signature, count, rows, offset, nbytes, planned, copied_in, computed, copied_out = record
-            if kind == RESULT:
-                layout = self._signatures[signature]
-                places, _ = output_places(count, rows, layout)
-                data = self._lease(worker, offset, nbytes)
-                requests = self._finish(worker, data[: 4 * count].cast("I").tolist())
-                outputs = tuple(
-                    OutputArray(name, dtype, row_shape, data[start : start + size], row_bytes)
-                    for (name, dtype, row_shape, row_bytes), (start, size) in zip(layout, places, strict=True)
-                )
-                outcome.append(BatchResult(requests, outputs, rows, planned, copied_in, computed, copied_out))
-            elif kind == ENCODED:
-                data = self._lease(worker, offset, 64 + nbytes + signature + count)
-                requests = self._finish(worker, [data[:4].cast("I")[0]])
-                end = 64 + nbytes
-                meta_length, dims_length = signature, count
-                meta = bytes(data[end : end + meta_length])
-                dims = bytes(data[end + meta_length : end + meta_length + dims_length])
-                encoded = Encoded(meta, dims, [data[64:end]], nbytes)
-                outcome.append(BatchResult(requests, (), rows, planned, copied_in, computed, copied_out, encoded))
-            elif kind == CANCELLED:
-                self._finish(worker, [count])
-            elif kind == PREPARED:
-                self._forget_slab(count)
-            elif kind == SIGNATURE:
-                self._learn(signature, bytes(worker.results.view(offset, nbytes)))
-                self._tell(RELEASE, offset=offset)
-            elif kind == SHORT:
-                self._eager = True
-                if self._released:
-                    self._wake_once()
-            else:
-                raise RingError(f"a record of kind {kind}")
-        return outcome
-
-    def _finish(self, worker: Worker, slots: list[int]) -> list[Request]:
-        """These requests are over: their slots and their rows are free again."""
-        pending = self._pending
-        requests = [request for slot in slots if (request := pending[slot]) is not None]
-        if len(requests) != len(slots) or len(set(slots)) != len(slots):  # before any change: no call may get lost
-            raise RingError("an answer to a request that is not in flight")
-        marks = worker.marks
-        block: Any = None
-        rows = 0
-        for slot, request in zip(slots, requests, strict=True):
-            pending[slot] = None
-            request.slot = -1
-            request.started = marks[slot] == 1
-            marks[slot] = 0
-            if request.block is not block:
-                if rows:
-                    self._slots.release(block, rows)
-                block, rows = request.block, 0
-            rows += request.rows
-            request.block = None
-        if rows:
-            self._slots.release(block, rows)
-        self._free += slots
-        self._progress = self._finished = self._clock()
-        return requests
-
-    def _lease(self, worker: Worker, offset: int, nbytes: int) -> memoryview:
-        """A result slab; the process gets it back when the last view of it is gone."""
-        owner = np.frombuffer(worker.results.view(offset, nbytes), np.uint8)
-        lease = _Lease(owner, _lease_dropped)
-        lease.engine = self
-        lease.worker = worker
-        lease.offset = offset
-        self._leases[id(lease)] = lease
-        return owner.data
-
-    def _release(self, lease: _Lease) -> None:
-        """Called from wherever the last view was dropped, the garbage collector included: note it, no more."""
-        self._leases.pop(id(lease), None)
-        if lease.worker is self._worker and not self._stopped:
-            self._released.append(lease.offset)
-            if self._eager or len(self._released) >= RELEASE_COUNT:
-                self._wake_once()
-
-    def _learn(self, number: int, raw: bytes) -> None:
-        layout: OutputSignature = tuple(
-            (str(name), str(dtype), tuple(map(int, row_shape)), int(row_bytes))
-            for name, dtype, row_shape, row_bytes in msgpack.unpackb(raw)
-        )
-        self._signatures[number] = layout
-
-    # telling the process
-
-    def _introduce(self, prepared: Prepared) -> bool:
-        """Send what a number stands for, ahead of the first request that uses it. False: the pool is full."""
-        meta, dims = prepared.meta, prepared.dims
-        slab = self._pool.allocate(len(meta) + len(dims))
-        if slab is None:
-            return False
-        slab.view[: len(meta)] = meta
-        slab.view[len(meta) :] = dims
-        if len(self._introduced) >= MAX_PREPARED:
-            oldest, unread = self._introduced.popitem(last=False)
-            if unread is not None:  # it has not even been read: too many new ones at once
-                self._introduced[oldest] = unread
-                slab.release()
-                return False
-            self._tell(FORGET, number=oldest)
-        self._introduced[prepared.number] = slab
-        self._tell(PREPARE, number=prepared.number, start=len(meta), capacity=len(dims), offset=slab.offset)
-        return True
-
-    def _withdraw(self, request: Request) -> None:
-        slot = request.slot
-        if slot >= 0 and self._pending[slot] is request:
-            self._tell(CANCEL, slot=slot)
-
-    def _forget_slab(self, number: int) -> None:
-        slab = self._introduced.get(number)
-        if slab is not None:
-            self._introduced[number] = None
-            slab.release()
-
-    def _tell(
+    def tell(
         self, kind: int, *, slot: int = 0, number: int = 0, start: int = 0, capacity: int = 0, offset: int = 0
     ) -> None:
-        """Anything but a request; waits its turn here if the ring is full."""
-        worker = self._worker
-        record = (kind, 0, 0, slot, number, 0, start, capacity, offset, 0, 0.0, 0.0, 0.0)
-        if worker is None:
-            return
-        if self._overflow or not worker.to_engine.push(*record):
-            self._overflow.append(record)
-        self._wake_once()
+        """Anything but a request, to the process; waits its turn here if the ring is full."""
+        life = self._life
+        if life is not None:
+            record = (kind, 0, 0, slot, number, 0, start, capacity, offset, 0, 0.0, 0.0, 0.0)
+            if life.overflow or not life.worker.to_engine.push(*record):
+                life.overflow.append(record)
+            self.wake_once()
 
-    def _wake_once(self) -> None:
-        if not self._woken:
+    def wake_once(self) -> None:
+        """Ask for a `step()`, unless that was done already."""
+        if not self._woken and not self._stopped:
             self._woken = True
             self._wake(self)
 
-    def _refuse(self, slab: Slab | None, request: Request, status: Status, message: str) -> Failure:
-        if slab is not None:
-            slab.release()
-        return Failure([request], status, message, False)
+    def _withdraw(self, request: Request) -> None:
+        if self._in_flight.holds(request):
+            self.tell(CANCEL, slot=request.slot)
+
+    def _collect(self) -> None:
+        life = self._life
+        if life is None or life.fate:
+            return
+        outcome: list[BatchResult | Failure] = []
+        try:
+            if life.answers.read(outcome):
+                self._progress = self._finished = self._clock()
+        except NONSENSE as error:
+            self._distrust(life, error)
+        if outcome:
+            self.sink(outcome)
 
     # life and death
 
     def _spawn(self) -> None:
         try:
-            worker = Worker(self.spec, self._pool, self._event, self._capacity, self._result_bytes)
+            worker = Worker(self.spec, self._pool, self._event, self._in_flight.capacity, self._result_bytes)
         except OSError as error:
             self._become(HealthState.FAILED, f"its process cannot be started: {error.strerror}")
             self._retry_later()
             return
-        self._worker = worker
+        self._life = _Life(self, worker, self._pool, self._in_flight)
         for descriptor in worker.descriptors:
             self._cold.register(descriptor, select.EPOLLIN)
         self._timer.once(self._load_timeout)
@@ -477,127 +342,120 @@ class ProcessEngine(Engine):
 
     def _on_cold(self, descriptor: int) -> None:
         if descriptor == self._timer.fileno():
-            self._timer.clear()
-            self._on_timer()
-        worker = self._worker
-        if worker is None:
+            if self._timer.clear():
+                self._on_timer()
             return
-        channel, output, pidfd = worker.descriptors
+        life = self._life
+        if life is None or self._stopped:
+            return
+        channel, output, pidfd = life.worker.descriptors
         if descriptor == channel:
-            self._on_messages(worker)
+            self._on_messages(life)
         elif descriptor == output:
-            if not worker.log_output():
+            if not life.worker.log_output():
                 self._cold.unregister(output)
         elif descriptor == pidfd:
-            self._on_death()
+            self._on_death(life)
 
     def _on_timer(self) -> None:
-        if self._worker is None:
+        life = self._life
+        if life is None:
             self.restarts += 1
             self._spawn()
-        elif self._state is HealthState.LOADING:
-            self._ever_ready = False
-            self._bury(f"not loaded after {self._load_timeout:g} s")
-            self._become(HealthState.FAILED, f"not loaded after {self._load_timeout:g} s")
-        elif len(self._free) < self._capacity and self._clock() - self._progress > self._kill_after:
-            logger.error("%s: no progress for %g s: it is killed", self._worker.label, self._kill_after)
-            self._on_death("hung")
-
-    def _on_messages(self, worker: Worker) -> None:
-        try:
-            messages = worker.channel.receive()
-            for message in messages:
-                self._on_message(worker, message)
-        except (ChannelError, RingError, LookupError, ValueError, TypeError) as error:
-            self._replace(worker, error)
+        elif life.fate:
             return
-        if worker.channel.ended and self._worker is worker:
-            self._on_death()
+        elif self._state is HealthState.LOADING:
+            self._condemn(life, f"not loaded after {self._load_timeout:g} s", retry=False)
+        elif self._in_flight.count and self._clock() - self._progress > self._kill_after:
+            self._condemn(life, f"its process hung for {self._kill_after:g} s and was killed")
 
-    def _on_message(self, worker: Worker, message: dict[str, Any]) -> None:
+    def _on_messages(self, life: _Life) -> None:
+        try:
+            for message in life.worker.channel.receive():
+                self._on_message(life, message)
+        except (ChannelError, *NONSENSE) as error:
+            self._distrust(life, error)
+        if life.worker.channel.ended:
+            self._cold.unregister(life.worker.channel.fileno())
+            life.worker.kill()  # its end is on the way, and what comes of it is decided when it is there
+
+    def _on_message(self, life: _Life, message: dict[str, Any]) -> None:
         kind = message["kind"]
         if kind == "failure":
-            requests = self._finish(worker, list(message["slots"]))
-            text, started = printable(message["message"]), bool(message["started"])
-            self.sink([Failure(requests, Status(message["status"]), text, started)])
+            status, text, started = Status(message["status"]), printable(message["message"]), bool(message["started"])
+            requests = self._in_flight.finish(life.worker.marks, [abs(int(slot)) for slot in message["slots"]])
+            self._progress = self._finished = self._clock()
+            self.sink([Failure(requests, status, text, started)])
         elif kind == "ready":
             self.effective_max_batch = int(message["effective_max_batch"])
-            self.warm_up = message
+            self.warm_up = {int(rows): float(seconds) for rows, seconds in message["seconds"].items()}
             self._ever_ready = True
             self._timer.every(min(1.0, self._stall_timeout / 4))
             self._become(HealthState.SERVING, "")
         elif kind == "failed":
-            self._fail_to_load(worker, printable(message["message"]))
+            self._condemn(life, printable(message["message"]), retry=self._ever_ready)
         else:
             raise ChannelError(f"a message of kind {printable(kind)}")
 
-    def _fail_to_load(self, worker: Worker, text: str) -> None:
-        logger.error("%s: cannot be loaded: %s", worker.label, text)
-        self._bury(text)
-        self._become(HealthState.FAILED, text)
-        if self._ever_ready:
+    def _distrust(self, life: _Life, error: Exception) -> None:
+        self._condemn(life, f"its process says what makes no sense ({printable(str(error))}) and was killed")
+
+    def _condemn(self, life: _Life, why: str, *, retry: bool = True) -> None:
+        """Kill the process; its calls fail when it is gone, which can take a while with a device to let go of."""
+        if not life.fate:
+            life.fate = why
+            life.retry = retry
+            self._note_service()
+            self._become(HealthState.FAILED, why)
+            logger.error("%s: %s", life.worker.label, why)
+        life.worker.kill()
+
+    def _on_death(self, life: _Life) -> None:
+        if not life.fate:
+            self._note_service()
+        how = self._bury(life, life.fate)
+        self._become(HealthState.FAILED, life.fate or f"its process {how}")
+        if life.retry:
             self._retry_later()
 
-    def _on_death(self, why: str = "") -> None:
-        served = self._clock() - self._since if self._state is HealthState.SERVING else 0.0
-        if served >= BACK_OFF_RESET:
+    def _note_service(self) -> None:
+        if self._state is HealthState.SERVING and self._clock() - self._since >= BACK_OFF_RESET:
             self._back_off = BACK_OFF_FIRST
-        how = self._bury("")
-        self._become(HealthState.FAILED, f"its process {why + ' and ' if why else ''}{how}")
-        self._retry_later()
-
-    def _replace(self, worker: Worker, error: Exception) -> None:
-        """It no longer says what can be: nothing more of it is believed."""
-        logger.error("%s: what it says makes no sense (%s); it is killed", worker.label, printable(str(error)))
-        self._on_death("spoke nonsense")
 
     def _retry_later(self) -> None:
-        if self._stopped:
-            return
         logger.warning("%s: %s; next start in %g s", self.spec.name, self._detail, self._back_off)
         self._timer.once(self._back_off)
         self._back_off = min(2 * self._back_off, BACK_OFF_MOST)
 
-    def _bury(self, why: str) -> str:
-        """The process ends here: take what it finished, fail the rest, give all memory back."""
-        worker = self._worker
-        if worker is None:
-            return ""
-        worker.kill()
+    def _bury(self, life: _Life, why: str) -> str:
+        """The process has ended: take what it finished, fail the rest, give all memory back."""
+        worker = life.worker
+        worker.kill()  # whatever it has started itself, too
         how = worker.reap()
         outcome: list[BatchResult | Failure] = []
-        with contextlib.suppress(RingError, LookupError, ValueError, TypeError, msgpack.UnpackException):
-            outcome = self._read_results(worker)
-        outcome += self._fail_all(worker, why or f"the model's process {how}")
+        if not life.fate:
+            with suppress(*NONSENSE):
+                life.answers.read(outcome)
+        started, waiting = self._in_flight.finish_all(worker.marks)
+        why = why or f"the model's process {how}"
+        if started:
+            outcome.append(Failure(started, Status.UNAVAILABLE, f"{why} while it ran this call", True))
+        if waiting:
+            text = f"{why} before it began this call; try again"
+            outcome.append(Failure(waiting, Status.UNAVAILABLE, text, False))
         for descriptor in worker.descriptors:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._cold.unregister(descriptor)
         self._timer.off()
-        self._worker = None
-        for slab in self._introduced.values():
-            if slab is not None:
-                slab.release()
-        self._introduced.clear()
-        self._signatures.clear()
-        self._overflow.clear()
-        self._released.clear()
-        self._eager = False
+        self._life = None
+        life.introductions.close()
+        life.leases.close()
         worker.close()
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._event)
         if outcome:
             self.sink(outcome)
         return how
-
-    def _fail_all(self, worker: Worker, why: str) -> list[BatchResult | Failure]:
-        requests = self._finish(worker, [slot for slot, request in enumerate(self._pending) if request is not None])
-        requests.sort(key=attrgetter("arrived"))
-        started = [request for request in requests if request.started]
-        waiting = [request for request in requests if not request.started]
-        failures: list[BatchResult | Failure] = []
-        if started:
-            failures.append(Failure(started, Status.UNAVAILABLE, f"{why} while it ran this call", True))
-        if waiting:
-            failures.append(Failure(waiting, Status.UNAVAILABLE, f"{why} before it began this call: try again", False))
-        return failures
 
     def _become(self, state: HealthState, detail: str) -> None:
         self._state = state
@@ -607,18 +465,10 @@ class ProcessEngine(Engine):
             self._on_change(self)
 
 
-class _Lease(weakref.ref[Any]):
-    """One result slab with views out; held by the engine, or it would die without calling back."""
-
-    __slots__ = ("engine", "offset", "worker")
-    engine: ProcessEngine
-    worker: Worker
-    offset: int
-
-
-def _lease_dropped(lease: weakref.ref[Any]) -> None:
-    if isinstance(lease, _Lease):
-        lease.engine._release(lease)  # noqa: SLF001 - the callback of the engine's own object
+def _refuse(slab: Slab | None, request: Request, status: Status, message: str) -> Failure:
+    if slab is not None:
+        slab.release()
+    return Failure([request], status, message, started=False)
 
 
 def _no_sink(outcome: list[BatchResult | Failure]) -> None:

@@ -46,12 +46,13 @@ class TimerDescriptor:
         """Do not fire."""
         self._set(0.0, 0.0)
 
-    def clear(self) -> None:
-        """Take note that it fired; it is not readable any more."""
+    def clear(self) -> bool:
+        """Whether it fired (and was not set anew since); it is not readable any more."""
         try:
             os.read(self._descriptor, 8)
         except BlockingIOError:
-            return
+            return False
+        return True
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -106,8 +106,10 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and whatever it started, now; harmless if it has ended."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.returncode is None:
+            # Until it is waited for, its number cannot belong to anybody else.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def reap(self) -> str:
         """Wait for the end and say how it came, in words. After it nothing is written to shared memory any more."""

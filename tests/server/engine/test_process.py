@@ -23,6 +23,7 @@ from tensorwire.protocol import Status
 from tensorwire.server.engine.api import BatchResult, Failure, HealthState, Prepared, Request
 from tensorwire.server.engine.process import ProcessEngine
 from tensorwire.server.engine.spec import load_spec
+from tensorwire.server.engine.worker import Worker
 
 TOML = """
 backend = "python"
@@ -98,10 +99,13 @@ class Front:
         assert not self.woken
         self.woken = True
 
-    def turn(self, timeout: float = 0.05) -> None:
+    def hand_over(self) -> None:
         if self.woken:
             self.woken = False
             self.engine.step()
+
+    def turn(self, timeout: float = 0.05) -> None:
+        self.hand_over()
         for descriptor in select.select(self.engine.descriptors(), [], [], timeout)[0]:
             self.engine.on_readable(descriptor)
 
@@ -173,10 +177,14 @@ class Front:
         assert self.pool.in_use == 0
 
     @property
+    def worker(self) -> Worker:
+        life = self.engine._life
+        assert life is not None
+        return life.worker
+
+    @property
     def pid(self) -> int:
-        worker = self.engine._worker
-        assert worker is not None
-        return worker.process.pid
+        return self.worker.process.pid
 
 
 @pytest.fixture
@@ -422,17 +430,16 @@ def test_a_process_killed_from_outside_is_replaced(make: Make) -> None:
 
 def test_results_published_before_a_crash_are_delivered(make: Make) -> None:
     front = make().ready()
+    results, rare = front.engine.descriptors()
     good = front.submit([1, 0, 0, 0])
-    front.turn(0)
+    front.hand_over()
+    assert select.select([results], [], [], 30)[0]
     bad = front.submit([-1, 0, 0, 0])
-    front.engine.step()
-    front.woken = False
-    worker = front.engine._worker
-    assert worker is not None
-    select.select([worker.pidfd], [], [], 30)
-    front.engine.on_readable(front.engine.descriptors()[1])
-    assert front.rows(good) == [[2, 0, 0, 0]] or front.failure(good)
-    assert front.failure(bad)
+    front.hand_over()
+    assert select.select([front.worker.pidfd], [], [], 30)[0]
+    front.engine.on_readable(rare)
+    assert front.rows(good) == [[2, 0, 0, 0]]
+    assert front.failure(bad).started
 
 
 def test_restarts_back_off(make: Make) -> None:
@@ -587,8 +594,7 @@ def test_stop_fails_what_is_in_flight_and_leaves_no_process(make: Make) -> None:
 
 def test_an_idle_process_leaves_by_itself(make: Make) -> None:
     front = make().ready()
-    worker = front.engine._worker
-    assert worker is not None
+    worker = front.worker
     front.engine.stop()
     assert worker.process.returncode == 0
 
@@ -668,8 +674,7 @@ def test_nonsense_from_the_process_ends_it_and_loses_no_call(make: Make) -> None
     front = make().ready()
     request = front.submit([-4, 0, 0, 0])
     front.turn(0.2)
-    worker = front.engine._worker
-    assert worker is not None
+    worker = front.worker
     os.eventfd_write(worker.to_front.event, 1 << 40)
     failure = front.failure(request)
     assert failure.started

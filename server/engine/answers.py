@@ -1,0 +1,93 @@
+"""What an engine process says through its ring, turned into results.
+
+What lives here: reading records, and views of result slabs in the shape the front wants. What must not: life and death
+of the process, telling it anything. One `Answers` per life of a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from ...codec import Encoded
+from .api import BatchResult, OutputArray
+from .inflight import NotInFlightError
+from .records import CANCELLED, ENCODED, PREPARED, RESULT, SHORT, SIGNATURE, OutputSignature, output_places
+from .ring import RingError
+
+if TYPE_CHECKING:
+    from .api import Failure
+    from .inflight import InFlight
+    from .leases import Leases
+    from .worker import Worker
+
+__all__ = ["NONSENSE", "Answers"]
+
+#: What reading raises if the process writes records that cannot be: it is broken, whatever the reason.
+NONSENSE = (RingError, NotInFlightError, LookupError, ValueError, TypeError, OverflowError, msgpack.UnpackException)
+
+
+class Answers:
+    """Reads `worker`'s records. `prepared(number)` is called when it has read the metadata sent under that number."""
+
+    def __init__(self, worker: Worker, in_flight: InFlight, leases: Leases, prepared: Callable[[int], object]) -> None:
+        self._worker = worker
+        self._in_flight = in_flight
+        self._leases = leases
+        self._prepared = prepared
+        self._signatures: dict[int, OutputSignature] = {}
+
+    def read(self, outcome: list[BatchResult | Failure]) -> bool:
+        """Append what came to `outcome`; whether any request is over. Raises one of NONSENSE, `outcome` being valid."""
+        finish = self._in_flight.finish
+        worker = self._worker
+        marks = worker.marks
+        progress = False
+        for record in worker.to_front.read():
+            kind, _, signature, count, rows, offset, nbytes, planned, copied_in, computed, copied_out = record
+            if kind == RESULT:
+                layout = self._signatures[signature]
+                places, _ = output_places(count, rows, layout)
+                data = self._lease(offset, nbytes)
+                outputs = tuple(
+                    OutputArray(name, dtype, row_shape, data[start : start + size], row_bytes)
+                    for (name, dtype, row_shape, row_bytes), (start, size) in zip(layout, places, strict=True)
+                )
+                requests = finish(marks, data[: 4 * count].cast("I").tolist())
+                outcome.append(BatchResult(requests, outputs, rows, planned, copied_in, computed, copied_out))
+                progress = True
+                self._leases.eager = False
+            elif kind == ENCODED:
+                end = 64 + nbytes
+                data = self._lease(offset, end + signature + count)
+                meta, dims = bytes(data[end : end + signature]), bytes(data[end + signature :])
+                encoded = Encoded(meta, dims, [data[64:end]], nbytes)
+                requests = finish(marks, [data[:4].cast("I")[0]])
+                outcome.append(BatchResult(requests, (), rows, planned, copied_in, computed, copied_out, encoded))
+                progress = True
+                self._leases.eager = False
+            elif kind == CANCELLED:
+                finish(marks, [count])
+                progress = True
+            elif kind == PREPARED:
+                self._prepared(count)
+            elif kind == SIGNATURE:
+                self._signatures[signature] = _layout(bytes(worker.results.view(offset, nbytes)))
+                self._leases.released.append(offset)
+            elif kind == SHORT:
+                self._leases.hurry()
+            else:
+                raise RingError(f"a record of kind {kind}")
+        return progress
+
+    def _lease(self, offset: int, nbytes: int) -> memoryview:
+        return self._leases.lease(self._worker.results.view(offset, nbytes), offset)
+
+
+def _layout(raw: bytes) -> OutputSignature:
+    return tuple(
+        (str(name), str(dtype), tuple(map(int, row_shape)), int(row_bytes))
+        for name, dtype, row_shape, row_bytes in msgpack.unpackb(raw)
+    )

@@ -1,0 +1,74 @@
+"""Views of result slabs: who still looks at one, and which may go back to the process that filled it.
+
+What lives here: counting by weak reference, and the list of what waits to be told. What must not: telling (process.py).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Leases"]
+
+#: Released slabs wait for the next wake-up of the process unless so many of them wait: wake-ups cost more than memory.
+MANY = 64
+
+
+class Leases:
+    """The result slabs of one process. `urgent` is called when `released` should be told now.
+
+    Views may be dropped anywhere, by the garbage collector in the middle of anything too: then an offset is noted, and
+    that is all that happens.
+    """
+
+    def __init__(self, urgent: Callable[[], object]) -> None:
+        self.released: deque[int] = deque()
+        self.eager = False  # the process waits for memory: nothing waits here
+        self._urgent = urgent
+        self._held: dict[int, _Lease] = {}
+        self._closed = False
+
+    def lease(self, view: memoryview, offset: int) -> memoryview:
+        """The same bytes; when the last view of them is gone, `offset` is in `released`."""
+        owner = np.frombuffer(view, np.uint8)
+        lease = _Lease(owner, _dropped)
+        lease.leases = self
+        lease.offset = offset
+        self._held[offset] = lease
+        return owner.data
+
+    def hurry(self) -> None:
+        """The process waits for memory: tell it now, and at once from now on until it has published something."""
+        self.eager = True
+        if self.released:
+            self._urgent()
+
+    def close(self) -> None:
+        """The process is gone and nothing needs telling any more. Views stay valid."""
+        self._closed = True
+        self.released.clear()
+
+    def drop(self, offset: int) -> None:
+        """The last view of the slab at `offset` is gone."""
+        self._held.pop(offset, None)
+        if not self._closed:
+            self.released.append(offset)
+            if self.eager or len(self.released) >= MANY:
+                self._urgent()
+
+
+class _Lease(weakref.ref[Any]):
+    """Held by its Leases, or it would die without calling back."""
+
+    __slots__ = ("leases", "offset")
+    leases: Leases
+    offset: int
+
+
+def _dropped(lease: weakref.ref[Any]) -> None:
+    if isinstance(lease, _Lease):
+        lease.leases.drop(lease.offset)
