@@ -15,13 +15,13 @@ import numpy as np
 from .adapt import Adapted, adapt
 from .dtypes import DType
 from .errors import CodecError
-from .limits import ALIGNMENT, MAX_BODY_BYTES
+from .limits import ALIGNMENT, MAX_BODY_BYTES, MAX_FREE_DIMS
 from .metadata import FREE, Kind, TensorSpec, encode_metadata
 
 _PADDING = tuple(memoryview(bytes(count)) for count in range(ALIGNMENT))
 _ndarray = np.ndarray
 
-Signature = tuple[tuple[str, DType, Kind, int], ...]
+Signature = tuple[tuple[str, DType, Kind, tuple[int, ...]], ...]
 
 
 class Encoded:
@@ -42,16 +42,17 @@ class _CallSite:
     __slots__ = ("meta", "pack_dims")
 
     def __init__(self, model: str, version: str, signature: Signature) -> None:
-        specs = [TensorSpec(name, dtype, (FREE,) * ndim, kind) for name, dtype, kind, ndim in signature]
+        specs = [TensorSpec(name, dtype, shape, kind) for name, dtype, kind, shape in signature]
         self.meta = encode_metadata(model, version, specs)
-        count = sum(ndim + (kind is not Kind.DENSE) for _, _, kind, ndim in signature)
+        count = sum(shape.count(FREE) + (kind is not Kind.DENSE) for _, _, kind, shape in signature)
         self.pack_dims: Callable[..., bytes] = struct.Struct(f"<{count}Q").pack
 
 
 class Encoder:
     """Encodes messages; keeps the metadata of the last `max_entries` call signatures (first in, first out).
 
-    A signature is model, version and per tensor name, dtype, kind and number of dimensions: every dimension is free.
+    A signature is model, version and per tensor name, dtype, kind and number of dimensions: every dimension is free, as
+    long as all of them fit the dims of one message; else the first tensors have fixed ones (SPEC 18.4).
     Safe to use from several threads under the GIL.
     """
 
@@ -82,8 +83,10 @@ class Encoder:
 
     def _encode(self, model: str, version: str, arrays: Mapping[str, Any]) -> Encoded:
         adapted = [adapt(name, value) for name, value in arrays.items()]
+        shapes, sizes = _free_sizes(adapted)
         signature = tuple(
-            (name, tensor.dtype, tensor.kind, tensor.ndim) for name, tensor in zip(arrays, adapted, strict=True)
+            (name, tensor.dtype, tensor.kind, shape)
+            for name, tensor, shape in zip(arrays, adapted, shapes, strict=True)
         )
         site = self._sites.get((model, version, signature))
         if site is None:
@@ -91,9 +94,8 @@ class Encoder:
             self._keep((model, version, signature), site)
             if len(adapted) == 1:
                 self._keep_fast(model, version, arrays, adapted[0], site)
-        dims = site.pack_dims(*(size for tensor in adapted for size in tensor.sizes))
         buffers, body_length = _gather(adapted)
-        return Encoded(site.meta, dims, buffers, body_length)
+        return Encoded(site.meta, site.pack_dims(*sizes), buffers, body_length)
 
     def _keep_fast(self, model: str, version: str, arrays: Mapping[str, Any], tensor: Adapted, site: _CallSite) -> None:
         """Also files the site under the key of the fast path, if the array can take it."""
@@ -105,6 +107,26 @@ class Encoder:
         self._sites[key] = site
         while len(self._sites) > self._max_entries:
             self._sites.pop(next(iter(self._sites)), None)
+
+
+def _free_sizes(tensors: list[Adapted]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The shapes that the metadata gives, and the sizes that travel in dims."""
+    excess = sum(len(tensor.sizes) for tensor in tensors) - MAX_FREE_DIMS
+    shapes: list[tuple[int, ...]] = []
+    sizes: list[int] = []
+    for tensor in tensors:
+        if excess > 0:
+            excess -= tensor.ndim
+            shapes.append(tensor.sizes[: tensor.ndim])
+            sizes.extend(tensor.sizes[tensor.ndim :])
+        else:
+            shapes.append((FREE,) * tensor.ndim)
+            sizes.extend(tensor.sizes)
+    if excess > 0:
+        raise CodecError(
+            f"tensors: {len(sizes)} of them are strings or ragged, at most {MAX_FREE_DIMS} fit one message"
+        )
+    return shapes, sizes
 
 
 def _gather(tensors: list[Adapted]) -> tuple[list[memoryview], int]:

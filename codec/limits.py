@@ -14,6 +14,9 @@ MAX_DIM = 1 << 48
 MAX_BODY_BYTES = 1 << 56
 """One message's body, bytes. Far below 2^63, so that every offset fits a signed 64-bit integer everywhere."""
 
+MAX_FREE_DIMS = 124
+"""Sizes in the dims of one message: what the extension's 1024 bytes hold beside every other item (SPEC 18.4, 19)."""
+
 MAX_TENSORS = 1024
 """Tensors of one message: bounds the work that one call can ask for (1024 of them decode in about 1 ms)."""
 

@@ -133,7 +133,7 @@ class _Verifier:
         position = self.follow(0, "root")
         fields = self.table(position, 3, "root")
         if not fields[_MODEL] or not fields[_TENSORS]:
-            raise CodecError(f"metadata: the required {'tensors' if fields[_MODEL] else 'model'} is missing")
+            raise CodecError(f"metadata: the root lacks its required {'tensors' if fields[_MODEL] else 'model'}")
         self.inside(position, fields[_MODEL], 4, 4, "model")
         self.string(fields[_MODEL], "model")
         if fields[_VERSION]:

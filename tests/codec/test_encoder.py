@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 
 from fuzz import strategies_tensors as strategies
-from tensorwire.codec import CodecError, Encoder, Kind, TensorSpec, decode_metadata, dtype_by_name
+from tensorwire.codec import (
+    CodecError,
+    Encoder,
+    Kind,
+    TensorSpec,
+    decode_arrays,
+    decode_metadata,
+    dtype_by_name,
+    resolve,
+)
 
 
 def address(buffer: memoryview) -> int:
@@ -101,6 +110,24 @@ def test_one_signature_has_one_metadata_string_whatever_the_shapes() -> None:
     second = encoder.encode("m", "1", {"x": np.zeros((7, 3), np.float32)})
     assert first.meta is second.meta
     assert decode_metadata(first.meta).tensors == (TensorSpec("x", dtype_by_name("float32"), (-1, -1), Kind.DENSE),)
+
+
+def test_more_sizes_than_dims_can_carry_are_fixed_in_the_metadata() -> None:
+    arrays: dict[str, Any] = {str(index): np.zeros((1, 2, index % 3), np.int8) for index in range(60)} | {"s": ["a"]}
+    message = Encoder().encode("m", "", arrays)
+    assert len(message.dims) <= 8 * 124
+    specs = decode_metadata(message.meta).tensors
+    assert specs[0].shape == (1, 2, 0)
+    assert specs[59].shape == (-1, -1, -1)
+    decoded = decode_arrays(resolve(decode_metadata(message.meta), message.dims), b"".join(message.buffers))
+    assert all(np.array_equal(decoded[name], array) for name, array in arrays.items())
+
+
+def test_as_many_strings_as_dims_can_carry() -> None:
+    texts = {str(index): "x" for index in range(124)}
+    assert len(Encoder().encode("m", "", texts).dims) == 8 * 124
+    with pytest.raises(CodecError, match="at most 124"):
+        Encoder().encode("m", "", texts | {"one more": "x"})
 
 
 @given(strategies.messages(max_size=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 import time
 from contextlib import suppress
@@ -33,6 +34,7 @@ class Map:
         self.raw = raw
         self.root = u32(raw, 0)
         self.model, self.version, self.tensors = self.fields(self.root, 3)
+        self.last = max(self.model, self.version, self.tensors)
         self.vector = self.target(self.tensors)
         self.count = u32(raw, self.vector)
         self.tensor = self.target(self.vector + 4)
@@ -63,74 +65,80 @@ def test_a_valid_buffer_passes() -> None:
     verify(VALID)
 
 
-FORGED = {
-    "empty": b"",
-    "seven bytes": VALID[:7],
-    "no identifier": VALID[:4] + b"XXXX" + VALID[8:],
-    "over the cap": VALID + bytes(65537 - len(VALID)),
-    "root past the end": forged(0, "I", len(VALID)),
-    "root at the last byte": forged(0, "I", len(VALID) - 1),
-    "root at 2^32-1": forged(0, "I", 0xFFFFFFFF),
-    "root at itself": forged(0, "I", 0),
-    "root not aligned": forged(0, "I", MAP.root + 1),
-    "vtable before the buffer": forged(MAP.root, "i", 0x7FFFFFFF),
-    "vtable after the buffer": forged(MAP.root, "i", -0x80000000),
-    "vtable odd": forged(MAP.root, "i", MAP.root - MAP.vtable(MAP.root) + 1),
-    "vtable of 0 bytes": forged(MAP.vtable(MAP.root), "H", 0),
-    "vtable of 2 bytes": forged(MAP.vtable(MAP.root), "H", 2),
-    "vtable of odd bytes": forged(MAP.vtable(MAP.root), "H", 9),
-    "vtable of 65535 bytes": forged(MAP.vtable(MAP.root), "H", 0xFFFF),
-    "vtable with unknown fields": forged(MAP.vtable(MAP.root), "H", 12),
-    "table of 0 bytes": forged(MAP.vtable(MAP.root) + 2, "H", 0),
-    "table of 65535 bytes": forged(MAP.vtable(MAP.root) + 2, "H", 0xFFFF),
-    "field outside its table": forged(MAP.vtable(MAP.root) + 4, "H", 0xFFFC),
-    "field over its vtable offset": forged(MAP.vtable(MAP.root) + 4, "H", 2),
-    "model missing": forged(MAP.vtable(MAP.root) + 4, "H", 0),
-    "tensors missing": forged(MAP.vtable(MAP.root) + 8, "H", 0),
-    "name missing": forged(MAP.vtable(MAP.second) + 4, "H", 0),
-    "dtype missing": forged(MAP.vtable(MAP.second) + 6, "H", 0),
-    "model offset 0": forged(MAP.model, "I", 0),
-    "model offset 2^32-1": forged(MAP.model, "I", 0xFFFFFFFF),
-    "model offset 2^31": forged(MAP.model, "I", 0x80000000),
-    "model length 2^32-1": forged(MAP.target(MAP.model), "I", 0xFFFFFFFF),
-    "model length 257": forged(MAP.target(MAP.model), "I", 257),
-    "model length one less": forged(MAP.target(MAP.model), "I", 9),
-    "model empty": forged(MAP.target(MAP.model), "IB", 0, 0),
-    "model not UTF-8": forged(MAP.target(MAP.model) + 4, "B", 0xFF),
-    "model overlong UTF-8": forged(MAP.target(MAP.model) + 4, "BB", 0xC0, 0xAF),
-    "model a surrogate": forged(MAP.target(MAP.model) + 4, "BBB", 0xED, 0xA0, 0x80),
-    "version not UTF-8": forged(MAP.target(MAP.version) + 4, "B", 0x80),
-    "name not UTF-8": forged(MAP.target(MAP.name) + 4, "B", 0xFE),
-    "name not closed": forged(MAP.target(MAP.name) + 8, "B", 1),
-    "1025 tensors": forged(MAP.vector, "I", 1025),
-    "one tensor more": forged(MAP.vector, "I", 3),
-    "2^32-1 tensors": forged(MAP.vector, "I", 0xFFFFFFFF),
-    "tensors offset not aligned": forged(MAP.tensors, "I", u32(VALID, MAP.tensors) + 2),
-    "a tensor that is the vector": forged(MAP.vector + 4, "I", 0),
-    "two tensors that are one": forged(MAP.vector + 8, "I", MAP.tensor - MAP.vector - 8),
-    "type code 3": forged(MAP.dtype, "B", 3),
-    "type code 15": forged(MAP.dtype, "B", 15),
-    "type code 255": forged(MAP.dtype, "B", 255),
-    "bits 0": forged(MAP.dtype + 1, "B", 0),
-    "bits 7": forged(MAP.dtype + 1, "B", 7),
-    "lanes 0": forged(MAP.dtype + 2, "H", 0),
-    "lanes 2": forged(MAP.dtype + 2, "H", 2),
-    "kind 3": forged(MAP.kind, "B", 3),
-    "kind 255": forged(MAP.kind, "B", 255),
-    "9 dimensions": forged(MAP.target(MAP.shape), "I", 9),
-    "2^29 dimensions": forged(MAP.target(MAP.shape), "I", 1 << 29),
-    "dimension -2": forged(MAP.target(MAP.shape) + 4, "q", -2),
-    "dimension 2^48+1": forged(MAP.target(MAP.shape) + 4, "q", (1 << 48) + 1),
-    "dimension -2^63": forged(MAP.target(MAP.shape) + 4, "q", -(1 << 63)),
-    "dimension 2^63-1": forged(MAP.target(MAP.shape) + 4, "q", (1 << 63) - 1),
-    "dimensions not aligned": forged(MAP.shape, "I", u32(VALID, MAP.shape) + 4),
+FORGED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "0 bytes, expected 8"),
+    "seven bytes": (VALID[:7], "7 bytes, expected 8"),
+    "no identifier": (VALID[:4] + b"XXXX" + VALID[8:], "file identifier"),
+    "over the cap": (VALID + bytes(65537 - len(VALID)), "65537 bytes"),
+    "root past the end": (forged(0, "I", len(VALID)), "leaves the buffer"),
+    "root at the last byte": (forged(0, "I", len(VALID) - 1), "not aligned"),
+    "root at 2^32-1": (forged(0, "I", 0xFFFFFFFF), "not aligned"),
+    "root at itself": (forged(0, "I", 0), "at or before itself"),
+    "root not aligned": (forged(0, "I", MAP.root + 1), "not aligned"),
+    "vtable before the buffer": (forged(MAP.root, "i", 0x7FFFFFFF), "not aligned"),
+    "vtable after the buffer": (forged(MAP.root, "i", -0x80000000), "vtable at 2147483672 of 4 bytes leaves"),
+    "vtable odd": (forged(MAP.root, "i", MAP.root - MAP.vtable(MAP.root) + 1), "not aligned"),
+    "vtable of 0 bytes": (forged(MAP.vtable(MAP.root), "H", 0), "expected 4 to 10, even"),
+    "vtable of 2 bytes": (forged(MAP.vtable(MAP.root), "H", 2), "expected 4 to 10, even"),
+    "vtable of odd bytes": (forged(MAP.vtable(MAP.root), "H", 9), "expected 4 to 10, even"),
+    "vtable of 65535 bytes": (forged(MAP.vtable(MAP.root), "H", 0xFFFF), "expected 4 to 10, even"),
+    "vtable with unknown fields": (forged(MAP.vtable(MAP.root), "H", 12), "expected 4 to 10, even"),
+    "table of 0 bytes": (forged(MAP.vtable(MAP.root) + 2, "H", 0), "expected at least 4"),
+    "table of 65535 bytes": (forged(MAP.vtable(MAP.root) + 2, "H", 0xFFFF), "leaves the buffer"),
+    "field outside its table": (forged(MAP.vtable(MAP.root) + 4, "H", 0xFFFC), "has a field at"),
+    "field over its vtable offset": (forged(MAP.vtable(MAP.root) + 4, "H", 2), "has a field at 2,"),
+    "model missing": (forged(MAP.vtable(MAP.root) + 4, "H", 0), "required model"),
+    "tensors missing": (forged(MAP.vtable(MAP.root) + 8, "H", 0), "required tensors"),
+    "name missing": (forged(MAP.vtable(MAP.second) + 4, "H", 0), "lacks its required name"),
+    "dtype missing": (forged(MAP.vtable(MAP.second) + 6, "H", 0), "lacks its required dtype"),
+    "model offset 0": (forged(MAP.model, "I", 0), "at or before itself"),
+    "model offset 2^32-1": (forged(MAP.model, "I", 0xFFFFFFFF), "not aligned"),
+    "model offset 2^31": (forged(MAP.model, "I", 0x80000000), "leaves the buffer"),
+    "model length 2^32-1": (forged(MAP.target(MAP.model), "I", 0xFFFFFFFF), "are allowed"),
+    "model length 257": (forged(MAP.target(MAP.model), "I", 257), "are allowed"),
+    "model length one less": (forged(MAP.target(MAP.model), "I", 9), "zero byte"),
+    "model empty": (forged(MAP.target(MAP.model), "IB", 0, 0), "0 bytes, expected 1"),
+    "model not UTF-8": (forged(MAP.target(MAP.model) + 4, "B", 0xFF), "not UTF-8"),
+    "model overlong UTF-8": (forged(MAP.target(MAP.model) + 4, "BB", 0xC0, 0xAF), "not UTF-8"),
+    "model a surrogate": (forged(MAP.target(MAP.model) + 4, "BBB", 0xED, 0xA0, 0x80), "not UTF-8"),
+    "version not UTF-8": (forged(MAP.target(MAP.version) + 4, "B", 0x80), "not UTF-8"),
+    "name not UTF-8": (forged(MAP.target(MAP.name) + 4, "B", 0xFE), "not UTF-8"),
+    "name not closed": (forged(MAP.target(MAP.name) + 8, "B", 1), "zero byte"),
+    "1025 tensors": (forged(MAP.vector, "I", 1025), "are allowed"),
+    "one tensor more": (forged(MAP.vector, "I", 3), "at or before itself"),
+    "2^32-1 tensors": (forged(MAP.vector, "I", 0xFFFFFFFF), "are allowed"),
+    "tensors offset not aligned": (forged(MAP.tensors, "I", u32(VALID, MAP.tensors) + 2), "not aligned"),
+    "a tensor that is the vector": (forged(MAP.vector + 4, "I", 0), "at or before itself"),
+    "two tensors that are one": (forged(MAP.vector + 8, "I", MAP.tensor - MAP.vector - 8), "appears twice"),
+    "type code 3": (forged(MAP.dtype, "B", 3), "unknown type code"),
+    "type code 15": (forged(MAP.dtype, "B", 15), "unknown type code"),
+    "type code 255": (forged(MAP.dtype, "B", 255), "unknown type code"),
+    "bits 0": (forged(MAP.dtype + 1, "B", 0), "no (code, bits, lanes)"),
+    "bits 7": (forged(MAP.dtype + 1, "B", 7), "no (code, bits, lanes)"),
+    "lanes 0": (forged(MAP.dtype + 2, "H", 0), "no (code, bits, lanes)"),
+    "lanes 2": (forged(MAP.dtype + 2, "H", 2), "no (code, bits, lanes)"),
+    "kind 3": (forged(MAP.kind, "B", 3), "expected 0 to 2"),
+    "kind 255": (forged(MAP.kind, "B", 255), "expected 0 to 2"),
+    "9 dimensions": (forged(MAP.target(MAP.shape), "I", 9), "are allowed"),
+    "2^29 dimensions": (forged(MAP.target(MAP.shape), "I", 1 << 29), "are allowed"),
+    "dimension -2": (forged(MAP.target(MAP.shape) + 4, "q", -2), "-1 (free) or 0 to"),
+    "dimension 2^48+1": (forged(MAP.target(MAP.shape) + 4, "q", (1 << 48) + 1), "-1 (free) or 0 to"),
+    "dimension -2^63": (forged(MAP.target(MAP.shape) + 4, "q", -(1 << 63)), "-1 (free) or 0 to"),
+    "dimension 2^63-1": (forged(MAP.target(MAP.shape) + 4, "q", (1 << 63) - 1), "-1 (free) or 0 to"),
+    "dimensions elsewhere": (forged(MAP.shape, "I", u32(VALID, MAP.shape) + 4), "at most 8"),
+    "field that ends outside its table": (
+        forged(MAP.vtable(MAP.root) + 2, "H", MAP.last - MAP.root + 1),
+        "leaves its table",
+    ),
+    "kind outside its table": (forged(MAP.vtable(MAP.second) + 2, "H", 4), "has a field at"),
 }
 
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_buffer_is_refused(name: str) -> None:
-    with pytest.raises(CodecError):
-        decode_metadata(FORGED[name])
+    raw, says = FORGED[name]
+    with pytest.raises(CodecError, match=re.escape(says)):
+        decode_metadata(raw)
 
 
 def test_every_cut_is_refused_unless_it_takes_padding_only() -> None:
