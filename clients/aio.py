@@ -10,7 +10,6 @@ Here: transports and futures. Not here: the rules of calls, retries and deadline
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -24,7 +23,8 @@ from . import services
 from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, Result
 from .capture import open_capture
 from .core import MAX_REPLY, ClientCore
-from .errors import ConnectFailed, DeadlineExceeded, ForkedClient
+from .errors import ConnectFailed, DeadlineExceeded
+from .forks import check_fork, generation
 from .link import Link
 from .sockets import explain, tune_tcp
 from .url import Address, parse_url
@@ -37,7 +37,6 @@ HIGH_WATER = 1 << 20
 """Unsent bytes in the transport above which no more are given to it."""
 
 monotonic = time.monotonic
-getpid = os.getpid
 
 
 async def connect(
@@ -63,16 +62,14 @@ async def connect(
 class AsyncCall(Call):
     """A call with the future that its outcome goes to."""
 
-    __slots__ = ("future",)
+    __slots__ = ()
 
-    def __init__(self, client: Client, kind: int, started_at: float, deadline: float) -> None:
-        super().__init__(kind, started_at, deadline)
-        self.future: asyncio.Future[Result | None] = client.loop.create_future()
+    waiter: asyncio.Future[Result | None]
 
     def notify(self) -> None:
         """Wake who awaits it."""
-        future = self.future
-        if not future.done():
+        future = self.waiter
+        if future is not None and not future.done():
             if self.error is None or self.kind == STREAM:
                 future.set_result(self.outcome)
             else:
@@ -99,7 +96,7 @@ class Client:
         self._connect_timeout = timeout
         self._capture = open_capture(capture)
         self._core = ClientCore(
-            partial(AsyncCall, self),
+            AsyncCall,
             address=str(address),
             wait_for_ready=wait_for_ready,
             max_reply=max_reply,
@@ -110,7 +107,7 @@ class Client:
         self._dialling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = FOREVER
-        self._pid = getpid()
+        self._generation = generation[0]
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
@@ -130,7 +127,7 @@ class Client:
         """
         call = self._start(model, inputs, version, deadline, timing, priority, UNARY)
         try:
-            return await call.future  # type: ignore[return-value]  # a unary call's outcome is a Result
+            return await call.waiter  # type: ignore[return-value]  # a unary call's outcome is a Result
         except asyncio.CancelledError:
             self.cancel(call)
             raise
@@ -151,7 +148,7 @@ class Client:
         The arrays must not be changed until the call is done.
         """
         call = self._start(model, inputs, version, deadline, timing, priority, UNARY)
-        future = cast("asyncio.Future[Result]", call.future)
+        future = cast("asyncio.Future[Result]", call.waiter)
         future.add_done_callback(partial(self._let_go, call))
         return future
 
@@ -185,8 +182,8 @@ class Client:
                 elif call.finished:
                     return
                 else:
-                    await call.future
-                    call.future = self.loop.create_future()
+                    await call.waiter
+                    call.waiter = self.loop.create_future()
         finally:
             self.cancel(call)
 
@@ -227,7 +224,7 @@ class Client:
     def cancel(self, call: AsyncCall) -> None:
         """Give ``call`` up and tell the server; nothing happens where it is done."""
         if not call.finished:
-            call.future.cancel()
+            call.waiter.cancel()
             link = call.link
             self._core.cancel(call, monotonic())
             for wire in self._wires:
@@ -248,11 +245,12 @@ class Client:
         priority: int,
         kind: int,
     ) -> AsyncCall:
-        if self._pid != getpid():
-            self._check_process()
-        call = cast(
-            "AsyncCall", self._core.infer(model, inputs, version, deadline, timing, priority, monotonic(), kind)
-        )
+        if self._generation != generation[0]:
+            check_fork(self._generation)
+        call = self._core.infer(model, inputs, version, deadline, timing, priority, monotonic(), kind)
+        call.waiter = self.loop.create_future()
+        if call.finished:
+            call.notify()
         wire = self._wire
         if wire is not None and call.link is wire.link:
             if not wire.scheduled:
@@ -264,25 +262,21 @@ class Client:
         return call
 
     async def _control(self, kind: int, deadline: float | None) -> float:
-        self._check_process()
-        call = cast("AsyncCall", self._core.control(kind, deadline, monotonic()))
+        check_fork(self._generation)
+        call = self._core.control(kind, deadline, monotonic())
+        call.waiter = self.loop.create_future()
+        if call.finished:
+            call.notify()
         self.ensure_connection()
         self.arm_timer()
         if self._wire is not None:
             self._wire.schedule()
         try:
-            await call.future
+            await call.waiter
         except asyncio.CancelledError:
             self.cancel(call)
             raise
         return call.finished_at - call.opened_at
-
-    def _check_process(self) -> None:
-        if self._pid != getpid():
-            raise ForkedClient(
-                f"this client was made by process {self._pid} and is used in process {getpid()} after a fork: "
-                "connect again in the child"
-            )
 
     # --- time --------------------------------------------------------------------------------------------------------
 

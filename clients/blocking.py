@@ -10,13 +10,11 @@ Here: sockets, threads, the lead. Not here: the rules of calls, retries and dead
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -26,7 +24,8 @@ from . import services
 from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, Result
 from .capture import open_capture
 from .core import MAX_REPLY, ClientCore
-from .errors import ConnectFailed, DeadlineExceeded, ForkedClient
+from .errors import ConnectFailed, DeadlineExceeded
+from .forks import check_fork, generation
 from .link import Link
 from .sockets import Buffers, dial, explain, send_now, set_receive_timeout, wait_for
 from .url import Address, parse_url
@@ -41,7 +40,6 @@ NAP = 0.05
 """Seconds slept at a time while there is no connection to wait on, so that ``close`` is noticed."""
 
 monotonic = time.monotonic
-getpid = os.getpid
 
 
 def connect(
@@ -73,12 +71,10 @@ def connect(
 class Pending(Call):
     """A call under way: what :meth:`Client.submit` gives back."""
 
-    __slots__ = ("_client", "waiters")
+    __slots__ = ("client",)
 
-    def __init__(self, client: Client, kind: int, started_at: float, deadline: float) -> None:
-        super().__init__(kind, started_at, deadline)
-        self._client = client
-        self.waiters: list[LockType] | None = None
+    client: Client
+    waiter: list[LockType] | None
 
     def done(self) -> bool:
         """True where the outcome is known. It becomes known only while some thread waits on the client."""
@@ -90,20 +86,20 @@ class Pending(Call):
         Raises what the call failed with. May be asked again, and from any thread.
         """
         if not self.finished:
-            self._client.wait_for(self, timeout)
+            self.client.wait_for(self, timeout)
         if self.error is not None:
             raise self.error
         return cast("Result", self.outcome)
 
     def cancel(self) -> bool:
         """Give the call up and tell the server. False where it was done already."""
-        return self._client.cancel(self)
+        return self.client.cancel(self)
 
     def notify(self) -> None:
         """Wake who waits for it."""
-        waiters = self.waiters
+        waiters = self.waiter
         if waiters is not None:
-            self.waiters = None
+            self.waiter = None
             for waiter in waiters:
                 waiter.release()
 
@@ -124,7 +120,7 @@ class Client:
         self._connect_timeout = timeout
         self._capture = open_capture(capture)
         self._core = ClientCore(
-            partial(Pending, self),
+            Pending,
             address=str(address),
             wait_for_ready=wait_for_ready,
             max_reply=max_reply,
@@ -141,7 +137,7 @@ class Client:
         """Sockets that are shut down and that the leader may still be reading: closing waits for it."""
         self._read_at = 0.0
         self._receive_timeout = 0.0
-        self._pid = getpid()
+        self._generation = generation[0]
 
     # --- verbs -------------------------------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class Client:
 
     def close(self) -> None:
         """Say goodbye and close the connection; calls under way fail with :class:`ClientClosed`. May be repeated."""
-        if self._pid != getpid():
+        if self._generation != generation[0]:
             # The parent's connection: only this process's descriptor of it goes.
             if self._socket is not None:
                 self._socket.close()
@@ -254,14 +250,14 @@ class Client:
 
     def wait_for(self, call: Pending, timeout: float | None) -> None:
         """Wait until ``call`` is done; ``TimeoutError`` after ``timeout`` seconds. For :meth:`Pending.result`."""
-        self._check_process()
+        check_fork(self._generation)
         self._wait(call, FOREVER if timeout is None else monotonic() + timeout)
         if not call.finished:
             raise TimeoutError(f"no result within {timeout} s; the call goes on")
 
     def cancel(self, call: Pending) -> bool:
         """Give ``call`` up. For :meth:`Pending.cancel`."""
-        self._check_process()
+        check_fork(self._generation)
         with self._lock:
             if call.finished:
                 return False
@@ -280,24 +276,26 @@ class Client:
         priority: int,
         kind: int,
     ) -> Pending:
-        if self._pid != getpid():
-            self._check_process()
+        if self._generation != generation[0]:
+            check_fork(self._generation)
         now = monotonic()
         with self._lock:
             if now - self._read_at > QUIET:
                 self._listen(now)
-            call = cast("Pending", self._core.infer(model, inputs, version, deadline, timing, priority, now, kind))
+            call = self._core.infer(model, inputs, version, deadline, timing, priority, now, kind)
+            call.client = self
             self._flush(now)
             if self._unsent or call.link is None:
                 self._push(call)
         return call
 
     def _control(self, kind: int, deadline: float | None) -> float:
-        self._check_process()
+        check_fork(self._generation)
         with self._lock:
             now = monotonic()
             self._listen(now)
-            call = cast("Pending", self._core.control(kind, deadline, now))
+            call = self._core.control(kind, deadline, now)
+            call.client = self
             self._flush(now)
         self._wait(call)
         if call.error is not None:
@@ -307,13 +305,6 @@ class Client:
     def _service(self, name: str, payload: Mapping[str, Any], deadline: float | None) -> Result:
         call = self._start(name, payload, "", deadline, False, 0, UNARY)
         return call.result()
-
-    def _check_process(self) -> None:
-        if self._pid != getpid():
-            raise ForkedClient(
-                f"this client was made by process {self._pid} and is used in process {getpid()} after a fork: "
-                "connect again in the child"
-            )
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
@@ -367,8 +358,8 @@ class Client:
         while self._doomed:
             self._doomed.pop().close()
         for waiter, call in self._followers.items():
-            if not call.finished and call.waiters is not None and waiter in call.waiters:
-                call.waiters.remove(waiter)
+            if not call.finished and call.waiter is not None and waiter in call.waiter:
+                call.waiter.remove(waiter)
                 waiter.release()
                 break
 
@@ -376,9 +367,9 @@ class Client:
         """Sleep until the own call is done or the lead is free. The lock is held."""
         waiter = allocate_lock()
         waiter.acquire()
-        if call.waiters is None:
-            call.waiters = []
-        call.waiters.append(waiter)
+        if call.waiter is None:
+            call.waiter = []
+        call.waiter.append(waiter)
         self._followers[waiter] = call
         due = min(until, call.deadline)
         timeout = -1.0 if due == FOREVER else max(0.0, due - monotonic())
@@ -389,8 +380,8 @@ class Client:
             self._lock.acquire()
             del self._followers[waiter]
         if not woken:
-            if call.waiters is not None and waiter in call.waiters:
-                call.waiters.remove(waiter)
+            if call.waiter is not None and waiter in call.waiter:
+                call.waiter.remove(waiter)
             now = monotonic()
             self._core.run_timers(now)
             self._flush(now)
@@ -510,11 +501,13 @@ class Client:
         link, sock = self._link, self._socket
         if link is None or sock is None:
             return
-        buffers = self._unsent or link.data_to_send(now)
+        buffers = self._unsent
         try:
+            if not buffers and link.has_output:
+                buffers = link.data_to_send(now)
             while buffers:
                 buffers = send_now(sock, buffers)
-                if buffers:
+                if buffers or not link.has_output:
                     break
                 buffers = link.data_to_send(now)
         except OSError as error:

@@ -7,10 +7,10 @@ Plain data and its one transition (open -> done). Not here: when that happens (`
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..codec import Encoded
 from .errors import TensorwireError
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ class Call:
 
     __slots__ = (
         "attempts",
-        "body_length",
-        "buffers",
         "deadline",
+        "encoded",
         "error",
         "ext",
         "finished",
@@ -92,13 +91,13 @@ class Call:
         "flags",
         "kind",
         "link",
-        "meta",
         "opened_at",
         "outcome",
         "priority",
         "replies",
         "started_at",
         "stream_id",
+        "waiter",
     )
 
     def __init__(self, kind: int, started_at: float, deadline: float) -> None:
@@ -106,10 +105,9 @@ class Call:
         self.started_at = started_at
         self.deadline = deadline
         """Absolute, on the monotonic clock; ``FOREVER`` where there is none."""
-        self.meta = b""
+        self.encoded: Encoded | None = None
+        """The message, with views of the caller's arrays; let go of once the call is done."""
         self.ext = b""
-        self.buffers: Sequence[memoryview | bytes] = ()
-        self.body_length = 0
         self.flags = 0
         self.priority = 0
         self.attempts = 0
@@ -123,6 +121,8 @@ class Call:
         self.error: TensorwireError | None = None
         self.replies: deque[Result] | None = None
         """Replies of a stream that nobody has taken yet."""
+        self.waiter: Any = None
+        """What ``notify`` of a client wakes; the client's own business."""
 
     @property
     def request_id(self) -> str:
@@ -134,8 +134,7 @@ class Call:
         self.outcome = result
         self.finished_at = now
         self.finished = True
-        # The caller's arrays are no longer needed.
-        self.buffers = ()
+        self.encoded = None
         self.notify()
 
     def fail(self, error: TensorwireError, now: float) -> None:
@@ -143,7 +142,7 @@ class Call:
         self.error = error
         self.finished_at = now
         self.finished = True
-        self.buffers = ()
+        self.encoded = None
         self.notify()
 
     def add_reply(self, result: Result) -> None:

@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import __version__
 from ..codec import CodecError, Encoder
@@ -44,15 +44,15 @@ STALE_TIMERS = 256
 """Finished calls whose timers may lie about in the heap before it is swept."""
 EXTENSIONS_KEPT = 1024
 
-NewCall = Callable[[int, float, float], Call]
+CallT = TypeVar("CallT", bound=Call)
 
 
-class ClientCore:
+class ClientCore(Generic[CallT]):
     """Everything a client knows beyond its sockets. Not thread-safe: the driver serialises."""
 
     def __init__(
         self,
-        new_call: NewCall = Call,
+        new_call: Callable[[int, float, float], CallT],
         *,
         address: str = "",
         wait_for_ready: bool = False,
@@ -95,7 +95,7 @@ class ClientCore:
         priority: int,
         now: float,
         kind: int = UNARY,
-    ) -> Call:
+    ) -> CallT:
         """Start a call: encode it and send it off, or keep it until there is a connection.
 
         ``deadline`` is in seconds from ``now``. Raises :class:`InvalidInput` before anything is sent.
@@ -112,9 +112,7 @@ class ClientCore:
         if dims:
             ext = self._extensions.get(dims)
             call.ext = self._extension(dims) if ext is None else ext
-        call.meta = encoded.meta
-        call.buffers = encoded.buffers
-        call.body_length = encoded.body_length
+        call.encoded = encoded
         call.flags = ASK_TIMING if timing else END_STREAM
         if priority:
             if not 0 <= priority <= 255:
@@ -123,7 +121,7 @@ class ClientCore:
         self._start(call, now)
         return call
 
-    def control(self, kind: int, deadline: float | None, now: float) -> Call:
+    def control(self, kind: int, deadline: float | None, now: float) -> CallT:
         """Start a call without a stream: a PING, done when the PONG is back, or CONNECT, done when there is a
         connection.
         """
@@ -174,11 +172,14 @@ class ClientCore:
     def next_timer(self) -> float:
         """When :meth:`run_timers` has something to do; ``FOREVER`` for never."""
         timers = self._timers
-        while timers and timers[0][2].finished:
+        when = FOREVER
+        while timers:
+            if not timers[0][2].finished:
+                when = timers[0][0]
+                break
             heappop(timers)
-        when = timers[0][0] if timers else FOREVER
         link = self.link
-        if link is not None:
+        if link is not None and link.timed:
             due = link.next_deadline()
             if due is not None and due < when:
                 return due

@@ -6,7 +6,7 @@ Here: what each event of the protocol core means for a call. Not here: what outl
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..codec import CodecError
 from ..protocol import (
@@ -62,9 +62,10 @@ class Link:
         "draining",
         "finished",
         "ready",
+        "timed",
     )
 
-    def __init__(self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float) -> None:
+    def __init__(self, core: ClientCore[Any], config: Config, nonce: bytes, number: int, now: float) -> None:
         self._core = core
         self._decoder = core.decoder
         self._capture = core.capture
@@ -78,6 +79,8 @@ class Link:
         self.calls: dict[int, Call] = {}
         self.ready = False
         """The handshake is done and no GOAWAY came: new calls may be opened."""
+        self.timed = True
+        """The handshake has its deadline; afterwards the connection keeps no time of its own."""
         self.draining = False
         self.finished = False
         """Nothing more will come of it: send what ``data_to_send`` still gives, then close the socket."""
@@ -153,9 +156,12 @@ class Link:
             deadline_us = int((call.deadline - now) * 1e6) or 1
             if deadline_us > MAX_DEADLINE_US:
                 deadline_us = 0
+        encoded = call.encoded
+        if encoded is None:
+            return
         try:
             stream_id = self._connection.open(
-                call.meta, call.ext, call.buffers, call.body_length, call.flags, call.priority, deadline_us
+                encoded.meta, call.ext, encoded.buffers, encoded.body_length, call.flags, call.priority, deadline_us
             )
         except MisuseError as error:
             call.fail(InvalidInput(str(error), not_started=True), now)
@@ -263,6 +269,7 @@ class Link:
         self.connection_id = connection.connection_id
         self._max_streams = connection.peer_limits.max_streams
         self.ready = True
+        self.timed = False
         self._core.link_ready(self, event.payload, now)
 
     def _ended(self, event: Ended, now: float) -> None:

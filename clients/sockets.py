@@ -68,6 +68,8 @@ def send_now(sock: socket.socket, buffers: Buffers) -> Buffers:
         sent = sock.sendmsg(buffers, (), socket.MSG_DONTWAIT)
     except BlockingIOError:
         return buffers
+    if sent == sum(map(len, buffers)):
+        return []
     for index, buffer in enumerate(buffers):
         size = len(buffer)
         if sent < size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tensorwire.clients.calls import FOREVER, UNARY, Call, Result
 from tensorwire.clients.errors import LocalCancelled
+from tensorwire.codec import Encoded
 
 
 def test_a_result_is_a_dict_with_a_name() -> None:
@@ -15,12 +16,12 @@ def test_a_result_is_a_dict_with_a_name() -> None:
 
 def test_a_done_call_lets_go_of_the_callers_arrays() -> None:
     done, failed = Call(UNARY, 0.0, FOREVER), Call(UNARY, 0.0, FOREVER)
-    done.buffers = failed.buffers = [b"x"]
+    done.encoded = failed.encoded = Encoded(b"", b"", [], 0)
     done.finish(None, 1.0)
     failed.fail(LocalCancelled("x"), 1.0)
     assert done.finished
     assert failed.finished
-    assert len(done.buffers) == len(failed.buffers) == 0
+    assert [done.encoded, failed.encoded] == [None, None]
 
 
 def test_a_call_without_a_connection_has_no_name_yet() -> None:

@@ -171,10 +171,10 @@ class Peer:
             connection = PeerConnection(sock, self.handler, self.config, len(self.connections) + 1)
             thread = threading.Thread(target=connection.run, daemon=True)
             self.threads.append(thread)
-            thread.start()
             with self.accepted:
                 self.connections.append(connection)
                 self.accepted.notify_all()
+            thread.start()
 
     def connection(self, number: int = 0, timeout: float = 5.0) -> PeerConnection:
         """The connection accepted as the ``number``th, waiting for it."""
