@@ -93,7 +93,8 @@ def wild_frames() -> st.SearchStrategy[bytes]:
         st.integers(0, 3),
         st.sampled_from((0, 0, 1, 13, 17)),
         st.sampled_from((0, 0, 0, 7, 255)),
-        st.sampled_from((b"", b"", dims(1), dims(2, 3), body_length(70000), b"\x01", b"\x09\x00")) | st.binary(max_size=24),
+        st.sampled_from((b"", b"", dims(1), dims(2, 3), body_length(70000), b"\x01", b"\x09\x00"))
+        | st.binary(max_size=24),
         st.binary(max_size=40),
         st.sampled_from((b"", bytes(8))) | st.binary(max_size=64),
     )

@@ -17,7 +17,7 @@ from . import handshake
 from .errors import ErrorCode, LocalError, ProtocolError, error_code
 from .events import Authenticated, Cancelled, Closed, Ended, Event, GoAway, Pong, Ready, Refused
 from .extension import checked_extension, insert_body_length
-from .foreign import foreign_answer
+from .foreign import foreign_answer, printable_start
 from .handshake import Hello, Welcome
 from .header import (
     CANCEL,
@@ -461,7 +461,10 @@ class Connection(Handler):
         kind = header[1]
         allowed = RECEIVES[self.role, self.state]
         if self.state is State.WELCOME and kind not in allowed and kind not in _BUILT:
-            raise ProtocolError(ErrorCode.NOT_TENSORWIRE, "the peer is no tensorwire server")
+            raise ProtocolError(
+                ErrorCode.NOT_TENSORWIRE,
+                f"the peer is no tensorwire server: it sent {printable_start(HEADER.pack(*header))}",
+            )
         if kind not in _BUILT:
             raise ProtocolError(ErrorCode.FRAME, f"{type_name(kind)}: unknown, or not negotiated")
         if kind not in allowed:

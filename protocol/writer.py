@@ -94,7 +94,8 @@ class Writer:
     """All that is queued on one connection.
 
     held: only the greeting (handshake frames) may leave; set until AUTH (client) or READY (server) is queued.
-    nbytes: bytes queued in all. finished: called with a stream id once the last frame behind a chunk is queued.
+    nbytes: bytes queued in all, headers of chunks to come not counted.
+    finished: called with a stream id once the last frame behind a chunk is queued.
     """
 
     __slots__ = (
@@ -260,6 +261,7 @@ class Writer:
         frame: list[Buffer] = [head]
         outgoing.take(size, frame)
         out += self.records.seal(frame, HEADER_SIZE + size)
+        self.nbytes += HEADER_SIZE  # the header comes into being only now
         return HEADER_SIZE + size
 
     def _next_of_stream(self, done: Outgoing) -> None:

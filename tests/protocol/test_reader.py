@@ -54,7 +54,7 @@ def read_exactly(connection: Connection, data: bytes) -> tuple[list[Event], list
     asked: list[int] = []
     events: list[Event] = []
     view = memoryview(data)
-    while len(view):
+    while len(view) > 0:
         buffer = connection.next_buffer()
         asked.append(len(buffer))
         n = min(len(buffer), len(view))
@@ -160,7 +160,7 @@ class TestInPlace:
         feed(server, frames[0])
         view = memoryview(b"".join(frames[1:]))
         asked, places = [], []
-        while len(view):
+        while len(view) > 0:
             buffer = server.next_buffer()
             asked.append(len(buffer))
             places.append(np.frombuffer(buffer, np.uint8).ctypes.data - base)
@@ -361,7 +361,7 @@ class TestLengths:
         fits = kind in {OPEN, DATA} and meta_len <= 65536 and 0 <= length - meta_len <= 65536
         fits = fits or (kind in {8, 15} and length == 0) or (kind == 15 and meta_len == length <= 1024)
         fits = fits or (kind in {11, 12} and length == 8 and not meta_len)
-        assert server.closed == (not fits or kind == 15 and length == 0)
+        assert server.closed == (not fits or (kind == 15 and length == 0))
         if not fits:
             assert isinstance(events[-1], Closed)
             assert events[-1].code in {ErrorCode.TOO_LARGE, ErrorCode.FRAME, ErrorCode.PROTOCOL}
