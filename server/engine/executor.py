@@ -97,11 +97,10 @@ class Executor:
         until = time.monotonic() + WARM_UP_SECONDS
         seconds: dict[int, float] = {}
         for rows in _sizes(spec.max_batch):
-            if seconds and time.monotonic() >= until:
+            if time.monotonic() >= until or _past_the_best(seconds):
                 break
             seconds[rows] = self._measure(rows)
-        best = max(rows / cost for rows, cost in seconds.items())
-        return WarmUp(min(rows for rows, cost in seconds.items() if rows / cost >= GROWTH * best), seconds)
+        return WarmUp(_best_size(seconds), seconds)
 
     def trim(self) -> None:
         """Drop the gathering buffer."""
@@ -188,11 +187,13 @@ class Executor:
             for tensor, shape in zip(self._spec.inputs, self._spec.warmup_shapes, strict=True)
         }
         try:
-            fastest = self._time(inputs, rows)
+            fastest = spent = self._time(inputs, rows)
             for _ in range(REPEATS - 1):
-                if fastest > WARM_UP_SECONDS / 50:
+                if spent > WARM_UP_SECONDS / 10:  # a slow model: its other sizes want their time too
                     break
-                fastest = min(fastest, self._time(inputs, rows))
+                again = self._time(inputs, rows)
+                spent += again
+                fastest = min(fastest, again)
         except OutputError as error:
             raise LoadError(f"warm-up with {rows} rows: {error}") from error
         except (Exception, SystemExit) as error:
@@ -260,6 +261,17 @@ def _sizes(most: int) -> list[int]:
     """1, 2, 4 .. and the largest itself."""
     sizes = [1 << power for power in range(most.bit_length())]
     return sizes if sizes[-1] == most else [*sizes, most]
+
+
+def _best_size(seconds: dict[int, float]) -> int:
+    """The smallest size that reaches (nearly) the most rows per second."""
+    best = max(rows / cost for rows, cost in seconds.items())
+    return min(rows for rows, cost in seconds.items() if rows / cost >= GROWTH * best)
+
+
+def _past_the_best(seconds: dict[int, float]) -> bool:
+    """Whether the last two sizes, twice and four times the best, brought nothing."""
+    return len(seconds) > 2 and _best_size(seconds) <= list(seconds)[-3]
 
 
 def _synthetic(tensor: TensorSpec, shape: tuple[int, ...]) -> Any:

@@ -12,7 +12,7 @@ from tensorwire.codec import RaggedArray
 from tensorwire.gpu.staging import HostStager
 from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.engine.backends import Backend, LoadError
-from tensorwire.server.engine.executor import Executor, _sizes
+from tensorwire.server.engine.executor import Executor, _best_size, _past_the_best, _sizes
 from tests.server.engine.helpers import ECHO, ECHO_TOML, Harness, outputs_of, python_spec
 
 SEEN = """
@@ -115,6 +115,9 @@ def test_batching_stops_where_it_brings_nothing(tmp_path: Path) -> None:
     assert linear.engine.effective_max_batch <= 2
     assert fixed.engine.effective_max_batch == 8
     assert sorted(fixed.engine.warm_up_seconds) == [1, 2, 4, 8]
+    assert _best_size({1: 1.0, 2: 1.5, 4: 3.5}) == 2
+    assert _past_the_best({1: 1.0, 2: 2.0, 4: 4.0})
+    assert not _past_the_best({1: 1.0, 2: 1.5, 4: 3.0})
     assert fixed.engine.warm_up_seconds[8] == pytest.approx(0.002, rel=0.5)
 
 
