@@ -22,6 +22,7 @@ import uvloop
 
 from .. import __version__
 from ..gpu import SlabPool
+from ..protocol.capture import CaptureWriter
 from .engine.api import Engine, HealthState
 from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
@@ -58,7 +59,7 @@ class Server:
         settings = self.settings
         self._loop = asyncio.get_running_loop()
         self._pool = SlabPool(int(settings.pool_bytes), keep=int(settings.pool_keep_bytes))
-        self._capture = None
+        self._capture = None if settings.capture is None else CaptureWriter(settings.capture)
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture)
         self._placer = Placer(self._loop, self._pool, settings.load_timeout)
         self._listener = Listener(self.front.make_protocol)

@@ -34,12 +34,22 @@ def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
+class _Forward(logging.Handler):
+    """Hands what libraries and engines log through the standard library to the same place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        get_logger(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
+
+
 def configure_logs(log_format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
     """Send logs to `stream` (default stderr) as `json` or `console`; `auto` is console on a terminal."""
     output = sys.stderr if stream is None else stream
     terminal = output.isatty()
     console = log_format == "console" or (log_format == "auto" and terminal)
     renderer: Any = structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer()
+    logging.basicConfig(handlers=[_Forward()], level=level.upper(), force=True)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -52,6 +62,17 @@ def configure_logs(log_format: str = "auto", level: str = "info", stream: TextIO
         logger_factory=structlog.WriteLoggerFactory(output),
         cache_logger_on_first_use=False,
     )
+    standard = logging.getLogger("tensorwire")
+    standard.handlers[:] = [_Forward()]
+    standard.setLevel(level.upper())
+
+
+class _Forward(logging.Handler):
+    """Engines log through the standard library (they know nothing of the front): their lines in the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        structlog.get_logger(part=record.name.removeprefix("tensorwire.")).log(record.levelno, record.getMessage())
 
 
 def get_logger(name: str) -> Any:

@@ -31,6 +31,9 @@ LINGER = 1.0
 """Seconds a connection that we close is still read (and thrown away), so that unread bytes do not turn our last words
 into a reset before the peer has seen them."""
 
+JOIN_BELOW = 64 << 10
+"""Bytes of small frames that are joined for one write: the loop takes 0.7 us for each buffer it is given."""
+
 _TURN, _WRITE = 1, 2  # the two reasons to stop reading
 _POISON = b"\xdb"
 
@@ -141,9 +144,10 @@ class ConnectionTransport(asyncio.BufferedProtocol):
             self._write(buffers)
 
     def _write(self, buffers: list[bytes | memoryview]) -> None:
-        self._front.metrics.bytes_out += sum(map(len, buffers))
-        if len(buffers) == 1:
-            self._transport.write(buffers[0])
+        nbytes = sum(map(len, buffers))
+        self._front.metrics.bytes_out += nbytes
+        if nbytes <= JOIN_BELOW:
+            self._transport.write(b"".join(buffers))
         else:
             self._transport.writelines(buffers)
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tensorwire.codec import Encoder, decode_arrays, decode_metadata, resolve, unpack_service
+from tensorwire.codec import Encoder, decode_arrays, decode_metadata, resolve
 from tensorwire.protocol import (
     Closed,
     Config,
@@ -55,6 +55,13 @@ class WireClient:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(TIMEOUT)
+        try:
+            self._shake_hands(address)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _shake_hands(self, address: tuple[str, int] | str) -> None:
         self.socket.connect(address)
         self.connection = Connection(
             Config(role=Role.CLIENT), nonce=os.urandom(32), now=monotonic(), reserve=self._reserve
@@ -187,10 +194,10 @@ class WireClient:
         """One call that must end with an error."""
         return self.ended(self.open(model, arrays, **options))
 
-    def service(self, name: str, payload: bytes) -> Any:
-        """One service call; its msgpack reply as plain values."""
+    def service_bytes(self, name: str, payload: bytes) -> bytes:
+        """One service call; the msgpack of its reply."""
         arrays = self.infer(name, {"payload": np.frombuffer(payload, np.uint8)})
-        return unpack_service(arrays["payload"].tobytes())
+        return bytes(arrays["payload"].tobytes())
 
     def ping(self) -> None:
         """A round trip that shows that the connection is alive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 
 from tensorwire.server.front.logs import MAX_VALUE_CHARS, configure_logs, get_logger, printable
 
@@ -41,3 +42,14 @@ def test_lines_below_the_level_are_not_written() -> None:
     assert "quiet" not in out.getvalue()
     assert "loud" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_what_the_standard_library_logs_goes_the_same_way() -> None:
+    out = io.StringIO()
+    configure_logs("json", "info", out)
+    logging.getLogger("tensorwire.engine").warning("process %d ended:\n%s", 7, "killed")
+    logging.getLogger("asyncio").debug("quiet")
+    (line,) = out.getvalue().splitlines()
+    event = json.loads(line)
+    assert (event["part"], event["level"]) == ("tensorwire.engine", "warning")
+    assert event["event"] == "process 7 ended:\\nkilled"

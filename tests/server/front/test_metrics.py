@@ -35,7 +35,7 @@ def test_batches_are_counted_by_rows() -> None:
     for rows in (1, 8, 9, 1000):
         metrics.model("m", "1").batch_done(rows)
     found = samples(metrics)
-    assert found["tensorwire_batch_rows_bucket", "le=8.0", "model=m", "version=1"] == 2
+    assert found["tensorwire_batch_rows_bucket", "le=8", "model=m", "version=1"] == 2
     assert found["tensorwire_batch_rows_sum", "model=m", "version=1"] == 1018
 
 
