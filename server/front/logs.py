@@ -40,7 +40,7 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record."""
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
-        get_logger(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
+        get_logger(record.name.removeprefix("tensorwire.")).log(level, record.getMessage(), exc_info=record.exc_info)
 
 
 def configure_logs(log_format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
@@ -62,17 +62,6 @@ def configure_logs(log_format: str = "auto", level: str = "info", stream: TextIO
         logger_factory=structlog.WriteLoggerFactory(output),
         cache_logger_on_first_use=False,
     )
-    standard = logging.getLogger("tensorwire")
-    standard.handlers[:] = [_Forward()]
-    standard.setLevel(level.upper())
-
-
-class _Forward(logging.Handler):
-    """Engines log through the standard library (they know nothing of the front): their lines in the same form."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        structlog.get_logger(part=record.name.removeprefix("tensorwire.")).log(record.levelno, record.getMessage())
 
 
 def get_logger(name: str) -> Any:

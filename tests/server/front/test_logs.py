@@ -51,5 +51,5 @@ def test_what_the_standard_library_logs_goes_the_same_way() -> None:
     logging.getLogger("asyncio").debug("quiet")
     (line,) = out.getvalue().splitlines()
     event = json.loads(line)
-    assert (event["part"], event["level"]) == ("tensorwire.engine", "warning")
+    assert (event["part"], event["level"]) == ("engine", "warning")
     assert event["event"] == "process 7 ended:\\nkilled"
