@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -85,6 +86,16 @@ class LazyGroup(click.Group):
             raise _server_missing(cmd_name)
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may have been meant."""
+        if args[0] not in self.list_commands(ctx):
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "'tensorwire --help' lists them"
+            raise Failure(f"there is no command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list, without importing our own commands."""
         known = {**BUILT_IN, **SERVER}
@@ -99,17 +110,36 @@ class LazyGroup(click.Group):
             formatter.write_dl([(str(int(code)), text) for code, text in EXIT_CODE_HELP])
         super().format_epilog(ctx, formatter)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options before the command; without any argument show the help."""
+        asks_for_help = not args
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if asks_for_help:
+                raise
+            raise _usage_failure(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every error of a client leaves as one line and its exit code."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            help_at = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
-            raise Failure(f"{error.format_message()}{help_at}") from error
+            raise _usage_failure(error) from error
         except TensorwireError as error:
             raise failure_of(error, os.environ.get("TENSORWIRE_URL", "")) from error
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader of our output has gone
+        except OSError as error:
+            where = f"{error.filename!r}: " if error.filename else ""
+            raise Failure(f"{where}{error.strerror or error}") from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(int(ExitCode.INTERRUPTED)) from None
+
+
+def _usage_failure(error: click.UsageError) -> Failure:
+    help_at = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+    return Failure(f"{error.format_message()}{help_at}")
 
 
 def _plugged() -> dict[str, EntryPoint]:
@@ -149,7 +179,7 @@ def _plugged_help(name: str) -> str:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "--version", prog_name="tensorwire")
 def cli() -> None:
-    r"""Send tensors to models over a raw socket, and serve them.
+    """Send tensors to models over a raw socket, and serve them.
 
     Every command has its own help with examples: tensorwire send --help. For completion in the shell put
 
@@ -157,4 +187,4 @@ def cli() -> None:
       eval "$(_TENSORWIRE_COMPLETE=bash_source tensorwire)"
 
     into ~/.bashrc (zsh_source and fish_source for the others).
-    """
+    """  # noqa: D301 - click knows a paragraph not to be wrapped by a backspace

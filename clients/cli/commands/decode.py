@@ -41,8 +41,6 @@ def command(file: Path, stream: int | None, limit: int | None) -> None:
                 click.echo(format_frame(frame, start))
     except CaptureError as error:
         raise Failure(f"{printable(str(file), 200)}: {error}") from error
-    except OSError as error:
-        raise Failure(f"cannot read {printable(str(file), 200)!r}: {error.strerror or error}") from error
 
 
 def _stream_of(frame: CapturedFrame) -> int:

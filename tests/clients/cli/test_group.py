@@ -104,7 +104,8 @@ def test_a_plugged_command_that_does_not_load_is_named_and_spoils_nothing(monkey
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["sned"], "No such command 'sned'"),
+        (["sned"], "no command 'sned': did you mean 'send'?"),
+        (["--nosuch"], "No such option"),
         (["send", "m"], "Missing option '--input'"),
         (["describe"], "Missing argument 'MODEL'"),
         (["send", "m", "--input", "x=1", "--deadline", "soon"], "'soon' is no time, expected for example 250ms"),
