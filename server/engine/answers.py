@@ -49,7 +49,9 @@ class Answers:
             kind, _, signature, count, rows, offset, nbytes, planned, copied_in, computed, copied_out = record
             if kind == RESULT:
                 layout = self._signatures[signature]
-                places, _ = output_places(count, rows, layout)
+                places, end = output_places(count, rows, layout)
+                if nbytes != end:
+                    raise RingError(f"a result of {nbytes} bytes, expected {end}")
                 data = self._lease(offset, nbytes)
                 outputs = tuple(
                     OutputArray(name, dtype, row_shape, data[start : start + size], row_bytes)

@@ -1,0 +1,66 @@
+"""A result slab goes back when the last view of it is gone; a wake-up is asked for only when it is worth one."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+
+from tensorwire.server.engine.leases import MANY, Leases
+
+
+def make() -> tuple[Leases, list[int]]:
+    calls: list[int] = []
+    return Leases(lambda: calls.append(1)), calls
+
+
+def memory() -> memoryview:
+    return memoryview(bytearray(64))
+
+
+def test_a_slab_is_released_with_its_last_view() -> None:
+    leases, _ = make()
+    view = leases.lease(memory(), 4096)
+    array = np.frombuffer(view[8:16], np.float32)
+    del view
+    gc.collect()
+    assert list(leases.released) == []
+    assert array.tolist() == [0.0, 0.0]
+    del array
+    assert list(leases.released) == [4096]
+
+
+def test_releases_wait_until_there_are_many() -> None:
+    leases, calls = make()
+    for offset in range(MANY):
+        assert calls == []
+        leases.lease(memory(), offset)
+    assert calls == [1]
+
+
+def test_in_a_hurry_nothing_waits() -> None:
+    leases, calls = make()
+    leases.hurry()
+    assert calls == []
+    leases.lease(memory(), 1)
+    assert calls == [1]
+
+
+def test_hurry_tells_what_has_waited() -> None:
+    leases, calls = make()
+    leases.lease(memory(), 1)
+    assert calls == []
+    leases.hurry()
+    assert calls == [1]
+
+
+def test_after_close_views_live_on_and_nothing_is_told() -> None:
+    leases, calls = make()
+    view = leases.lease(memory(), 1)
+    leases.eager = True
+    leases.close()
+    view[:2] = b"ok"
+    assert bytes(view[:2]) == b"ok"
+    del view
+    assert list(leases.released) == []
+    assert calls == []
