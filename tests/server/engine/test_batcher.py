@@ -147,6 +147,13 @@ def test_mixed_shapes_gather_their_own_kind() -> None:
     assert ids(take(queue, 0.0, Rules(4))) == [1, 3, 5, 7]
 
 
+def test_a_call_put_off_for_its_size_does_not_join_another_shape() -> None:
+    queue = queue_of(make(0, rows=4, bucket=1, principal=2), make(1, principal=1), make(2, principal=1))
+    rules = Rules(8, quantum=1)
+    assert ids(take(queue, 0.0, rules)) == [1, 2]
+    assert ids(take(queue, 0.0, rules)) == [0]
+
+
 def test_a_call_without_bucket_runs_alone() -> None:
     queue = queue_of(make(0, bucket=-1), make(1, bucket=-1), make(2))
     assert ids(take(queue, 0.0, Rules(8))) == [0]

@@ -59,6 +59,7 @@ def test_a_dict_or_a_tuple(outputs: Outputs, raw: Any) -> None:
         ((A[:, :2], B), r"output 'a' is float32\[3, 2\], expected float32\[3, 4\]"),
         ((A, B[..., :1]), r"output 'b' is int64\[3, 5, 1\], expected int64\[3, -1, 2\]"),
         ((A, B[0]), r"output 'b' is int64\[5, 2\], expected int64\[3, -1, 2\]"),
+        ((A, B[:2]), r"output 'b' is int64\[2, 5, 2\], expected int64\[3, -1, 2\]"),
         ((A, None), "output 'b' is object"),
         ((A, [[1], [1, 2]]), "output 'b' is a list, expected an array"),
     ],
@@ -80,6 +81,13 @@ def test_an_output_that_shares_the_inputs_memory_is_copied(outputs: Outputs) -> 
 def test_arrays_out_of_order_are_made_contiguous_once(outputs: Outputs) -> None:
     a, _ = outputs.batch((np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4)), B), 3, NOWHERE)
     assert np.frombuffer(a.data, np.float32).tolist() == list(range(12))
+
+
+def test_a_column_of_a_matrix_is_made_contiguous(tmp_path: Path) -> None:
+    outputs = Outputs(python_spec(tmp_path, TOML.partition('[[outputs]]\nname = "b"')[0].replace("[-1, 4]", "[-1]")))
+    (a,) = outputs.batch(np.arange(12, dtype=np.float32).reshape(3, 4)[:, 1], 3, NOWHERE)
+    assert np.frombuffer(a.data, np.float32).tolist() == [1, 5, 9]
+    assert (a.row_shape, a.row_bytes) == ((), 4)
 
 
 def test_an_empty_output_has_no_bytes(outputs: Outputs) -> None:
