@@ -46,6 +46,8 @@ def adapt(name: str, value: Any) -> Adapted:
         elif isinstance(value, RaggedArray):
             return _ragged(value)
         dtype, array = _as_array(value)
+        if array.ndim > MAX_DIMS:
+            raise CodecError(f"array has {array.ndim} dimensions, at most {MAX_DIMS} are allowed")
         if dtype is None:
             return _strings(array)
         return Adapted(dtype, Kind.DENSE, array.ndim, array.shape, (flat_bytes(array),))
@@ -75,8 +77,6 @@ def _as_array(value: Any) -> tuple[DType | None, Array]:
             return from_dlpack(value)
         value = _from_python(value)
     array: Array = np.asarray(value)
-    if array.ndim > MAX_DIMS:
-        raise CodecError(f"array has {array.ndim} dimensions, at most {MAX_DIMS} are allowed")
     if array.dtype.kind in "OUT":
         return None, array
     if array.dtype.kind == "S":

@@ -13,7 +13,6 @@ import numpy as np
 
 from .dtypes import DType, dtype_by_triple, dtype_of
 from .errors import CodecError
-from .limits import MAX_DIMS
 from .ragged import Array
 
 _HOST_DEVICES = frozenset({1, 3, 11, 13})  # kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged: all readable from here
@@ -85,8 +84,6 @@ def _from_capsule(source: DLPackArray) -> tuple[DType, Array]:
         raise CodecError(f"array is not exported through DLPack: {error}") from None
     tensor = _DLTensor.from_address(pointer)
     dtype = dtype_by_triple(tensor.code, tensor.bits, tensor.lanes)
-    if not 0 <= tensor.ndim <= MAX_DIMS:
-        raise CodecError(f"array has {tensor.ndim} dimensions, at most {MAX_DIMS} are allowed")
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim]) if tensor.strides else None
     if 0 in shape:

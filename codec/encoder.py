@@ -15,7 +15,7 @@ import numpy as np
 from .adapt import Adapted, adapt
 from .dtypes import DType
 from .errors import CodecError
-from .limits import ALIGNMENT, MAX_BODY_BYTES, MAX_FREE_DIMS
+from .limits import ALIGNMENT, MAX_FREE_DIMS
 from .metadata import FREE, Kind, TensorSpec, encode_metadata
 
 _PADDING = tuple(memoryview(bytes(count)) for count in range(ALIGNMENT))
@@ -142,6 +142,4 @@ def _gather(tensors: list[Adapted]) -> tuple[list[memoryview], int]:
                 buffers.append(_PADDING[padding])
             buffers.append(buffer)
             end += padding + buffer.nbytes
-    if end > MAX_BODY_BYTES:
-        raise CodecError(f"body: {end} bytes, at most {MAX_BODY_BYTES} are allowed")
     return buffers, end

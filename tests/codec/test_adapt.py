@@ -11,6 +11,13 @@ from tensorwire.codec import CodecError, Encoder, RaggedArray
 from tensorwire.codec.adapt import adapt
 
 
+class Stubborn:
+    """Says that it is an array and is none."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("not today")
+
+
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -28,6 +35,7 @@ from tensorwire.codec.adapt import adapt
         ("\ud800", "lone surrogate"),
         (["ok", "\ud800"], "lone surrogate"),
         ({"a": 1}, "holds dict"),
+        (Stubborn(), "Stubborn is no array: not today"),
         (RaggedArray([0, 1], np.zeros((1,) * 9)), "9 dimensions"),
         (RaggedArray([0, 1], np.array([None])), "cannot be sent"),
     ],

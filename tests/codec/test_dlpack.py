@@ -65,6 +65,12 @@ def test_a_tensor_that_requires_grad_is_refused_with_the_way_out() -> None:
         from_dlpack(torch.ones(2, requires_grad=True))
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_nine_dimensions_are_refused(name: str) -> None:
+    with pytest.raises(CodecError, match="'x': array has 9 dimensions"):
+        Encoder().encode("m", "", {"x": torch.zeros((1,) * 9, dtype=getattr(torch, name))})
+
+
 class Elsewhere:
     """A producer in device memory."""
 
