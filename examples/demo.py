@@ -187,6 +187,7 @@ def show_labels(results: dict[str, Any], labels: tuple[str, ...]) -> None:
         row = result["probabilities"][0]
         table.add_row(Path(name).stem, *(f"{labels[index]} {row[index]:.3f}" for index in best(row, 3)))
     console.print(table)
+    console.print()
 
 
 def show_timing(results: dict[str, Any]) -> None:
@@ -273,7 +274,8 @@ def _bucket_names(after: dict[str, int], before: dict[str, int]) -> Iterator[str
         ran = count - before.get(bound, 0)
         low, high = above + 1, float(bound)
         if ran:
-            yield f"{high:.0f} rows: {ran}" if low == high else f"{low:.0f}-{high:.0f} rows: {ran}"
+            rows = f"{high:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
+            yield f"{ran} of {rows} {'row' if high == 1 else 'rows'}"
         above = high
 
 
