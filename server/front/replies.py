@@ -9,8 +9,8 @@ from __future__ import annotations
 from struct import pack
 from typing import TYPE_CHECKING, cast
 
-from ...codec import FREE, BoundedCache, TensorSpec, dtype_by_name, encode_metadata
-from ...protocol import pack_extension
+from ...codec import FREE, BoundedCache, CodecError, TensorSpec, dtype_by_name, encode_metadata
+from ...protocol import LocalError, Status, pack_extension
 from ...protocol.header import END_STREAM
 from .calls import microseconds
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 ALIGNMENT = 64  # each tensor starts at a multiple of it (SPEC: tensors)
+MAX_FREE_DIMS = 100
+"""Dims of one reply that travel in its extension, which has room for 124 beside a TIMING item and its own headers."""
 MAX_PLANS = 1024
 """Output signatures remembered; a model has one, or one per shape it gives."""
 MAX_SHAPES = 256
@@ -30,13 +32,27 @@ _PADDING = tuple(bytes(count) for count in range(ALIGNMENT))
 
 
 class Shape:
-    """The reply to a call of so many rows: `ext` with its dims, `length` of its body, zero bytes before each output."""
+    """The reply to a call of so many rows: `meta`, `ext` with its dims, `length` of its body, padding before outputs.
 
-    __slots__ = ("dims", "ext", "length", "padding")
+    Every dimension is free and travels in `dims`, so that `meta` is the same for any number of rows; only of a model
+    with more outputs than dims have room the shapes are fixed in `meta`.
+    """
 
-    def __init__(self, rows: int, outputs: tuple[OutputArray, ...]) -> None:
-        sizes = [size for output in outputs for size in (rows, *output.row_shape)]
-        self.dims = pack(f"<{len(sizes)}Q", *sizes)
+    __slots__ = ("dims", "ext", "length", "meta", "padding")
+
+    def __init__(self, served: Served, rows: int, outputs: tuple[OutputArray, ...]) -> None:
+        shapes = [(rows, *output.row_shape) for output in outputs]
+        sizes = [size for shape in shapes for size in shape]
+        free = len(sizes) <= MAX_FREE_DIMS
+        self.meta = encode_metadata(
+            served.spec.name,
+            served.spec.version,
+            [
+                TensorSpec(output.name, dtype_by_name(output.dtype), (FREE,) * len(shape) if free else shape)
+                for output, shape in zip(outputs, shapes, strict=True)
+            ],
+        )
+        self.dims = pack(f"<{len(sizes)}Q", *sizes) if free else b""
         self.ext = pack_extension(dims=self.dims)
         self.length = 0
         self.padding: list[bytes] = []
@@ -48,26 +64,22 @@ class Shape:
 
 
 class Plan:
-    """What all replies of one output signature share."""
+    """What all replies of one output signature share: a Shape per number of rows."""
 
-    __slots__ = ("_outputs", "_shapes", "meta")
+    __slots__ = ("_outputs", "_served", "_shapes")
 
     def __init__(self, served: Served, outputs: tuple[OutputArray, ...]) -> None:
+        self._served = served
         self._outputs = tuple(_without_data(output) for output in outputs)
         self._shapes: dict[int, Shape] = {}
-        self.meta = encode_metadata(
-            served.spec.name,
-            served.spec.version,
-            [TensorSpec(o.name, dtype_by_name(o.dtype), (FREE,) * (1 + len(o.row_shape))) for o in outputs],
-        )
 
     def shape(self, rows: int) -> Shape:
-        """The reply for `rows` rows."""
+        """The reply for `rows` rows. Raises CodecError for outputs that cannot be described."""
         shape = self._shapes.get(rows)
         if shape is None:
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
-            shape = self._shapes[rows] = Shape(rows, self._outputs)
+            shape = self._shapes[rows] = Shape(self._served, rows, self._outputs)
         return shape
 
 
@@ -99,31 +111,41 @@ class Replies:
             first, start = start, start + rows
             if call.done:  # cancelled or expired while it ran
                 continue
-            shape = plan.shape(rows)
-            if single is not None:
-                size = single.row_bytes
-                body: list[memoryview | bytes] = [single.data[first * size : start * size]]
-            else:
-                body = _gather(outputs, shape, first, start)
-            ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
             session: Session = call.session
-            session.connection.send(call.stream_id, plan.meta, ext, body, shape.length, END_STREAM)
-            session.replied(call, now)
             touched.add(session)
+            try:
+                shape = plan.shape(rows)
+                if single is not None:
+                    size = single.row_bytes
+                    body: list[memoryview | bytes] = [single.data[first * size : start * size]]
+                else:
+                    body = _gather(outputs, shape, first, start)
+                ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
+                session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
+            except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
+                _cannot_send(call, error)
+                continue
+            session.replied(call, now)
 
     def _deliver_alone(self, result: BatchResult, now: float, touched: set[Session]) -> None:
         encoded = result.encoded
         for call in cast("list[Call]", result.requests):
             if call.done or encoded is None:
                 continue
-            if call.want_timing:
-                ext = _with_timing(encoded.dims, call, result, now)
-            else:
-                ext = pack_extension(dims=encoded.dims)
             session: Session = call.session
-            session.connection.send(call.stream_id, encoded.meta, ext, encoded.buffers, encoded.body_length, END_STREAM)
-            session.replied(call, now)
             touched.add(session)
+            try:
+                if call.want_timing:
+                    ext = _with_timing(encoded.dims, call, result, now)
+                else:
+                    ext = pack_extension(dims=encoded.dims)
+                session.connection.send(
+                    call.stream_id, encoded.meta, ext, encoded.buffers, encoded.body_length, END_STREAM
+                )
+            except (LocalError, ValueError) as error:
+                _cannot_send(call, error)
+                continue
+            session.replied(call, now)
 
     def _plan(self, served: Served, outputs: tuple[OutputArray, ...]) -> Plan:
         if len(outputs) == 1:
@@ -162,6 +184,11 @@ def _with_timing(dims: bytes, call: Call, result: BatchResult, now: float) -> by
         now - call.first_byte,
     )
     return pack_extension(dims=dims, timing=tuple(microseconds(s) for s in seconds))
+
+
+def _cannot_send(call: Call, error: Exception) -> None:
+    """The model gave what the protocol cannot carry (too many outputs): its caller hears of it."""
+    call.session.fail(call, Status.INTERNAL, f"the model's outputs cannot be sent: {error}", started=True)
 
 
 def _without_data(output: OutputArray) -> OutputArray:
