@@ -43,7 +43,7 @@ dtype = "{dtype}"
 shape = {shape}
 kind = "{kind}"
 """
-ANY_TENSORS = (
+ANY_TENSORS: tuple[tuple[str, str, list[int], str], ...] = (
     ("text", "uint8", [-1], "string"),
     ("ragged", "int64", [-1], "ragged"),
     ("scalar", "float64", [], "dense"),
@@ -108,50 +108,50 @@ class Both:
 
 
 @pytest.fixture(params=["blocking", "aio"])
-def client(request: pytest.FixtureRequest, url: str) -> Iterator[Both]:
-    both = Both(url, request.param)
-    yield both
-    both.close()
+def both(request: pytest.FixtureRequest, url: str) -> Iterator[Both]:
+    made = Both(url, request.param)
+    yield made
+    made.close()
 
 
-def test_small_arrays_come_back(client: Both) -> None:
-    result = client.infer("echo", {"x": X})
+def test_small_arrays_come_back(both: Both) -> None:
+    result = both.infer("echo", {"x": X})
     np.testing.assert_array_equal(result["y"], X)
     assert result.model == "echo"
     assert result.model_version == "2"
     assert result.timing is None
 
 
-def test_a_version_can_be_chosen(client: Both) -> None:
-    assert client.infer("echo", {"x": X}, version="1").model_version == "1"
+def test_a_version_can_be_chosen(both: Both) -> None:
+    assert both.infer("echo", {"x": X}, version="1").model_version == "1"
     with pytest.raises(NotFound, match="7"):
-        client.infer("echo", {"x": X}, version="7")
+        both.infer("echo", {"x": X}, version="7")
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_big_bodies_go_both_ways(client: Both, rows: int) -> None:
+def test_big_bodies_go_both_ways(both: Both, rows: int) -> None:
     big = np.random.default_rng(0).random((rows, ROW), dtype=np.float32)
-    np.testing.assert_array_equal(client.infer("blob", {"x": big}, deadline=30.0)["y"], big)
-    mean = client.infer("mean", {"x": big}, deadline=30.0)["y"]
+    np.testing.assert_array_equal(both.infer("blob", {"x": big}, deadline=30.0)["y"], big)
+    mean = both.infer("mean", {"x": big}, deadline=30.0)["y"]
     np.testing.assert_allclose(mean, big.mean(axis=1, keepdims=True), rtol=1e-4)
 
 
-def test_several_inputs_and_outputs(client: Both) -> None:
+def test_several_inputs_and_outputs(both: Both) -> None:
     a, b = np.array([[1.0], [-2.0]], np.float32), np.ones((2, 3), np.float32)
-    result = client.infer("two", {"a": a, "b": b})
+    result = both.infer("two", {"a": a, "b": b})
     np.testing.assert_array_equal(result["sum"], a + 1)
     np.testing.assert_array_equal(result["flag"], [True, False])
 
 
-def test_strings_ragged_scalars_and_empty_arrays(client: Both) -> None:
+def test_strings_ragged_scalars_and_empty_arrays(both: Both) -> None:
     ragged = RaggedArray(np.array([0, 2, 2, 5]), np.arange(5))
-    inputs = {
+    inputs: dict[str, Any] = {
         "text": np.array(["Grüße", "", "x" * 100_000], dtype=object),
         "ragged": ragged,
         "scalar": np.array(2.5),
         "empty": np.zeros((0, 3), np.int32),
     }
-    result = client.infer("any", inputs, deadline=30.0)
+    result = both.infer("any", inputs, deadline=30.0)
     assert list(result["out_text"]) == list(inputs["text"])
     np.testing.assert_array_equal(result["out_ragged"].offsets, ragged.offsets)
     np.testing.assert_array_equal(result["out_ragged"].values, ragged.values)
@@ -160,41 +160,41 @@ def test_strings_ragged_scalars_and_empty_arrays(client: Both) -> None:
     assert result["out_empty"].shape == (0, 3)
 
 
-def test_timing_adds_up(client: Both) -> None:
-    timing = client.infer("echo", {"x": X}, timing=True).timing
+def test_timing_adds_up(both: Both) -> None:
+    timing = both.infer("echo", {"x": X}, timing=True).timing
     assert timing is not None
     assert timing.server_total <= timing.round_trip
     parts = timing.queue + timing.batch_wait + timing.copy_in + timing.compute + timing.copy_out
     assert parts <= timing.server_total + 100
 
 
-def test_errors_name_what_is_wrong_and_the_connection_lives_on(client: Both) -> None:
+def test_errors_name_what_is_wrong_and_the_connection_lives_on(both: Both) -> None:
     with pytest.raises(NotFound, match="nothing"):
-        client.infer("nothing", {"x": X})
+        both.infer("nothing", {"x": X})
     with pytest.raises(InvalidArgument, match="float64") as caught:
-        client.infer("echo", {"x": X.astype(np.float64)})
+        both.infer("echo", {"x": X.astype(np.float64)})
     assert caught.value.request_id
     with pytest.raises(InvalidArgument, match="x"):
-        client.infer("echo", {"z": X})
+        both.infer("echo", {"z": X})
     with pytest.raises(Internal, match="weights say no") as failed:
-        client.infer("raises", {"x": X})
+        both.infer("raises", {"x": X})
     assert "\x1b" not in str(failed.value)
-    np.testing.assert_array_equal(client.infer("echo", {"x": X})["y"], X)
+    np.testing.assert_array_equal(both.infer("echo", {"x": X})["y"], X)
 
 
-def test_a_deadline_covers_a_slow_model(client: Both) -> None:
+def test_a_deadline_covers_a_slow_model(both: Both) -> None:
     with pytest.raises(DeadlineExceeded):
-        client.infer("sleeps", {"x": np.array([[0.5]], np.float32)}, deadline=0.1)
-    np.testing.assert_array_equal(client.infer("echo", {"x": X})["y"], X)
+        both.infer("sleeps", {"x": np.array([[0.5]], np.float32)}, deadline=0.1)
+    np.testing.assert_array_equal(both.infer("echo", {"x": X})["y"], X)
 
 
-def test_a_process_that_dies_under_a_call_is_an_error_and_comes_back(client: Both) -> None:
+def test_a_process_that_dies_under_a_call_is_an_error_and_comes_back(both: Both) -> None:
     with pytest.raises((Unavailable, Internal)) as caught:
-        client.infer("dies", {"x": np.array([[9.0]], np.float32)}, deadline=30.0)
+        both.infer("dies", {"x": np.array([[9.0]], np.float32)}, deadline=30.0)
     assert not caught.value.not_started
     for _ in range(100):
         try:
-            client.infer("dies", {"x": np.zeros((1, 1), np.float32)}, deadline=10.0)
+            both.infer("dies", {"x": np.zeros((1, 1), np.float32)}, deadline=10.0)
             break
         except Unavailable:
             threading.Event().wait(0.1)
@@ -202,14 +202,14 @@ def test_a_process_that_dies_under_a_call_is_an_error_and_comes_back(client: Bot
         pytest.fail("the engine did not come back")
 
 
-def test_services_answer(client: Both) -> None:
-    assert {entry.model for entry in client.call("models").models} >= {"echo", "two", "any"}
-    description = client.call("describe", "two")
+def test_services_answer(both: Both) -> None:
+    assert {entry.model for entry in both.call("models").models} >= {"echo", "two", "any"}
+    description = both.call("describe", "two")
     assert [spec.name for spec in description.inputs] == ["a", "b"]
-    health = client.call("health", "echo").models
+    health = both.call("health", "echo").models
     assert [report.state in {State.IDLE, State.SERVING} for report in health] == [True] * len(health)
     assert health
-    assert client.call("ping", deadline=5.0) > 0.0
+    assert both.call("ping", deadline=5.0) > 0.0
 
 
 def test_health_can_be_watched(url: str) -> None:
