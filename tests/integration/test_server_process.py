@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tensorwire.codec import DescribeRequest, Description, HealthReport, HealthRequest, ModelList, State
-from tensorwire.protocol import Closed, Ended, FrameType, GoAway, Status
+from tensorwire.protocol import Closed, Ended, FrameType, GoAway, Status, parse_extension
 from tensorwire.protocol.capture import read_frames
 from tests.integration.models import ECHO, MEAN, ROW, SLEEPS, flat
 from tests.support.server import ServerProcess, running_server, write_model
@@ -235,6 +235,59 @@ def test_silent_connections_do_not_keep_others_out_for_long(models: Path) -> Non
 
 def _connect(server: ServerProcess) -> socket.socket:
     return socket.create_connection(server.address, timeout=10)
+
+
+# -- busy
+
+
+STEADY = """
+import time
+def build():
+    def run(inputs):
+        time.sleep(0.01)
+        return {"y": inputs["x"]}
+    return run
+"""
+
+
+def test_a_call_that_must_be_late_is_refused_at_the_door(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "steady", STEADY, flat(1, engine="process", max_batch=1, warmup=False))
+    x = {"x": np.zeros((1, 1), np.float32)}
+    with running_server(tmp_path / "models") as server, WireClient(server.address) as client:
+        for _ in range(50):
+            client.infer("steady", x)
+        waiting = [client.open("steady", x) for _ in range(40)]
+        began = time.monotonic()
+        ended = client.fail("steady", x, deadline=0.2)
+        waited = time.monotonic() - began
+        assert (ended.status, ended.not_started) == (Status.DEADLINE_EXCEEDED, True)
+        assert waited < 0.15
+        assert "would be late" in ended.detail
+        estimate = parse_extension(ended.ext).queue_estimate
+        assert estimate is not None
+        assert 100_000 < estimate < 2_000_000
+        client.infer("steady", x, deadline=30.0)
+        for stream_id in waiting:
+            client.reply(stream_id)
+
+
+def test_a_big_upload_does_not_hold_up_another_connection(server: ServerProcess) -> None:
+    big = np.ones((4, ROW), np.float32)
+    with WireClient(server.address) as uploader, WireClient(server.address) as client:
+
+        def upload() -> None:
+            for _ in range(100):
+                uploader.infer("mean", {"x": big})
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        times = []
+        while thread.is_alive():
+            began = time.monotonic()
+            client.infer("echo", {"x": X})
+            times.append(time.monotonic() - began)
+        thread.join()
+    assert sorted(times)[len(times) // 2] < 0.05
 
 
 # -- draining

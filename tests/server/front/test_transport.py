@@ -1,0 +1,218 @@
+"""The two reasons to stop reading, and what is written when: a transport without a loop, and a clock that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tensorwire.server.front import transport as module
+from tensorwire.server.front.deadlines import Deadlines
+from tensorwire.server.front.transport import READ_BUDGET, ConnectionTransport
+
+
+class FakeSocketTransport:
+    """asyncio's side: counts, and calls back as uvloop would."""
+
+    def __init__(self, high: int = 1000) -> None:
+        self.reading = True
+        self.written: list[bytes] = []
+        self.waiting = 0
+        self.high = high
+        self.protocol: Any = None
+        self.aborted = False
+        self.eof = False
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self.high = high
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def write(self, data: bytes) -> None:
+        self.writelines([data])
+
+    def writelines(self, buffers: list[bytes]) -> None:
+        before = self.waiting
+        self.written += [bytes(buffer) for buffer in buffers]
+        self.waiting += sum(map(len, buffers))
+        if before <= self.high < self.waiting:
+            self.protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        self.eof = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def drained(self) -> None:
+        self.waiting = 0
+        self.protocol.resume_writing()
+
+
+class FakeSession:
+    """A session whose core has `queued` buffers to send."""
+
+    def __init__(self, front: Any, transport: Any) -> None:
+        self.connection = self
+        self.queued: list[bytes] = []
+        self.got = 0
+        self.is_lost = False
+        self.buffer = memoryview(bytearray(64))
+
+    @property
+    def outbound_bytes(self) -> int:
+        return sum(map(len, self.queued))
+
+    def next_buffer(self) -> memoryview:
+        return self.buffer
+
+    def data_to_send(self, budget: int) -> list[bytes]:
+        return [self.queued.pop(0)] if self.queued else []
+
+    def received(self, nbytes: int, now: float) -> None:
+        self.got += nbytes
+
+    def lost(self) -> None:
+        self.is_lost = True
+
+
+class Harness:
+    """One connection without a loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, poison: bool = False) -> None:
+        monkeypatch.setattr(module, "Session", FakeSession)
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        self.now = 100.0
+        self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self.timers: list[Callable[[], None]] = []
+        self.dropped: list[str] = []
+        self.buffer = memoryview(bytearray(b"secret"))
+        settings = SimpleNamespace(poison=poison, unsent_low_water=1, write_high_water=1000, write_timeout=30.0)
+        front: Any = SimpleNamespace(
+            settings=settings,
+            metrics=SimpleNamespace(bytes_out=0),
+            deadlines=Deadlines(self._call_later, lambda: self.now),
+            loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
+            receive_buffer=self.buffer,
+            admit=lambda session: True,
+            connection_dropped=lambda reason, session: self.dropped.append(reason),
+        )
+        self.protocol = ConnectionTransport(front)
+        self.session: Any = self.protocol._session
+        self.socket: Any = FakeSocketTransport()
+        self.socket.protocol = self.protocol
+        self.protocol.connection_made(self.socket)
+
+    def _call_later(self, delay: float, callback: Callable[[], None]) -> Any:
+        self.timers.append(callback)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(callback) if callback in self.timers else None)
+
+    def turn(self) -> None:
+        soon, self.soon = self.soon, []
+        for callback, arguments in soon:
+            callback(*arguments)
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        timers, self.timers = self.timers, []
+        for timer in timers:
+            timer()
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Harness:
+    return Harness(monkeypatch)
+
+
+def test_after_its_budget_a_connection_waits_for_the_next_turn(harness: Harness) -> None:
+    harness.protocol.buffer_updated(READ_BUDGET - 1)
+    assert harness.socket.reading
+    harness.protocol.buffer_updated(1)
+    assert not harness.socket.reading
+    harness.turn()
+    assert harness.socket.reading
+
+
+def test_reading_resumes_only_when_neither_reason_holds(harness: Harness) -> None:
+    harness.session.queued = [b"x" * 2000]
+    harness.protocol.flush()
+    assert not harness.socket.reading
+    harness.protocol.buffer_updated(READ_BUDGET)
+    harness.turn()
+    assert not harness.socket.reading
+    harness.socket.drained()
+    assert harness.socket.reading
+
+
+def test_above_high_water_nothing_more_is_taken_from_the_core(harness: Harness) -> None:
+    harness.session.queued = [b"a" * 600, b"b" * 600, b"c" * 600]
+    harness.protocol.flush()
+    assert len(harness.session.queued) == 1
+    harness.protocol.flush()
+    assert len(harness.session.queued) == 1
+    harness.socket.drained()
+    assert harness.session.queued == []
+    assert b"".join(harness.socket.written) == b"a" * 600 + b"b" * 600 + b"c" * 600
+
+
+def test_a_peer_that_does_not_drain_is_dropped_after_the_write_timeout(harness: Harness) -> None:
+    harness.session.queued = [b"x" * 2000]
+    harness.protocol.flush()
+    harness.advance(29.0)
+    assert not harness.socket.aborted
+    harness.advance(2.0)
+    assert harness.socket.aborted
+    assert harness.dropped == ["write_timeout"]
+
+
+def test_a_peer_that_drains_in_time_stays(harness: Harness) -> None:
+    harness.session.queued = [b"x" * 2000]
+    harness.protocol.flush()
+    harness.socket.drained()
+    harness.advance(60.0)
+    assert not harness.socket.aborted
+
+
+def test_a_closed_connection_lingers_for_a_second_and_drops_what_comes(harness: Harness) -> None:
+    harness.session.queued = [b"last words"]
+    harness.protocol.close()
+    assert b"".join(harness.socket.written) == b"last words"
+    assert harness.socket.eof
+    harness.protocol.buffer_updated(10)
+    assert harness.session.got == 0
+    assert not harness.socket.aborted
+    harness.advance(1.1)
+    assert harness.socket.aborted
+    assert harness.dropped == []
+
+
+def test_a_lost_connection_leaves_no_timer_behind(harness: Harness) -> None:
+    harness.session.queued = [b"x" * 2000]
+    harness.protocol.flush()
+    harness.protocol.connection_lost(None)
+    harness.advance(60.0)
+    assert harness.session.is_lost
+    assert harness.dropped == []
+
+
+def test_the_receive_buffer_is_poisoned_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(monkeypatch, poison=True)
+    harness.protocol.buffer_updated(3)
+    assert bytes(harness.buffer) == b"\xdb" * 6
