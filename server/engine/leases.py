@@ -16,6 +16,8 @@ __all__ = ["Leases"]
 
 #: Released slabs wait for the next wake-up of the process unless so many of them wait: wake-ups cost more than memory.
 MANY = 64
+#: Bytes of a slab that is worth a wake-up of its own.
+LARGE = 256 * 1024
 
 
 class Leases:
@@ -38,6 +40,7 @@ class Leases:
         lease = _Lease(owner, _dropped)
         lease.leases = self
         lease.offset = offset
+        lease.large = len(view) >= LARGE
         self._held[offset] = lease
         return owner.data
 
@@ -52,23 +55,24 @@ class Leases:
         self._closed = True
         self.released.clear()
 
-    def drop(self, offset: int) -> None:
+    def drop(self, offset: int, *, large: bool = False) -> None:
         """The last view of the slab at `offset` is gone."""
         self._held.pop(offset, None)
         if not self._closed:
             self.released.append(offset)
-            if self.eager or len(self.released) >= MANY:
+            if large or self.eager or len(self.released) >= MANY:
                 self._urgent()
 
 
 class _Lease(weakref.ref[Any]):
     """Held by its Leases, or it would die without calling back."""
 
-    __slots__ = ("leases", "offset")
+    __slots__ = ("large", "leases", "offset")
+    large: bool
     leases: Leases
     offset: int
 
 
 def _dropped(lease: weakref.ref[Any]) -> None:
     if isinstance(lease, _Lease):
-        lease.leases.drop(lease.offset)
+        lease.leases.drop(lease.offset, large=lease.large)

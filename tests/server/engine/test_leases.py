@@ -6,7 +6,7 @@ import gc
 
 import numpy as np
 
-from tensorwire.server.engine.leases import MANY, Leases
+from tensorwire.server.engine.leases import LARGE, MANY, Leases
 
 
 def make() -> tuple[Leases, list[int]]:
@@ -35,6 +35,12 @@ def test_releases_wait_until_there_are_many() -> None:
     for offset in range(MANY):
         assert calls == []
         leases.lease(memory(), offset)
+    assert calls == [1]
+
+
+def test_a_large_slab_does_not_wait() -> None:
+    leases, calls = make()
+    leases.lease(memoryview(bytearray(LARGE)), 1)
     assert calls == [1]
 
 

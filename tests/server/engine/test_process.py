@@ -17,174 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensorwire.codec import Encoder, SignatureError, decode_arrays, decode_metadata, resolve
-from tensorwire.gpu import SlabPool
+from tensorwire.codec import SignatureError, decode_arrays, decode_metadata, resolve
 from tensorwire.protocol import Status
-from tensorwire.server.engine.api import BatchResult, Failure, HealthState, Prepared, Request
-from tensorwire.server.engine.process import ProcessEngine
-from tensorwire.server.engine.spec import load_spec
-from tensorwire.server.engine.worker import Worker
-
-TOML = """
-backend = "python"
-max_batch = {max_batch}
-max_queue = 64
-engine = "process"
-warmup = false
-[[inputs]]
-name = "x"
-dtype = "float32"
-shape = [-1, {width}]
-[[outputs]]
-name = "y"
-dtype = "float32"
-shape = [-1, {width}]
-"""
-
-MODEL = """
-import ctypes, os, signal, sys, time
-
-def act(code):
-    if code == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif code == 2:
-        ctypes.string_at(0)
-    elif code == 3:
-        os._exit(3)
-    elif code == 4:
-        time.sleep(3600)
-    elif code == 5:
-        raise ValueError("the model says no")
-    elif code == 6:
-        print("hello from the model", flush=True)
-    elif code == 7:
-        time.sleep(0.3)
-    elif code == 8:
-        sys.exit(9)
-
-def build():
-    def run(inputs):
-        x = inputs["x"]
-        for code in x[:, 0]:
-            act(-int(code))
-        return {"y": x * 2}
-    return run
-"""
+from tensorwire.server.engine import process
+from tensorwire.server.engine.api import BatchResult, Failure, HealthState
+from tests.server.engine.process_front import MODEL, Front, write_model
 
 CRASHES = {1: "SIGKILL", 2: "SIGSEGV", 3: "status 3"}
-encoder = Encoder()
-
-
-def write_model(folder: Path, toml: str = "", model: str = MODEL, max_batch: int = 8, width: int = 4) -> Path:
-    home = folder / "double" / "1"
-    home.mkdir(parents=True)
-    (home / "model.toml").write_text(toml or TOML.format(max_batch=max_batch, width=width))
-    (home / "model.py").write_text(model)
-    return home
-
-
-class Front:
-    """What a front does with an engine, with select() in place of a loop."""
-
-    def __init__(self, folder: Path, pool_bytes: int = 8 << 20, **options: Any) -> None:
-        self.pool = SlabPool(pool_bytes)
-        self.woken = False
-        self.outcome: list[BatchResult | Failure] = []
-        self.engine = ProcessEngine(load_spec(folder), self.pool, self.wake, **options)
-        self.engine.sink = self.outcome.extend
-        self.stream = 0
-
-    def wake(self, engine: ProcessEngine) -> None:
-        assert engine is self.engine
-        assert not self.woken
-        self.woken = True
-
-    def hand_over(self) -> None:
-        if self.woken:
-            self.woken = False
-            self.engine.step()
-
-    def turn(self, timeout: float = 0.05) -> None:
-        self.hand_over()
-        for descriptor in select.select(self.engine.descriptors(), [], [], timeout)[0]:
-            self.engine.on_readable(descriptor)
-
-    def until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
-        end = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < end, f"did not happen in time; health: {self.health()}, {self.outcome}"
-            self.turn()
-
-    def health(self) -> tuple[str, str]:
-        health = self.engine.health()
-        return health.state.name, health.detail
-
-    def ready(self) -> Front:
-        self.engine.start()
-        self.until(lambda: self.engine.health().ready)
-        return self
-
-    def prepare(self, **arrays: Any) -> tuple[Prepared, bytes]:
-        encoded = encoder.encode("double", "", arrays)
-        resolved = resolve(decode_metadata(encoded.meta), encoded.dims)
-        prepared = self.engine.prepare(resolved, encoded.meta, encoded.dims)
-        return prepared, b"".join(encoded.buffers)
-
-    def submit(self, *rows: list[float], slab: bool = False, deadline: float = float("inf"), **arrays: Any) -> Request:
-        prepared, body = self.prepare(**(arrays or {"x": np.array(rows, np.float32)}))
-        return self.submit_prepared(prepared, body, slab, deadline)
-
-    def submit_prepared(
-        self, prepared: Prepared, body: bytes, slab: bool = False, deadline: float = float("inf")
-    ) -> Request:
-        self.stream += 1
-        request = Request(self.stream, None, time.monotonic(), deadline=deadline)
-        held = self.pool.allocate(len(body)) if slab else None
-        if held is not None:
-            held.view[:] = body
-        failure = self.engine.submit(prepared, memoryview(body) if held is None else held.view, held, request)
-        if failure is not None:
-            self.outcome.append(failure)
-        return request
-
-    def answer(self, request: Request, timeout: float = 30.0) -> BatchResult | Failure:
-        def found() -> list[BatchResult | Failure]:
-            return [each for each in self.outcome if request in each.requests]
-
-        self.until(found, timeout)
-        answers = found()
-        assert len(answers) == 1, "a request is answered exactly once"
-        return answers[0]
-
-    def rows(self, request: Request) -> list[list[float]]:
-        answer = self.answer(request)
-        assert isinstance(answer, BatchResult), getattr(answer, "message", "")
-        output = answer.outputs[0]
-        start = sum(each.rows for each in answer.requests[: answer.requests.index(request)])
-        data = output.data[start * output.row_bytes : (start + request.rows) * output.row_bytes]
-        rows: list[list[float]] = np.frombuffer(data, output.dtype).reshape(request.rows, *output.row_shape).tolist()
-        return rows
-
-    def failure(self, request: Request) -> Failure:
-        answer = self.answer(request)
-        assert isinstance(answer, Failure)
-        return answer
-
-    def assert_memory_is_back(self) -> None:
-        """Nothing in flight: only the one idle forming block may be held, and trim() gives that back too."""
-        assert self.engine.in_use == 0
-        self.engine.trim()
-        assert self.pool.in_use == 0
-
-    @property
-    def worker(self) -> Worker:
-        life = self.engine._life
-        assert life is not None
-        return life.worker
-
-    @property
-    def pid(self) -> int:
-        return self.worker.process.pid
 
 
 @pytest.fixture
@@ -442,6 +281,36 @@ def test_results_published_before_a_crash_are_delivered(make: Make) -> None:
     assert front.failure(bad).started
 
 
+def test_whenever_it_is_killed_every_call_is_answered_once_and_memory_comes_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BACK_OFF_MOST", 0.1)
+    front = make(max_batch=4)
+    front.engine.start()
+    random = np.random.default_rng(3)
+    for _ in range(6):
+        front.until(lambda: front.engine.health().ready)
+        front.outcome.clear()
+        requests = []
+        kill_at = int(random.integers(0, 60))
+        for turn in range(60):
+            requests += [front.submit([n, 0, 0, 0], slab=n == 3) for n in range(int(random.integers(1, 6)))]
+            if turn % 9 == 8:
+                front.engine.cancel(requests[-1])
+            if turn == kill_at:
+                os.kill(front.pid, signal.SIGKILL)
+            front.turn(0)
+        front.until(lambda: front.engine.in_use == 0)
+        answers = [request for each in front.outcome for request in each.requests]
+        assert len(answers) == len(set(answers))
+        assert set(requests) - set(answers) <= {request for request in requests if request.done}
+        for each in front.outcome:
+            if isinstance(each, BatchResult):
+                assert np.frombuffer(each.outputs[0].data, np.float32).reshape(-1, 4)[:, 0].max() <= 8
+        front.assert_memory_is_back()
+    assert front.engine.restarts >= 5
+
+
 def test_restarts_back_off(make: Make) -> None:
     front = make().ready()
     for expected in (0.1, 0.2, 0.4):
@@ -628,7 +497,7 @@ ORPHAN = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from tests.server.engine.test_process import Front
+from tests.server.engine.process_front import Front
 front = Front(Path({folder!r})).ready()
 print(front.pid, flush=True)
 front.submit([-4, 0, 0, 0])

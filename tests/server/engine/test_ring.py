@@ -155,7 +155,8 @@ def test_between_two_processes_everything_arrives() -> None:
     )
     poll = select.poll()
     poll.register(back.event, select.POLLIN)
-    sent, seen = 0, []
+    sent = 0
+    seen: list[tuple[int, int]] = []
     while len(seen) < 2000:
         while sent < 2000 and there.push(sent, sent):
             sent += 1
