@@ -476,6 +476,9 @@ class Reader:
             events.append(MessageAborted(stream_id))
         elif incoming is self._current:
             incoming.aborted = True
+            last = incoming.filled + incoming.chunk_left == incoming.total and incoming.flags & END_STREAM
+            if last and self._streams.client:  # the terminal's header is in: nothing more will come of this stream
+                self._open.pop(stream_id, None)
         else:
             self.deferred.append(MessageAborted(stream_id))
 

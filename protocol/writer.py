@@ -230,8 +230,6 @@ class Writer:
                 taken += self.control_bytes
                 self.control = []
                 self.control_bytes = 0
-            if self.fifo:
-                taken += self.base.take(budget - taken, self.records, out)
             for lane in self.order:
                 if taken >= budget:
                     break
@@ -240,8 +238,9 @@ class Writer:
         return out
 
     def _from_lane(self, lane: Lane, budget: int, out: list[Buffer]) -> int:
-        taken = lane.take(budget, self.records, out)
-        while lane.chunked and taken < budget and not lane.full:
+        source = self.base if self.fifo else lane
+        taken = source.take(budget, self.records, out)
+        while lane.chunked and taken < budget and not source.small and not source.full:
             outgoing = lane.chunked.popleft()
             if outgoing.dropped:
                 continue
@@ -250,8 +249,7 @@ class Writer:
                 lane.chunked.append(outgoing)
             else:
                 self._next_of_stream(outgoing)
-                if lane.small:  # what waited behind the chunks
-                    taken += lane.take(budget - taken, self.records, out)
+                taken += source.take(budget - taken, self.records, out)  # what waited behind the chunks
         return taken
 
     def _chunk(self, outgoing: Outgoing, out: list[Buffer]) -> int:

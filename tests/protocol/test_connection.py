@@ -192,7 +192,7 @@ class TestHandshakeOrder:
     def test_ids_of_a_wrong_size_are_refused(self, options: dict[str, bytes]) -> None:
         good = {"nonce": bytes(32), "connection_id": bytes(8), "boot_id": bytes(16)}
         with pytest.raises(ValueError, match="nonce is 32 bytes"):
-            Connection(Config(Role.SERVER), now=0.0, **(good | options))
+            Connection(Config(Role.SERVER), now=0.0, **(good | options))  # type: ignore[arg-type]
 
     def test_a_receive_buffer_must_hold_the_largest_frame(self) -> None:
         with pytest.raises(ValueError, match="receive_buffer"):
@@ -273,6 +273,19 @@ class TestCalls:
         server.send(1, b"", b"", [b"r"], 1)
         assert pump(client, server) == ([], [])
         assert client.open_streams == server.open_streams == 0
+
+    @pytest.mark.parametrize("into", [0, 32, 33, 5000])
+    def test_cancel_in_the_middle_of_the_last_chunk_of_a_reply_ends_the_stream(self, into: int) -> None:
+        client, server = open_pair()
+        client.open(b"", b"", [], 0)
+        pump(client, server)
+        server.send(1, b"", b"", [bytes(70_000)], 70_000)
+        data = wire_bytes(server)
+        first = 32 + 10  # header and BODY_LENGTH
+        feed(client, data[: first + into])
+        client.cancel(1)
+        assert [type(e).__name__ for e in feed(client, data[first + into :])] == ["MessageAborted"]
+        assert client.open_streams == 0
 
     def test_cancel_of_a_large_upload_stops_it(self) -> None:
         client, server = open_pair()

@@ -80,6 +80,17 @@ class TestSplits:
         assert feed(cut, data, sizes) == feed(whole, data)
         assert wire_bytes(cut) == wire_bytes(whole)
 
+    @settings(max_examples=200, deadline=None)
+    @given(client_streams(), splits(60))
+    def test_any_split_of_any_bytes_gives_a_client_the_same_events(self, data: bytes, sizes: list[int]) -> None:
+        clients = [open_pair()[0] for _ in range(2)]
+        for client in clients:
+            for _n in range(3):
+                client.open(b"", b"", [], 0)
+            client.cancel(3)
+        assert feed(clients[0], data, sizes) == feed(clients[1], data)
+        assert wire_bytes(clients[0]) == wire_bytes(clients[1])
+
     @settings(max_examples=20, deadline=None)
     @given(good_calls())
     def test_byte_by_byte_gives_the_same_events(self, data: bytes) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tensorwire.protocol import Limits, Status
+from tensorwire.protocol import Limits, Message, Status
 from tensorwire.protocol.header import HEADER
 from tensorwire.protocol.writer import BATCH
-from tests.protocol.wiring import open_pair, pump
+from tests.protocol.wiring import feed, open_pair, pump
 
 CHUNK = 16384
 
@@ -93,6 +93,21 @@ def test_frames_of_one_stream_wait_for_its_chunks() -> None:
     assert client.open_streams == 2
 
 
+@pytest.mark.parametrize("priority", [0, 3])
+@pytest.mark.parametrize("budget", [1, 1 << 24])
+def test_a_second_large_message_of_a_stream_follows_the_first_whole(priority: int, budget: int) -> None:
+    client, server = open_pair()
+    client.open(b"", b"", [b"0"], 1, flags=0, priority=priority)
+    for n in (1, 2, 3):
+        client.send(1, b"", b"", [bytes([n]) * 70_000], 70_000, flags=int(n == 3))
+    data = b""
+    while buffers := client.data_to_send(budget):
+        data += b"".join(buffers)
+    assert [(e.seq, len(e.body)) for e in feed(server, data) if isinstance(e, Message)] == [
+        (0, 1), (1, 70_000), (2, 70_000), (3, 70_000),
+    ]  # fmt: skip
+
+
 def test_end_drops_chunks_and_what_waits_behind_them() -> None:
     _, server = server_with_calls(0)
     big = bytes(5 * CHUNK)
@@ -120,7 +135,7 @@ def test_a_budget_is_kept_to_about_one_batch_and_frames_stay_whole(budget: int) 
 def test_no_byte_of_a_large_body_is_copied() -> None:
     client, _ = open_pair()
     array = np.arange(3 * 262144, dtype=np.uint8)
-    parts = [memoryview(array)[:100_001], memoryview(array)[100_001:]]
+    parts = [array.data[:100_001], array.data[100_001:]]
     client.open(b"", b"", parts, array.nbytes)
     views = [b for b in client.data_to_send(1 << 24) if isinstance(b, memoryview)]
     assert sum(map(len, views)) == array.nbytes
@@ -133,7 +148,7 @@ def test_no_byte_of_a_large_body_is_copied() -> None:
 def test_typed_and_empty_buffers_are_sent_as_their_bytes() -> None:
     client, server = open_pair()
     floats = np.ones(30_000, np.float32)
-    client.open(b"", b"", [memoryview(b""), memoryview(floats), b""], floats.nbytes)
+    client.open(b"", b"", [memoryview(b""), floats.data, b""], floats.nbytes)
     _, (message,) = pump(client, server)
     assert bytes(message.body) == floats.tobytes()  # type: ignore[attr-defined]
 
