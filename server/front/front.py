@@ -38,6 +38,10 @@ RECEIVE_BUFFER_BYTES = 256 << 10
 """Shared by all connections of the loop: one read takes thousands of small calls, and an idle connection holds none."""
 
 
+LOG_LINES = 10
+"""Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
+
+
 class Principal:
     """Who calls, and what is remembered for them. Without signing there is one, `anonymous`."""
 
@@ -90,6 +94,8 @@ class Front:
         self.services = Services(self)
         self._capture = capture
         self._log = get_logger("front")
+        self._log_second = 0.0
+        self._log_lines = 0
         registry.on_change = self._engine_changed
 
     # -- connections -----------------------------------------------------------------------------------------------
@@ -126,7 +132,14 @@ class Front:
     def connection_dropped(self, reason: str, session: Session, detail: str = "") -> None:
         """Count and log that we closed a connection; `reason` is one of a few fixed words."""
         self.metrics.dropped(reason)
-        self._log.info("connection closed", reason=reason, connection=session.name, detail=detail)
+        now = monotonic()
+        if now - self._log_second >= 1.0:
+            self._log_second, self._log_lines = now, 0
+        self._log_lines += 1
+        if self._log_lines <= LOG_LINES:
+            self._log.info("connection closed", reason=reason, connection=session.name, detail=detail)
+        elif self._log_lines == LOG_LINES + 1:
+            self._log.info("more connections closed; see tensorwire_connections_dropped_total")
 
     def record(self, session: Session, *, received: bool, data: bytes | memoryview) -> None:
         """Write bytes of one connection to the capture file."""

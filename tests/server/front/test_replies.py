@@ -65,7 +65,7 @@ def call(session: FakeSession, stream_id: int, rows: int, *, done: bool = False,
 
 
 def output(name: str, array: np.ndarray[Any, Any]) -> OutputArray:
-    flat = memoryview(np.ascontiguousarray(array)).cast("B")
+    flat = np.ascontiguousarray(array).data.cast("B")
     return OutputArray(name, array.dtype.name, array.shape[1:], flat, flat.nbytes // len(array))
 
 
@@ -102,7 +102,7 @@ def test_a_call_that_is_over_is_skipped_and_its_rows_too() -> None:
 
 
 def test_several_outputs_are_padded_and_empty_ones_take_no_place() -> None:
-    outputs = {
+    outputs: dict[str, np.ndarray[Any, Any]] = {
         "a": np.arange(3, dtype=np.float32).reshape(3, 1),
         "empty": np.zeros((3, 0), np.float32),
         "b": np.arange(6, dtype=np.float64).reshape(3, 2),

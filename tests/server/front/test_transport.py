@@ -97,9 +97,9 @@ class Harness:
     """One connection without a loop."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, poison: bool = False) -> None:
-        monkeypatch.setattr(module, "Session", FakeSession)
-        monkeypatch.setattr(module, "monotonic", lambda: self.now)
         self.now = 100.0
+        monkeypatch.setattr(module, "Session", FakeSession)
+        monkeypatch.setattr(module, "monotonic", self._clock)
         self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.timers: list[Callable[[], None]] = []
         self.dropped: list[str] = []
@@ -108,7 +108,7 @@ class Harness:
         front: Any = SimpleNamespace(
             settings=settings,
             metrics=SimpleNamespace(bytes_out=0),
-            deadlines=Deadlines(self._call_later, lambda: self.now),
+            deadlines=Deadlines(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
             admit=lambda session: True,
@@ -118,7 +118,11 @@ class Harness:
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
         self.socket.protocol = self.protocol
-        self.protocol.connection_made(self.socket)
+        transport: Any = self.socket
+        self.protocol.connection_made(transport)
+
+    def _clock(self) -> float:
+        return self.now
 
     def _call_later(self, delay: float, callback: Callable[[], None]) -> Any:
         self.timers.append(callback)
