@@ -121,7 +121,7 @@ def top_labels(row: Array, labels: Sequence[str], count: int) -> list[tuple[int,
     """The ``count`` largest entries of a row of scores, best first: (index, label, score)."""
     scores = np.asarray(row, np.float64).reshape(-1)
     best = np.argsort(-scores, kind="stable")[:count]
-    return [(int(index), labels[index], float(scores[index])) for index in best]
+    return [(int(index), labels[int(index)], float(scores[index])) for index in best]
 
 
 def labelled_outputs(result: Mapping[str, Any], labels: Sequence[str]) -> list[str]:

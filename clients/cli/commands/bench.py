@@ -12,7 +12,7 @@ import click
 
 from ... import aio
 from ...blocking import connect
-from ...errors import DeadlineExceeded, RemoteError
+from ...errors import DeadlineExceeded, RemoteError, TensorwireError
 from ..failures import ExitCode, Failure
 from ..group import Command
 from ..inputs import HELP, build_inputs, parse_argument, random_inputs
@@ -92,7 +92,7 @@ def command(
     )
     call = {"version": model_version, "deadline": deadline}
     with _progress_bar(quiet=as_json) as advance:
-        report = _run(url, connections, schedule, advance, model, arrays, call)
+        report, lost = _run(url, connections, schedule, advance, model, arrays, call)
     if as_json:
         echo_json(
             {
@@ -105,6 +105,8 @@ def command(
         )
     else:
         _print(report, rate)
+    if lost is not None:
+        raise lost
     if not report.completed:
         first = next(iter(report.errors), "interrupted")
         raise Failure(f"no call succeeded ({first})", ExitCode.REMOTE)
@@ -118,16 +120,18 @@ def _run(
     model: str,
     arrays: dict[str, Any],
     call: dict[str, Any],
-) -> Report:
-    async def go() -> Report:
+) -> tuple[Report, TensorwireError | None]:
+    async def go() -> tuple[Report, TensorwireError | None]:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(await aio.connect(url)) for _ in range(connections)]
             sends = [lambda client=client: client.infer(model, arrays, **call) for client in clients]
             load = LoadRun(sends, schedule, counted=(RemoteError, DeadlineExceeded), progress=advance)
             try:
-                return await load.run()
+                return await load.run(), None
             except asyncio.CancelledError:  # Ctrl-C: show what there is
-                return load.report()
+                return load.report(), None
+            except TensorwireError as error:  # the connection went: show what there is, then say so
+                return load.report(), error
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(go())

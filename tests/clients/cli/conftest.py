@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[str]:
-    """The URL of a server process over `models`."""
+@contextmanager
+def running_server(models: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server process over `models`: its URL and itself. Drained at the end, if it still runs."""
     command = [sys.executable, "-m", "tensorwire", "serve", str(models), "--port", "0", "--no-admin"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(
@@ -94,7 +94,14 @@ def server(models: Path) -> Iterator[str]:
             process.kill()
             pytest.fail(f"the server did not start: {line}{process.stderr.read()}")
         try:
-            yield ready[1]
+            yield ready[1], process
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def server(models: Path) -> Iterator[str]:
+    """The URL of a server process over `models`."""
+    with running_server(models) as (url, _):
+        yield url

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 from tensorwire.clients.cli.failures import ExitCode
 from tensorwire.clients.cli.group import cli
 
-from .conftest import ROOT
+from .conftest import ROOT, running_server
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -210,6 +211,18 @@ def test_an_interrupted_bench_prints_what_it_has(server: str) -> None:
         output, error = bench.communicate(timeout=20)
     assert bench.returncode == 0, error
     assert "p99.9" in output
+
+
+@pytest.mark.parametrize("mode", [("--concurrency", "2"), ("--rate", "100")])
+def test_a_bench_whose_server_dies_prints_what_it_has_and_says_so(models: Path, mode: tuple[str, ...]) -> None:
+    with running_server(models) as (url, process):
+        timer = threading.Timer(1.0, process.kill)
+        timer.start()
+        result = run(url, "bench", "echo", *mode, "--duration", "60", "--warmup", "1ms")
+        timer.join()
+    assert result.exit_code in (ExitCode.LOST, ExitCode.NO_CONNECTION)
+    assert "p99.9" in result.stdout
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_watched_health_ends_with_ctrl_c(server: str) -> None:
