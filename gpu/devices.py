@@ -18,10 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device. `memory` in bytes (0: unknown); `cores` for CPUs; `capability` and `driver` for CUDA devices.
-
-    `pins_slabs` says whether this process could register slabs with the device, so that copies need no staging.
-    """
+    """One device. `memory` in bytes (0: unknown); `cores` for CPUs; `capability` and `driver` for CUDA devices."""
 
     kind: str  # "cpu" or "cuda"
     index: int
@@ -30,7 +27,6 @@ class Device:
     cores: int = 0
     capability: str = ""
     driver: str = ""
-    pins_slabs: bool = False
 
     @property
     def label(self) -> str:
@@ -94,7 +90,6 @@ def _through_cupy() -> list[Device]:
                 memory=int(properties["totalGlobalMem"]),
                 capability=f"{properties['major']}.{properties['minor']}",
                 driver=driver,
-                pins_slabs=True,
             )
         )
     return devices
@@ -116,7 +111,6 @@ def _through_torch() -> list[Device]:
                 memory=int(properties.total_memory),
                 capability=f"{properties.major}.{properties.minor}",
                 driver=f"runtime {torch.version.cuda}",
-                pins_slabs=True,
             )
         )
     return devices

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .slab import SlabPool
+from .slab import PAGE, SlabPool
 
 
 class PinError(Exception):
@@ -19,14 +19,15 @@ class PinError(Exception):
 class Registration:
     """A pool pinned for every CUDA device of this process, until `close()`. Raises PinError.
 
+    `device` is the one whose context does it: name the one that is used, or a context is made on another for nothing.
     The creator of the pool must have called `pool.hold_pages()` before: see there. Registering touches every page of
     the pool, so it costs about 0.3 s per GiB and the whole pool becomes resident.
     """
 
-    def __init__(self, pool: SlabPool) -> None:
+    def __init__(self, pool: SlabPool, device: int = 0) -> None:
         pool.hold_pages()
         self._address = pool.address
-        self._runtime = _runtime()
+        self._runtime = _runtime(device)
         self._runtime.register(self._address, pool.nbytes)
         self.closed = False
 
@@ -37,11 +38,21 @@ class Registration:
             self._runtime.unregister(self._address)
 
 
+def pin_problem() -> str:
+    """Why slabs cannot be pinned, in words for people; empty if they can. Tries it, with one page."""
+    try:
+        Registration(SlabPool(PAGE)).close()
+    except PinError as error:
+        return str(error)
+    return ""
+
+
 class _CupyRuntime:
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
         import cupy
 
         self._runtime: Any = cupy.cuda.runtime
+        self._runtime.setDevice(device)
 
     def register(self, address: int, nbytes: int) -> None:
         # Flag 1, cudaHostRegisterPortable: pinned for every context, not only for the current device's.
@@ -55,10 +66,10 @@ class _CupyRuntime:
 
 
 class _TorchRuntime:
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
         import torch
 
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.set_device(device)
         self._runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
     def register(self, address: int, nbytes: int) -> None:
@@ -70,11 +81,11 @@ class _TorchRuntime:
         self._runtime.cudaHostUnregister(address)
 
 
-def _runtime() -> _CupyRuntime | _TorchRuntime:
+def _runtime(device: int) -> _CupyRuntime | _TorchRuntime:
     problems = []
     for runtime in (_CupyRuntime, _TorchRuntime):
         try:
-            return runtime()
+            return runtime(device)
         except Exception as error:  # noqa: BLE001 - a broken installation fails in its own ways
             problems.append(f"{type(error).__name__}: {error}")
     raise PinError("no CUDA library can pin memory: " + "; ".join(problems))

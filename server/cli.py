@@ -131,13 +131,16 @@ serve = GroupedCommand(
 @click.command(short_help="Show what this machine can compute on.")
 def devices() -> None:
     """Show the CPU and every CUDA device, by the names that model.toml uses."""
-    from ..gpu import cuda_problem, discover
+    from ..gpu import cuda_problem, discover, pin_problem
 
-    for device in discover():
+    found = discover()
+    for device in found:
         memory = f", {device.memory / (1 << 30):.1f} GiB" if device.memory else ""
         cores = f", {device.cores} cores" if device.cores else ""
         cuda = f", capability {device.capability}, driver {device.driver}" if device.kind == "cuda" else ""
         click.echo(f"{device.label}: {device.name}{cores}{memory}{cuda}")
-    problem = cuda_problem()
-    if problem:
-        click.echo(f"no CUDA device: {problem}")
+    if len(found) == 1:
+        click.echo(f"no CUDA device: {cuda_problem()}")
+        return
+    problem = pin_problem()
+    click.echo(f"slabs: not pinned, copies to devices will wait: {problem}" if problem else "slabs: pinned")

@@ -110,9 +110,7 @@ class Child:
         self._slots = Slots(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
         self._preparer = Preparer(spec, self._slots, self)
         self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned)
-        self._registrations = []
-        if spec.device != "cpu":
-            self._registrations = [Registration(self._pool), Registration(self._results)]
+        self._registrations = [] if spec.device == "cpu" else _pin(spec.device, self._pool, self._results)
         self._core.load()
         self._poll = select.poll()
         self._poll.register(self._requests.event, select.POLLIN)
@@ -335,6 +333,15 @@ def _nothing_to_release(block: Block, rows: int) -> None:
     del block, rows
 
 
+def _pin(device: str, *pools: SlabPool) -> list[Registration]:
+    """Pin what a device copies from and to. Without it everything works, slower: that is said, and enough."""
+    try:
+        return [Registration(pool, int(device.partition(":")[2] or 0)) for pool in pools]
+    except PinError as error:
+        print(f"slabs are not pinned, copies to the device will wait: {error}", file=sys.stderr)  # noqa: T201 - the log
+        return []
+
+
 def _map(descriptor: int, nbytes: int) -> memoryview:
     return memoryview(mmap.mmap(descriptor, nbytes))
 
@@ -384,7 +391,7 @@ def main(descriptor: int, front: int) -> None:
             _leave_now(0)
     try:
         child = Child(channel, messages[0])
-    except (LoadError, SpecError, PinError) as error:
+    except (LoadError, SpecError) as error:
         channel.send("failed", message=str(error))
         _leave_now(1)
     child.say_ready()

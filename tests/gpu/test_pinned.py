@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tensorwire.gpu import SlabPool
-from tensorwire.gpu.pinned import PinError, Registration
+from tensorwire.gpu.pinned import PinError, Registration, pin_problem
 
 
 class RuntimeErrorOfCuda(Exception):
@@ -24,6 +24,7 @@ def install(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]], fails
 
     runtime = types.SimpleNamespace(
         hostRegister=register,
+        setDevice=lambda device: None,
         hostUnregister=lambda address: calls.append(("unregister", address)),
         CUDARuntimeError=RuntimeErrorOfCuda,
     )
@@ -64,3 +65,12 @@ def test_without_a_cuda_library_the_reasons_are_given(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(PinError, match="no CUDA library"):
         Registration(SlabPool(1 << 20))
+
+
+def test_whether_slabs_can_be_pinned_is_found_out_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+    install(monkeypatch, calls)
+    assert pin_problem() == ""
+    assert [call[0] for call in calls] == ["register", "unregister"]
+    install(monkeypatch, calls, fails=True)
+    assert "out of memory" in pin_problem()
