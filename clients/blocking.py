@@ -403,20 +403,21 @@ class Client:
             self._turn_without_connection(now, due)
         elif self._unsent:
             self._turn_writing(link, sock, due - now)
+        elif due - now < SHORT_WAIT:
+            self._wait_and_read(link, sock, due - now)
         else:
-            self._turn_reading(link, sock, due, now)
+            if due != FOREVER or self._receive_timeout:
+                self._limit_read(sock, due - now)
+            self._read(link, sock)
 
-    def _turn_reading(self, link: Link, sock: socket.socket, due: float, now: float) -> None:
+    def _limit_read(self, sock: socket.socket, left: float) -> None:
+        """The next read gives up before ``left`` seconds are over; down to half of them, the last setting will do."""
+        if not left / 2 <= self._receive_timeout <= left:
+            self._receive_timeout = 0.0 if left == FOREVER else left * 0.9
+            set_receive_timeout(sock, self._receive_timeout)
+
+    def _read(self, link: Link, sock: socket.socket) -> None:
         buffer = link.next_buffer()
-        if due != FOREVER or self._receive_timeout:
-            left = due - now
-            if left < SHORT_WAIT:
-                self._wait_and_read(link, sock, left)
-                return
-            # Half of the time left is near enough: waking early only means to come back here.
-            if not left / 2 <= self._receive_timeout <= left:
-                self._receive_timeout = 0.0 if due == FOREVER else left * 0.9
-                set_receive_timeout(sock, self._receive_timeout)
         self._lock.release()
         try:
             n = sock.recv_into(buffer)
@@ -482,7 +483,8 @@ class Client:
             link.received(n, now)
         else:
             link.eof(now)
-        self._flush(now)
+        if link.has_output or link.finished:
+            self._flush(now)
 
     def _listen(self, now: float) -> None:
         """Before a send after a quiet time: a server that said goodbye meanwhile is noticed before a call is lost to

@@ -48,6 +48,7 @@ class Link:
     """One connection. The driver feeds it, writes what it gives, and closes the socket once it is ``finished``."""
 
     __slots__ = (
+        "_abandoned",
         "_buffer",
         "_capture",
         "_capture_name",
@@ -75,6 +76,7 @@ class Link:
         self._pings: dict[bytes, Call] = {}
         self._ping_count = 0
         self._max_streams = 0
+        self._abandoned = 0
         self.connection_id = b""
         self.calls: dict[int, Call] = {}
         self.ready = False
@@ -142,7 +144,11 @@ class Link:
     @property
     def has_room(self) -> bool:
         """True while the server takes one more call on this connection."""
-        return self._connection.open_streams < self._max_streams
+        if len(self.calls) + self._abandoned < self._max_streams:
+            return True
+        # Calls given up here stay open at the server until it says so; how many is asked only where it matters.
+        self._abandoned = self._connection.open_streams - len(self.calls)
+        return len(self.calls) + self._abandoned < self._max_streams
 
     def open(self, call: Call, now: float) -> None:
         """Put a call on this connection. The time left is computed here, as late as can be."""
@@ -182,6 +188,7 @@ class Link:
         """Forget a call that ended on this side; late frames of it are dropped."""
         if self.calls.pop(call.stream_id, None) is not None:
             self._connection.cancel(call.stream_id)
+            self._abandoned += 1
 
     def close(self, reason: str, now: float) -> None:
         """Say goodbye and fail what is open."""

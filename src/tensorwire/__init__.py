@@ -13,18 +13,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .clients import aio as aio
+    from .clients import errors as errors
     from .clients.blocking import Client as Client
     from .clients.blocking import connect as connect
 
-__all__ = ["Client", "__version__", "aio", "connect"]
+__all__ = ["Client", "__version__", "aio", "connect", "errors"]
 
-
-_LAZY = {"Client": ".clients.blocking", "aio": ".clients.aio", "connect": ".clients.blocking"}
+_LAZY = {"Client": ".clients.blocking", "connect": ".clients.blocking"}
+_MODULES = {"aio": ".clients.aio", "errors": ".clients.errors"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name], __name__)
     home = _LAZY.get(name)
     if home is None:
         raise AttributeError(f"module 'tensorwire' has no attribute {name!r}")
-    module = import_module(home, __name__)
-    return module if name == "aio" else getattr(module, name)
+    return getattr(import_module(home, __name__), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -452,15 +453,19 @@ def test_the_client_is_thin() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_importing_the_client_costs_little_more_than_numpy() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+def test_importing_the_client_costs_less_than_numpy_does(tmp_path: Path) -> None:
+    # Byte code is kept, as in an installation, but not in this tree; the first round writes it.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
-    def seconds(code: str) -> float:
-        def once() -> float:
-            before = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-            return time.perf_counter() - before
+    def cpu_seconds(code: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-        return min(once() for _ in range(5))
-
-    assert seconds("import tensorwire; tensorwire.connect") < 2.0 * seconds("import numpy") + 0.1
+    # CPU time, interleaved, the best of several: other work on the machine must not decide.
+    codes = ("pass", "import numpy", "import tensorwire; tensorwire.connect")
+    rounds = [[cpu_seconds(code) for code in codes] for _ in range(5)]
+    nothing, numpy, client = (min(column) for column in zip(*rounds, strict=True))
+    assert client - numpy < numpy - nothing
