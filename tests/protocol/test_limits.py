@@ -16,7 +16,7 @@ from tensorwire.protocol.records import PlainRecords
 )
 def test_limits_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Limits(**wrong)  # type: ignore[arg-type]
+        Limits(**wrong)
 
 
 @pytest.mark.parametrize(

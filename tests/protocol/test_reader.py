@@ -249,14 +249,17 @@ class TestGivingUp:
         assert feed(server, frames[2]) == []
         assert not server.closed
 
+    @pytest.mark.parametrize("reads", [1, 100, 1 << 20])
     @pytest.mark.parametrize("into", [0, 1, 31, 32, 33, 5000, 16383 + 32])
-    def test_end_in_mid_chunk_gives_the_memory_back_with_the_next_read_and_drops_the_rest(self, into: int) -> None:
+    def test_end_in_mid_chunk_gives_the_memory_back_with_the_next_read_and_drops_the_rest(
+        self, into: int, reads: int
+    ) -> None:
         server = open_server()
         frames = chunked(OPEN, 1, 0, bytes(TOTAL), [MIN_CHUNK] * 9, end_stream=True)
         rest = b"".join(frames[1:])
         assert feed(server, frames[0] + rest[:into]) == []
         server.end(1, Status.DEADLINE_EXCEEDED, "late")
-        events = feed(server, rest[into:] + frame(OPEN, 2, END_STREAM, body=b"next"))
+        events = feed(server, rest[into:] + frame(OPEN, 2, END_STREAM, body=b"next"), [reads] * 10)
         assert events[0] == MessageAborted(1)
         assert [e.stream_id for e in events if isinstance(e, Message)] == [2]
         assert len(events) == 2
