@@ -1,0 +1,1 @@
+"""Strategies, stateful machines and fuzz targets, shared with the tests."""
