@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -142,8 +143,8 @@ def wait_listening(server: subprocess.Popen[str], module: str) -> str:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         line = server.stdout.readline()
-        if line.startswith("listening "):
-            return line.split()[1]
+        if found := re.search(r"(?:^listening | ready on tw://)(\d+\.\d+\.\d+\.\d+:\d+)", line):
+            return found[1]
         if not line and server.poll() is not None:
             break
     raise RuntimeError(

@@ -82,8 +82,8 @@ def markdown(results: dict[str, Any], works: dict[str, Work], names: dict[str, s
     lines = [
         "# Benchmark",
         "",
-        f"{about['cpu']}, 2 cores (server on one, client on the other), Linux {about['kernel']}, Python {about['python']}, "
-        f"{about['date']}; {results['rounds']} interleaved rounds, loopback, no MAC.",
+        f"{about['cpu']}, 2 cores (server on one, client on the other), Linux {about['kernel']}, "
+        f"Python {about['python']}, {about['date']}; {results['rounds']} interleaved rounds, loopback, no MAC.",
         "Median of the rounds with min-max; ratios are taken round by round: median (95% interval). "
         "Only ratios travel between machines.",
         "",

@@ -1,1 +1,1 @@
-"""Strategies, stateful machines and fuzz targets, shared with the tests."""
+"""Hypothesis strategies shared by the tests; every error but the documented one is a bug."""

@@ -69,8 +69,8 @@ def test_the_wheel_imports_without_the_extras(built: Path, tmp_path: Path) -> No
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path)
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import tensorwire; tensorwire.connect; print(tensorwire.__file__);"
-        "unwanted = {'torch', 'click', 'rich', 'uvloop', 'pydantic', 'asyncio', 'PIL'};"
+        "import sys; sys.path.insert(0, sys.argv[1]); import tensorwire; tensorwire.connect;"
+        "print(tensorwire.__file__); unwanted = {'torch', 'click', 'rich', 'uvloop', 'pydantic', 'asyncio', 'PIL'};"
         "print(sorted(unwanted & set(sys.modules)))"
     )
     done = subprocess.run(
