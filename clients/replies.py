@@ -58,7 +58,7 @@ class ReplyDecoder:
             if len(table) >= LAYOUT_ENTRIES:
                 table.clear()
             table[key] = layout
-        return layout, None if measured is None else Timing(*(*measured, round(round_trip * 1e6)))
+        return layout, None if measured is None else Timing(*(*measured, round(round_trip * 1e6)))  # pyright: ignore[reportCallIssue]
 
 
 def allocate_body(nbytes: int) -> memoryview:

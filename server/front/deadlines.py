@@ -22,7 +22,7 @@ class Expiring(Protocol):
     def done(self) -> bool:
         """Whether nothing is left to expire."""
 
-    def expired(self, now: float) -> None:
+    def expired(self, now: float, /) -> None:
         """The moment has come."""
 
 

@@ -37,7 +37,7 @@ class OnnxBackend(Backend):
     """An inference session; only the outputs that model.toml names are computed."""
 
     def __init__(self, session: Any, outputs: list[str]) -> None:
-        self._session = session
+        self._session: Any = session
         self._outputs = outputs
 
     def run(self, inputs: dict[str, Any]) -> Any:

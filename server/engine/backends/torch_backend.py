@@ -66,7 +66,7 @@ class TorchBackend(Backend):
     """A callable of tensors. On a CPU it takes and gives numpy arrays, on CUDA device tensors (see `stager`)."""
 
     def __init__(self, spec: ModelSpec, module: Any) -> None:
-        self._module = module
+        self._module: Any = module
         self._names = [tensor.name for tensor in spec.inputs]
         self._carried = {t.name: getattr(torch, t.dtype.name) for t in spec.inputs if t.dtype.numpy != t.dtype.storage}
         self._device = torch.device(spec.device)
