@@ -69,7 +69,7 @@ def test_every_dtype_at_every_kind_of_shape(dtype: DType, shape: tuple[int, ...]
         (np.arange(6, dtype=np.int16).reshape(2, 3).data, np.arange(6, dtype=np.int16).reshape(2, 3)),
         ([], np.array([])),
     ],
-    ids=repr,
+    ids=["int", "float", "bool", "lists", "numpy scalar", "bytes", "bytearray", "memoryview", "empty list"],
 )
 def test_python_values_become_arrays(value: Any, expected: np.ndarray[Any, Any]) -> None:
     assert strategies.same_bits(decode(Encoder().encode("m", "", {"x": value}))["x"], expected)
