@@ -15,7 +15,6 @@ pool (1 MiB at most, unless one row is larger); `trim()` gives it back.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -30,6 +29,8 @@ ALIGNMENT = 64
 """Bytes; every input array starts at a multiple, as the buffers of a body do (codec)."""
 FORMING_BYTES = 1 << 20
 """Bytes of a forming block at most, one row aside: a lone 64 KiB row must not take 64 KiB x max_batch of the pool."""
+MAX_BUCKETS = 1024
+"""Row shapes remembered per model, as many as call signatures are by default: a caller must not grow it without end."""
 
 
 class SlabLike(Protocol):
@@ -66,7 +67,7 @@ class Field:
 class Bucket:
     """Calls whose rows look alike. `capacity` is the rows of a forming block, `forming` the block being filled."""
 
-    __slots__ = ("__weakref__", "capacity", "fields", "forming", "row_bytes")
+    __slots__ = ("capacity", "fields", "forming", "row_bytes")
 
     def __init__(self, fields: tuple[Field, ...], max_rows: int) -> None:
         self.fields = fields
@@ -135,7 +136,7 @@ class Slots:
     def __init__(self, pool: Pool, max_rows: int) -> None:
         self._pool = pool
         self._max_rows = max_rows
-        self._buckets: WeakValueDictionary[tuple[tuple[int, ...], ...], Bucket] = WeakValueDictionary()
+        self._buckets: dict[tuple[tuple[int, ...], ...], Bucket] = {}
         self._idle: Block | None = None
         self._held = 0
 
@@ -146,10 +147,15 @@ class Slots:
         return self._held - (0 if idle is None or idle.live else len(idle.memory))
 
     def bucket(self, fields: tuple[Field, ...]) -> Bucket:
-        """The one bucket of these row shapes (names and dtypes are the model's, always the same)."""
+        """The bucket of these row shapes (names and dtypes are the model's, always the same).
+
+        One that was forgotten for others lives on with the calls prepared for it; they batch among themselves.
+        """
         key = tuple(field.row_shape for field in fields)
         found = self._buckets.get(key)
         if found is None:
+            if len(self._buckets) >= MAX_BUCKETS:
+                del self._buckets[next(iter(self._buckets))]
             found = self._buckets[key] = Bucket(fields, self._max_rows)
         return found
 

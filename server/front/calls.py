@@ -48,7 +48,6 @@ class Call(Request):
     """A request on its way through the front: `route` says where to, `slab` is memory its body is being read into."""
 
     __slots__ = ("route", "slab")
-    session: Session
 
     def __init__(
         self,

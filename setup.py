@@ -1,0 +1,33 @@
+"""What pyproject.toml cannot say: with TENSORWIRE_COMPILE=1 the hot modules are compiled by mypyc, from the same source.
+
+`TENSORWIRE_COMPILE=1 pip install '.[server]'` needs a C compiler and about two minutes. Everything works without it; a
+small call then costs both sides about twice as much. `make compiled` builds such a copy in build/compiled.
+"""
+
+import os
+import sys
+
+from setuptools import setup
+
+# What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
+PROTOCOL = "header limits errors events extension records streams reader writer connection"
+HOT = {
+    "protocol": PROTOCOL.split(),
+    "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
+    "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
+    "server/front": ["calls", "estimate", "replies", "session"],
+    "clients": ["link", "core"],
+}
+
+
+def extensions() -> list[object]:
+    """Return the compiled modules; none for the steps that only ask for metadata, since compiling takes its time."""
+    if os.environ.get("TENSORWIRE_COMPILE") != "1" or not {"bdist_wheel", "build_ext", "build"} & set(sys.argv):
+        return []
+    from mypyc.build import mypycify
+
+    files = [f"src/tensorwire/{part}/{name}.py" for part, names in HOT.items() for name in names]
+    return list(mypycify(["--config-file=mypyc.ini", *files], opt_level="2"))
+
+
+setup(ext_modules=extensions(), setup_requires=["mypy"] if os.environ.get("TENSORWIRE_COMPILE") == "1" else [])
