@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..codec.errors import shown
-from .engine.api import Engine
+from .engine.api import BatchResult, Engine, Failure
 from .engine.spec import ModelSpec, SpecError, load_spec
 from .front.estimate import Estimate
 from .front.metrics import ModelStats
+from .front.replies import Replies
+
+if TYPE_CHECKING:
+    from .front.calls import Call
 
 NAMES_SHOWN = 8
 """Model names that an error lists: enough to see a typing mistake, short enough for one line."""
@@ -25,9 +30,9 @@ class RegistryError(Exception):
 
 
 class Served:
-    """One version of one model with its engine and what is counted about it."""
+    """One version of one model with its engine, how its replies look, and what is counted about it."""
 
-    __slots__ = ("engine", "estimate", "placement", "spec", "stats")
+    __slots__ = ("engine", "estimate", "placement", "replies", "spec", "stats")
 
     def __init__(self, spec: ModelSpec, engine: Engine, placement: str, stats: ModelStats) -> None:
         self.spec = spec
@@ -35,6 +40,15 @@ class Served:
         self.placement = placement
         self.stats = stats
         self.estimate = Estimate()
+        self.replies = Replies(spec.name, spec.version)
+
+    def count(self, results: list[BatchResult | Failure], replied: list[Call], now: float) -> None:
+        """Account for what the engine finished at `now` and the calls whose replies are on their way."""
+        for result in results:
+            if isinstance(result, BatchResult):
+                self.stats.batch_done(result.batch_rows)
+                self.estimate.batch_done(result.copied_out - result.planned, now)
+        self.stats.replied(replied, now)
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:

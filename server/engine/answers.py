@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from ...codec import Encoded
-from .api import BatchResult, OutputArray
+from .api import BatchResult
 from .inflight import NotInFlightError
-from .records import CANCELLED, ENCODED, PREPARED, RESULT, SHORT, SIGNATURE, OutputSignature, output_places
+from .records import CANCELLED, ENCODED, PREPARED, RESULT, SHORT, SIGNATURE, output_places
 from .ring import RingError
 
 if TYPE_CHECKING:
-    from .api import Failure
+    from .api import Failure, OutputSignature
     from .inflight import InFlight
     from .leases import Leases
     from .worker import Worker
@@ -53,12 +53,9 @@ class Answers:
                 if nbytes != end:
                     raise RingError(f"a result of {nbytes} bytes, expected {end}")
                 data = self._lease(offset, nbytes)
-                outputs = tuple(
-                    OutputArray(name, dtype, row_shape, data[start : start + size], row_bytes)
-                    for (name, dtype, row_shape, row_bytes), (start, size) in zip(layout, places, strict=True)
-                )
+                outputs = [data[start : start + size] for start, size in places]
                 requests = finish(marks, data[: 4 * count].cast("I").tolist())
-                outcome.append(BatchResult(requests, outputs, rows, planned, copied_in, computed, copied_out))
+                outcome.append(BatchResult(requests, layout, outputs, rows, planned, copied_in, computed, copied_out))
                 progress = True
                 self._leases.eager = False
             elif kind == ENCODED:
@@ -67,7 +64,7 @@ class Answers:
                 meta, dims = bytes(data[end : end + signature]), bytes(data[end + signature :])
                 encoded = Encoded(meta, dims, [data[64:end]], nbytes)
                 requests = finish(marks, [data[:4].cast("I")[0]])
-                outcome.append(BatchResult(requests, (), rows, planned, copied_in, computed, copied_out, encoded))
+                outcome.append(BatchResult(requests, (), [], rows, planned, copied_in, computed, copied_out, encoded))
                 progress = True
                 self._leases.eager = False
             elif kind == CANCELLED:

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .types import BatchResult, Failure, Health, HealthState, OutputArray, Prepared, Request
+from .types import BatchResult, Failure, Health, HealthState, OutputSignature, Prepared, Request
 
 if TYPE_CHECKING:
     from ...codec import Resolved
@@ -33,7 +33,7 @@ __all__ = [
     "Failure",
     "Health",
     "HealthState",
-    "OutputArray",
+    "OutputSignature",
     "Prepared",
     "Request",
     "Sink",

@@ -32,7 +32,7 @@ from ...codec import decode_metadata, resolve
 from ...gpu import Slab, SlabPool
 from ...gpu.pinned import PinError, Registration
 from ...protocol import Status
-from .api import BatchResult, Failure, Prepared, Request
+from .api import BatchResult, Failure, OutputSignature, Prepared, Request
 from .backends import LoadError
 from .control import Channel
 from .core import EngineCore
@@ -51,7 +51,6 @@ from .records import (
     SIGNATURE,
     TO_ENGINE,
     TO_FRONT,
-    OutputSignature,
     output_places,
 )
 from .ring import Ring
@@ -131,8 +130,8 @@ class Child:
                 if descriptor == self._channel.fileno() and self._told_to_stop():
                     return
             self._take()
-            outcome = core.step(monotonic())
-            self._publish(outcome)
+            core.step(monotonic(), self._lay_out)
+            self._replies.publish()
             if self._leaving and not core.queue.count:
                 return
 
@@ -207,7 +206,7 @@ class Child:
 
     # publishing
 
-    def _publish(self, outcome: list[BatchResult | Failure]) -> None:
+    def _lay_out(self, outcome: list[BatchResult | Failure]) -> None:
         for each in outcome:
             for request in each.requests:
                 del self._live[request.slot]
@@ -217,11 +216,9 @@ class Child:
                 self._publish_encoded(each)
             else:
                 self._publish_batch(each)
-        self._replies.publish()
 
     def _publish_batch(self, result: BatchResult) -> None:
-        outputs = result.outputs
-        signature = tuple((each.name, each.dtype, each.row_shape, each.row_bytes) for each in outputs)
+        signature = result.signature
         number = self._signatures.get(signature)
         if number is None:
             number = self._introduce(signature)
@@ -232,8 +229,8 @@ class Child:
             return
         view = slab.view
         view[: 4 * len(slots)] = array("I", slots).tobytes()
-        for (start, size), each in zip(places, outputs, strict=True):
-            view[start : start + size] = each.data
+        for (start, size), data in zip(places, result.outputs, strict=True):
+            view[start : start + size] = data
         self._say_result(RESULT, result, slab, number, len(slots), nbytes)
 
     def _publish_encoded(self, result: BatchResult) -> None:

@@ -115,8 +115,8 @@ class EngineCore:
         self.queue.remove_all(late)
         return [self._late(late)]
 
-    def step(self, now: float) -> list[Outcome]:
-        """Plan and run at most one batch; `[]` if there was nothing to run.
+    def step(self, now: float, sink: Callable[[list[Outcome]], object]) -> None:
+        """Plan and run at most one batch; what came of it goes to `sink`, and then the memory of its rows back.
 
         Afterwards `next_step` is when to call again: now or earlier if more waits, inf if nothing does.
         """
@@ -132,12 +132,16 @@ class EngineCore:
             for request in requests:
                 request.started = True
             self._run(requests, planned.rows, now, results)
-            self._give_back(requests)
             self.last_progress = self._clock()
         self.next_step = (
             planned.wait_until if not requests and planned.wait_until < inf else now if queue.count else inf
         )
-        return results
+        try:
+            if results:
+                sink(results)
+        finally:
+            if requests:
+                self._give_back(requests)
 
     def close(self, message: str) -> list[Failure]:
         """Unload; what is queued fails UNAVAILABLE, not started, with this message. Idempotent."""

@@ -84,8 +84,8 @@ class Executor:
         copied_in = clock()
         raw = self._backend.run(inputs)
         computed = clock()
-        outputs = self._outputs.batch(raw, rows, block.flat)
-        return BatchResult(requests, outputs, rows, planned, copied_in, computed, clock())
+        signature, outputs = self._outputs.batch(raw, rows, block.flat)
+        return BatchResult(requests, signature, outputs, rows, planned, copied_in, computed, clock())
 
     def warm_up(self) -> WarmUp:
         """Run the model on zeros and measure its batch sizes. Raises LoadError if it cannot run at all."""
@@ -120,7 +120,7 @@ class Executor:
         raw = self._call_alone(inputs)
         computed = self._clock()
         encoded = self._outputs.alone(raw, block.flat)
-        return BatchResult(requests, (), requests[0].rows, planned, copied_in, computed, self._clock(), encoded)
+        return BatchResult(requests, (), [], requests[0].rows, planned, copied_in, computed, self._clock(), encoded)
 
     def _call_alone(self, inputs: dict[str, Any]) -> Any:
         """A call without batch axis; on a device its arrays travel as a batch of one and lose that axis again."""
@@ -155,8 +155,8 @@ class Executor:
         computed = self._clock()
         tensors = self._outputs.device_batch(raw, rows)
         copies = stager.copy_out(tensors, self._allocate)
-        outputs = self._outputs.from_host(copies, tensors, rows)
-        return BatchResult(requests, outputs, rows, planned, copied_in, computed, self._clock())
+        signature, outputs = self._outputs.from_host(copies)
+        return BatchResult(requests, signature, outputs, rows, planned, copied_in, computed, self._clock())
 
     def _gather(self, runs: list[Run], rows: int) -> Block:
         """Rows from several blocks, copied run by run into one that lasts for this batch."""

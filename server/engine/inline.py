@@ -130,11 +130,11 @@ class InlineEngine(Engine):
         """Run one batch and hand what came of it to the sink; ask to be called again if more waits."""
         self._woken = False
         core = self._core
-        results = core.step(self._clock())
-        if self._queue.count:
-            self._again(core.next_step)
-        if results:
-            self.sink(results)
+        try:
+            core.step(self._clock(), self.sink)
+        finally:
+            if self._queue.count:
+                self._again(core.next_step)
 
     def cancel(self, request: Request) -> None:
         """Forget the request (see Engine.cancel)."""

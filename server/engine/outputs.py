@@ -7,21 +7,25 @@ What must not: running models, requests. A model's mistake is an OutputError tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...codec import CodecError, Encoder, MetadataCache, RaggedArray, check_signature, resolve
+from ...codec import FREE, CodecError, Encoder, MetadataCache, RaggedArray, check_signature, resolve
 from ...codec.metadata import describe_tensor
-from .api import OutputArray
 
 if TYPE_CHECKING:
     from ...codec import Encoded, TensorSpec
+    from .api import OutputSignature
     from .spec import ModelSpec
 
 __all__ = ["OutputError", "Outputs"]
 
 Array = np.ndarray[Any, Any]
+
+COPY_BELOW = 4096
+"""Bytes of an output that is copied in any case: that costs 0.2 us, and asking whether it must be costs 0.4."""
 
 
 class OutputError(Exception):
@@ -29,9 +33,9 @@ class OutputError(Exception):
 
 
 class _Expected:
-    """One promised output. `fixed` rows have no free axis, so a shape is compared whole."""
+    """One promised output, and the shape of its rows in the last batch: what fits that needs no closer look."""
 
-    __slots__ = ("dtype", "fixed", "kind", "name", "numpy", "row_shape", "spec")
+    __slots__ = ("dtype", "name", "numpy", "row_shape", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -39,20 +43,19 @@ class _Expected:
         self.dtype = spec.dtype.name
         self.numpy = spec.dtype.numpy
         self.row_shape = spec.shape[1:]
-        self.fixed = -1 not in self.row_shape
 
-    def fits(self, shape: tuple[int, ...], rows: int) -> bool:
-        """Whether a batch of `rows` rows may have this shape."""
-        if self.fixed:
-            return shape == (rows, *self.row_shape)
-        same_rank = len(shape) == len(self.row_shape) + 1
-        return (
-            same_rank and shape[0] == rows and all(w in (-1, s) for w, s in zip(self.row_shape, shape[1:], strict=True))
-        )
+    def check(self, dtype: str, shape: tuple[int, ...], rows: int) -> None:
+        """Remember the shape of these rows. Raises OutputError if it, or the dtype, is not what was promised."""
+        promised = (rows, *self.spec.shape[1:])
+        fits = dtype == self.dtype and len(shape) == len(promised)
+        if not fits or any(want not in (FREE, got) for want, got in zip(promised, shape, strict=True)):
+            want = describe_tensor(self.spec.dtype, promised, self.spec.kind)
+            raise OutputError(f"model output {self.name!r} is {dtype}{list(shape)}, expected {want}")
+        self.row_shape = shape[1:]
 
-    def error(self, dtype: str, shape: tuple[int, ...], rows: int) -> OutputError:
-        want = describe_tensor(self.spec.dtype, (rows, *self.row_shape), self.spec.kind)
-        return OutputError(f"model output {self.name!r} is {dtype}{list(shape)}, expected {want}")
+    def entry(self) -> tuple[str, str, tuple[int, ...], int]:
+        """Its part of the signature of the last batch."""
+        return self.name, self.dtype, self.row_shape, prod(self.row_shape) * self.spec.dtype.itemsize
 
 
 class Outputs:
@@ -64,25 +67,23 @@ class Outputs:
         self._specs = spec.outputs
         self._expected = tuple(_Expected(output) for output in spec.outputs)
         self._names = [output.name for output in spec.outputs]
+        self._name_set = frozenset(self._names)
         self._encoder = Encoder()
         self._metadata = MetadataCache(64, 1 << 20)
+        self._signature = self._last_signature()  # not given out before a batch fits it: no array has an axis of -1
 
-    def batch(self, raw: Any, rows: int, memory: Array) -> tuple[OutputArray, ...]:
+    def batch(self, raw: Any, rows: int, memory: Array) -> tuple[OutputSignature, list[memoryview]]:
         """Outputs of a batch of `rows` rows; those that share `memory` (the inputs') are copied. Raises OutputError."""
-        values = self.by_name(raw)
-        taken = []
+        values = raw if type(raw) is dict and raw.keys() == self._name_set else self.by_name(raw)
+        taken: list[memoryview] = []
         for expected in self._expected:
             array = values[expected.name]
             if type(array) is not np.ndarray:
                 array = _as_array(expected.name, array)
-            shape = array.shape
-            if array.dtype != expected.numpy or not expected.fits(shape, rows):
-                raise expected.error(str(array.dtype), shape, rows)
-            if not array.flags.c_contiguous or np.may_share_memory(array, memory):
-                array = array.copy()
-            data = array.reshape(-1).view(np.uint8).data
-            taken.append(OutputArray(expected.name, expected.dtype, shape[1:], data, len(data) // rows))
-        return tuple(taken)
+            if array.shape != (rows, *expected.row_shape) or array.dtype != expected.numpy:
+                self._look_closer(expected, str(array.dtype), array.shape, rows)
+            taken.append(memoryview(array.tobytes()) if array.nbytes <= COPY_BELOW else _flat(array, memory))
+        return self._signature, taken
 
     def device_batch(self, raw: Any, rows: int) -> dict[str, Any]:
         """The same check for torch tensors, which stay where they are. Raises OutputError."""
@@ -91,18 +92,13 @@ class Outputs:
             tensor = values[expected.name]
             dtype = str(getattr(tensor, "dtype", type(tensor).__name__)).removeprefix("torch.")
             shape = tuple(getattr(tensor, "shape", ()))
-            if dtype != expected.dtype or not expected.fits(shape, rows):
-                raise expected.error(dtype, shape, rows)
+            if shape != (rows, *expected.row_shape) or dtype != expected.dtype:
+                self._look_closer(expected, dtype, shape, rows)
         return {name: values[name] for name in self._names}
 
-    def from_host(
-        self, copies: Mapping[str, memoryview], tensors: Mapping[str, Any], rows: int
-    ) -> tuple[OutputArray, ...]:
-        """OutputArrays of checked device outputs whose bytes have been copied to the host."""
-        return tuple(
-            OutputArray(e.name, e.dtype, tuple(tensors[e.name].shape[1:]), copies[e.name], len(copies[e.name]) // rows)
-            for e in self._expected
-        )
+    def from_host(self, copies: Mapping[str, memoryview]) -> tuple[OutputSignature, list[memoryview]]:
+        """The outputs of the last `device_batch`, whose bytes have been copied to the host."""
+        return self._signature, [copies[name] for name in self._names]
 
     def alone(self, raw: Any, memory: Array) -> Encoded:
         """The outputs of one request that ran alone, encoded whole. Raises OutputError."""
@@ -115,6 +111,13 @@ class Outputs:
             raise OutputError(f"model output {error}") from error
         return encoded
 
+    def _look_closer(self, expected: _Expected, dtype: str, shape: tuple[int, ...], rows: int) -> None:
+        expected.check(dtype, shape, rows)
+        self._signature = self._last_signature()
+
+    def _last_signature(self) -> OutputSignature:
+        return tuple(expected.entry() for expected in self._expected)
+
     def by_name(self, raw: Any) -> Mapping[str, Any]:
         """What the model returned as a mapping with exactly the promised names. Raises OutputError."""
         names = self._names
@@ -126,6 +129,13 @@ class Outputs:
         if len(values) != len(names):
             raise OutputError(f"model gave {len(values)} outputs, expected {len(names)}: {_listed(names)}")
         return dict(zip(names, values, strict=True))
+
+
+def _flat(array: Array, memory: Array) -> memoryview:
+    """The bytes in C order, where they are if that is not in `memory`."""
+    if not array.flags.c_contiguous or np.may_share_memory(array, memory):
+        array = array.copy()
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _as_array(name: str, value: Any) -> Array:

@@ -27,7 +27,10 @@ Engine to front, 64 bytes:
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .types import OutputSignature
 
 TO_ENGINE: Final = Struct("=BBHIIIIIQQddd")
 TO_FRONT: Final = Struct("=BxHIIIQQdddd")
@@ -36,9 +39,6 @@ REQUEST, PREPARE, FORGET, CANCEL, RELEASE = range(1, 6)
 RESULT, ENCODED, SIGNATURE, PREPARED, CANCELLED, SHORT = range(1, 7)
 
 ALIGNMENT: Final = 64
-
-#: (name, dtype, row_shape, row_bytes) of each output.
-OutputSignature = tuple[tuple[str, str, tuple[int, ...], int], ...]
 
 
 def aligned(nbytes: int) -> int:

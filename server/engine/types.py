@@ -1,6 +1,6 @@
 """The objects that cross the boundary between the front and an engine; `api.py` says by which calls.
 
-What lives here: Request, Prepared, OutputArray, BatchResult, Failure, Health. What must not: behaviour. They are made
+What lives here: Request, Prepared, BatchResult, Failure, Health. What must not: behaviour. They are made
 for every call or batch, so this module is one of those that are compiled (setup.py).
 
 All times are seconds on the monotonic clock of the machine, comparable between processes.
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from ...protocol import Status
     from .slots import Block, Bucket
 
-__all__ = ["BatchResult", "Failure", "Health", "HealthState", "OutputArray", "Prepared", "Request"]
+__all__ = ["BatchResult", "Failure", "Health", "HealthState", "OutputSignature", "Prepared", "Request"]
+
+OutputSignature = tuple[tuple[str, str, tuple[int, ...], int], ...]
+"""(name, the codec's dtype name, row_shape, row_bytes) of each output; row_shape leaves out the batch axis.
+
+An engine gives the same object again while its outputs keep their shapes, so that what follows from it can be kept.
+"""
 
 
 class Request:
@@ -110,37 +116,33 @@ class Prepared:
         self.dims = dims
 
 
-class OutputArray:
-    """One output of a batch. `data` is flat bytes, C order; row i is `data[i * row_bytes : (i + 1) * row_bytes]`.
-
-    `dtype` is the codec's dtype name. `row_shape` leaves out the batch axis.
-    """
-
-    __slots__ = ("data", "dtype", "name", "row_bytes", "row_shape")
-
-    def __init__(self, name: str, dtype: str, row_shape: tuple[int, ...], data: memoryview, row_bytes: int) -> None:
-        self.name = name
-        self.dtype = dtype
-        self.row_shape = row_shape
-        self.data = data
-        self.row_bytes = row_bytes
-
-
 class BatchResult:
     """The outcome of one batch that ran. `requests` are in row order; request k has `requests[k].rows` rows.
 
-    `encoded` is set instead of `outputs` for one request that ran alone and whose outputs have no batch axis
+    `outputs` are flat bytes, C order, of what `signature` lists; row i is `[i * row_bytes : (i + 1) * row_bytes]`.
+    `encoded` is set instead for one request that ran alone and whose outputs have no batch axis
     (strings, ragged, fixed shapes). `batch_rows` counts all rows. The stamps are in the order they are passed:
     planned (taken from the queue), copied_in (inputs are where the model reads them), computed, copied_out
     (outputs are where the front reads them).
     """
 
-    __slots__ = ("batch_rows", "computed", "copied_in", "copied_out", "encoded", "outputs", "planned", "requests")
+    __slots__ = (
+        "batch_rows",
+        "computed",
+        "copied_in",
+        "copied_out",
+        "encoded",
+        "outputs",
+        "planned",
+        "requests",
+        "signature",
+    )
 
     def __init__(
         self,
         requests: list[Request],
-        outputs: tuple[OutputArray, ...],
+        signature: OutputSignature,
+        outputs: list[memoryview],
         batch_rows: int,
         planned: float,
         copied_in: float,
@@ -149,6 +151,7 @@ class BatchResult:
         encoded: Encoded | None = None,
     ) -> None:
         self.requests = requests
+        self.signature = signature
         self.outputs = outputs
         self.batch_rows = batch_rows
         self.planned = planned

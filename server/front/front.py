@@ -22,7 +22,6 @@ from .admission import Admission
 from .deadlines import Deadlines
 from .logs import get_logger
 from .metrics import Metrics, gauge
-from .replies import Replies
 from .services import Services
 from .transport import CapturingTransport, ConnectionTransport
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from ...protocol.capture import CaptureWriter
     from ..registry import Registry, Served
     from ..settings import Settings
-    from .calls import Route
+    from .calls import Call, Route
     from .session import Session
 
 RECEIVE_BUFFER_BYTES = 256 << 10
@@ -90,7 +89,6 @@ class Front:
         self.draining = False
         self._empty = asyncio.Event()
         self.admission = Admission(registry, pool)
-        self.replies = Replies()
         self.services = Services(self)
         self._capture = capture
         self._log = get_logger("front")
@@ -152,9 +150,10 @@ class Front:
         """What an engine finished: queue the replies, then write once per connection."""
         now = monotonic()
         touched: set[Session] = set()
+        replied: list[Call] = []
         for result in results:
             if isinstance(result, BatchResult):
-                self.replies.deliver(served, result, now, touched)
+                served.replies.deliver(result, now, touched, replied)
             else:
                 for request in result.requests:
                     session = request.session
@@ -163,10 +162,10 @@ class Front:
                         touched.add(session)
         for session in touched:
             session.flush()
+        served.count(results, replied, now)
 
     def _engine_changed(self) -> None:
         self.anonymous.routes.clear()
-        self.replies.clear()
 
     # -- drain -----------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ...protocol import Status
+
+if TYPE_CHECKING:
+    from .calls import Call
 
 LATENCY_BOUNDS = (
     *(50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3),
@@ -43,6 +47,17 @@ class ModelStats:
         self.by_status[status] += 1
         self.latency_buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
         self.latency_sum += seconds
+
+    def replied(self, calls: list[Call], now: float) -> None:
+        """These calls were answered OK at `now`."""
+        buckets = self.latency_buckets
+        total = 0.0
+        for call in calls:
+            seconds = now - call.first_byte
+            buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            total += seconds
+        self.by_status[0] += len(calls)
+        self.latency_sum += total
 
     def batch_done(self, rows: int) -> None:
         """One batch of `rows` rows ran."""

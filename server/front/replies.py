@@ -15,8 +15,8 @@ from ...protocol.header import END_STREAM
 from .calls import microseconds
 
 if TYPE_CHECKING:
-    from ..engine.api import BatchResult, OutputArray
-    from ..registry import Served
+    from ...codec import Encoded
+    from ..engine.api import BatchResult, OutputSignature
     from .calls import Call
     from .session import Session
 
@@ -40,24 +40,24 @@ class Shape:
 
     __slots__ = ("dims", "ext", "length", "meta", "padding")
 
-    def __init__(self, served: Served, rows: int, outputs: tuple[OutputArray, ...]) -> None:
-        shapes = [(rows, *output.row_shape) for output in outputs]
+    def __init__(self, model: str, version: str, rows: int, signature: OutputSignature) -> None:
+        shapes = [(rows, *row_shape) for _, _, row_shape, _ in signature]
         sizes = [size for shape in shapes for size in shape]
         free = len(sizes) <= MAX_FREE_DIMS
         self.meta = encode_metadata(
-            served.spec.name,
-            served.spec.version,
+            model,
+            version,
             [
-                TensorSpec(output.name, dtype_by_name(output.dtype), (FREE,) * len(shape) if free else shape)
-                for output, shape in zip(outputs, shapes, strict=True)
+                TensorSpec(name, dtype_by_name(dtype), (FREE,) * len(shape) if free else shape)
+                for (name, dtype, _, _), shape in zip(signature, shapes, strict=True)
             ],
         )
         self.dims = pack(f"<{len(sizes)}Q", *sizes) if free else b""
         self.ext = pack_extension(dims=self.dims)
         self.length = 0
         self.padding: list[bytes] = []
-        for output in outputs:
-            nbytes = rows * output.row_bytes
+        for _, _, _, row_bytes in signature:
+            nbytes = rows * row_bytes
             gap = -self.length % ALIGNMENT if nbytes else 0  # an empty tensor takes no place
             self.padding.append(_PADDING[gap])
             self.length += gap + nbytes
@@ -66,12 +66,14 @@ class Shape:
 class Plan:
     """What all replies of one output signature share: a Shape per number of rows."""
 
-    __slots__ = ("_outputs", "_served", "_shapes")
+    __slots__ = ("_model", "_shapes", "_version", "row_bytes", "signature")
 
-    def __init__(self, served: Served, outputs: tuple[OutputArray, ...]) -> None:
-        self._served = served
-        self._outputs = tuple(_without_data(output) for output in outputs)
+    def __init__(self, model: str, version: str, signature: OutputSignature) -> None:
+        self._model = model
+        self._version = version
         self._shapes: dict[int, Shape] = {}
+        self.signature = signature
+        self.row_bytes = [row_bytes for _, _, _, row_bytes in signature]
 
     def shape(self, rows: int) -> Shape:
         """The reply for `rows` rows. Raises CodecError for outputs that cannot be described."""
@@ -79,32 +81,31 @@ class Plan:
         if shape is None:
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
-            shape = self._shapes[rows] = Shape(self._served, rows, self._outputs)
+            shape = self._shapes[rows] = Shape(self._model, self._version, rows, self.signature)
         return shape
 
 
 class Replies:
-    """Queues the replies of batches on their connections; the caller flushes the connections that were touched."""
+    """Queues the replies of one model's batches on their connections; the caller flushes those that were touched."""
 
-    __slots__ = ("_plans",)
+    __slots__ = ("_last", "_model", "_plans", "_version")
 
-    def __init__(self) -> None:
-        self._plans: BoundedCache[object, Plan] = BoundedCache(MAX_PLANS, MAX_PLANS)
+    def __init__(self, model: str, version: str) -> None:
+        self._model = model
+        self._version = version
+        self._last = Plan(model, version, ())
+        self._plans: BoundedCache[OutputSignature, Plan] = BoundedCache(MAX_PLANS, MAX_PLANS)
 
-    def clear(self) -> None:
-        """Forget what is remembered of engines that are gone."""
-        self._plans.clear()
-
-    def deliver(self, served: Served, result: BatchResult, now: float, touched: set[Session]) -> None:
-        """Queue one reply per call of the batch that still waits; `touched` gets their sessions."""
-        served.stats.batch_done(result.batch_rows)
-        served.estimate.batch_done(result.copied_out - result.planned, now)
+    def deliver(self, result: BatchResult, now: float, touched: set[Session], replied: list[Call]) -> None:
+        """Queue a reply per call of the batch that still waits; they go to `replied`, their sessions to `touched`."""
         if result.encoded is not None:
-            self._deliver_alone(result, now, touched)
+            self._deliver_alone(result, result.encoded, now, touched, replied)
             return
+        plan = self._last
+        if plan.signature is not result.signature:
+            plan = self._last = self._plan(result.signature)
         outputs = result.outputs
-        plan = self._plan(served, outputs)
-        single = outputs[0] if len(outputs) == 1 else None
+        row_bytes = plan.row_bytes
         start = 0
         for call in cast("list[Call]", result.requests):
             rows = call.rows
@@ -115,22 +116,24 @@ class Replies:
             touched.add(session)
             try:
                 shape = plan.shape(rows)
-                if single is not None:
-                    size = single.row_bytes
-                    body: list[memoryview | bytes] = [single.data[first * size : start * size]]
+                if len(outputs) == 1:
+                    size = row_bytes[0]
+                    body: list[memoryview | bytes] = [outputs[0][first * size : start * size]]
                 else:
-                    body = _gather(outputs, shape, first, start)
+                    body = _gather(outputs, row_bytes, shape.padding, first, start)
                 ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
                 session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
             except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
                 _cannot_send(call, error)
                 continue
-            session.replied(call, now)
+            session.replied(call)
+            replied.append(call)
 
-    def _deliver_alone(self, result: BatchResult, now: float, touched: set[Session]) -> None:
-        encoded = result.encoded
+    def _deliver_alone(
+        self, result: BatchResult, encoded: Encoded, now: float, touched: set[Session], replied: list[Call]
+    ) -> None:
         for call in cast("list[Call]", result.requests):
-            if call.done or encoded is None:
+            if call.done:
                 continue
             session: Session = call.session
             touched.add(session)
@@ -145,28 +148,26 @@ class Replies:
             except (LocalError, ValueError) as error:
                 _cannot_send(call, error)
                 continue
-            session.replied(call, now)
+            session.replied(call)
+            replied.append(call)
 
-    def _plan(self, served: Served, outputs: tuple[OutputArray, ...]) -> Plan:
-        if len(outputs) == 1:
-            key: object = (served, outputs[0].name, outputs[0].dtype, outputs[0].row_shape)
-        else:
-            key = (served, *((output.name, output.dtype, output.row_shape) for output in outputs))
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = Plan(served, outputs)
-            self._plans.put(key, plan)
+    def _plan(self, signature: OutputSignature) -> Plan:
+        plan = self._plans.get(signature)
+        if plan is None or plan.signature is not signature:  # equal but another object: an engine started anew
+            plan = Plan(self._model, self._version, signature)
+            self._plans.put(signature, plan)
         return plan
 
 
-def _gather(outputs: tuple[OutputArray, ...], shape: Shape, first: int, end: int) -> list[memoryview | bytes]:
+def _gather(
+    outputs: list[memoryview], row_bytes: list[int], padding: list[bytes], first: int, end: int
+) -> list[memoryview | bytes]:
     body: list[memoryview | bytes] = []
-    for output, padding in zip(outputs, shape.padding, strict=True):
-        size = output.row_bytes
-        if padding:
-            body.append(padding)
+    for data, size, gap in zip(outputs, row_bytes, padding, strict=True):
+        if gap:
+            body.append(gap)
         if size:
-            body.append(output.data[first * size : end * size])
+            body.append(data[first * size : end * size])
     return body
 
 
@@ -189,8 +190,3 @@ def _with_timing(dims: bytes, call: Call, result: BatchResult, now: float) -> by
 def _cannot_send(call: Call, error: Exception) -> None:
     """The model gave what the protocol cannot carry (too many outputs): its caller hears of it."""
     call.session.fail(call, Status.INTERNAL, f"the model's outputs cannot be sent: {error}", started=True)
-
-
-def _without_data(output: OutputArray) -> OutputArray:
-    """The same output with no batch's memory held."""
-    return type(output)(output.name, output.dtype, output.row_shape, memoryview(b""), output.row_bytes)

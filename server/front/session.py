@@ -254,9 +254,8 @@ class Session:
 
     # -- the ends of a call ----------------------------------------------------------------------------------------
 
-    def replied(self, call: Call, now: float) -> None:
-        """The reply of `call` is queued; the caller flushes."""
-        call.route.served.stats.call_done(0, now - call.first_byte)
+    def replied(self, call: Call) -> None:
+        """The reply of `call` is queued; the caller flushes, and counts it."""
         call.done = True
         del self.calls[call.stream_id]
         if call.deadline != inf:

@@ -121,10 +121,10 @@ def outputs_of(results: list[BatchResult | Failure], request: Request) -> dict[s
             return decode_arrays(resolve(decode_metadata(encoded.meta), encoded.dims), b"".join(encoded.buffers))
         first = sum(r.rows for r in result.requests[: result.requests.index(request)])
         return {
-            output.name: np.frombuffer(
-                bytes(output.data[first * output.row_bytes : (first + request.rows) * output.row_bytes]), output.dtype
-            ).reshape(request.rows, *output.row_shape)
-            for output in result.outputs
+            name: np.frombuffer(bytes(data[first * row_bytes : (first + request.rows) * row_bytes]), dtype).reshape(
+                request.rows, *row_shape
+            )
+            for (name, dtype, row_shape, row_bytes), data in zip(result.signature, result.outputs, strict=True)
         }
     raise AssertionError("the request is in no result")
 

@@ -150,10 +150,10 @@ class Front:
     def rows(self, request: Request) -> list[list[float]]:
         answer = self.answer(request)
         assert isinstance(answer, BatchResult), getattr(answer, "message", "")
-        output = answer.outputs[0]
+        _, dtype, row_shape, row_bytes = answer.signature[0]
         start = sum(each.rows for each in answer.requests[: answer.requests.index(request)])
-        data = output.data[start * output.row_bytes : (start + request.rows) * output.row_bytes]
-        rows: list[list[float]] = np.frombuffer(data, output.dtype).reshape(request.rows, *output.row_shape).tolist()
+        data = answer.outputs[0][start * row_bytes : (start + request.rows) * row_bytes]
+        rows: list[list[float]] = np.frombuffer(data, dtype).reshape(request.rows, *row_shape).tolist()
         return rows
 
     def failure(self, request: Request) -> Failure:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from tensorwire.codec import dtype_by_name
+from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.engine.backends import LoadError, load_backend
 from tensorwire.server.engine.spec import load_spec
 from tests.server.engine.helpers import Harness, model_folder, outputs_of
@@ -228,10 +229,10 @@ def test_dtypes_that_numpy_or_torch_lack_pass_through_torch(tmp_path: Path, name
     x = np.arange(12).reshape(2, 6).astype(dtype_by_name(name).numpy)
     request = harness.submit({"x": x})
     (result,) = harness.run()
+    assert isinstance(result, BatchResult)
     assert result.requests == [request]
-    output = result.outputs[0]  # type: ignore[union-attr]
-    assert output.dtype == name
-    assert bytes(output.data) == x.tobytes()
+    assert result.signature[0][1] == name
+    assert bytes(result.outputs[0]) == x.tobytes()
 
 
 def test_outputs_that_need_gradients_are_taken(tmp_path: Path) -> None:

@@ -228,4 +228,4 @@ def test_reply_views_survive_the_next_batches(tmp_path: Path) -> None:
         assert isinstance(result, BatchResult)
         kept.append((n, result))
     for value, result in kept:
-        assert (np.frombuffer(result.outputs[0].data, np.float32) == value).all()
+        assert (np.frombuffer(result.outputs[0], np.float32) == value).all()

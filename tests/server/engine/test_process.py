@@ -124,7 +124,7 @@ def test_a_process_without_result_memory_waits_until_views_are_dropped(make: Mak
         front.until(lambda: front.outcome)
         answer = front.outcome.pop(0)
         assert isinstance(answer, BatchResult)
-        done.append(np.frombuffer(answer.outputs[0].data, np.float32)[0])
+        done.append(np.frombuffer(answer.outputs[0], np.float32)[0])
         del answer
     assert done == [2 * n for n in range(40)]
 
@@ -306,7 +306,7 @@ def test_whenever_it_is_killed_every_call_is_answered_once_and_memory_comes_back
         assert set(requests) - set(answers) <= {request for request in requests if request.done}
         for each in front.outcome:
             if isinstance(each, BatchResult):
-                assert np.frombuffer(each.outputs[0].data, np.float32).reshape(-1, 4)[:, 0].max() <= 8
+                assert np.frombuffer(each.outputs[0], np.float32).reshape(-1, 4)[:, 0].max() <= 8
         front.assert_memory_is_back()
     assert front.engine.restarts >= 5
 

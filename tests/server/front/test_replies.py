@@ -10,10 +10,8 @@ import pytest
 
 from tensorwire.codec import decode_arrays, decode_metadata, resolve
 from tensorwire.protocol import LocalError, Status, parse_extension
-from tensorwire.server.engine.api import BatchResult, OutputArray
-from tensorwire.server.front.metrics import ModelStats
+from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.front.replies import Replies
-from tensorwire.server.registry import Served
 
 
 class FakeSession:
@@ -31,7 +29,7 @@ class FakeSession:
             raise LocalError("not open")
         self.sent[stream_id] = (meta, ext, body, length)
 
-    def replied(self, call: Any, now: float) -> None:
+    def replied(self, call: Any) -> None:
         self.done.append(call.stream_id)
 
     def fail(self, call: Any, status: Status, message: str, *, started: bool) -> None:
@@ -42,12 +40,6 @@ class FakeSession:
         raw = b"".join(body)
         assert len(raw) == length
         return decode_arrays(resolve(decode_metadata(meta), parse_extension(ext).dims), raw)
-
-
-def make_served() -> Served:
-    spec: Any = SimpleNamespace(name="m", version="1", max_wait=0.0)
-    engine: Any = SimpleNamespace(spec=spec)
-    return Served(spec, engine, "inline", ModelStats("m", "1"))
 
 
 def call(session: FakeSession, stream_id: int, rows: int, *, done: bool = False, timing: bool = False) -> Any:
@@ -64,39 +56,40 @@ def call(session: FakeSession, stream_id: int, rows: int, *, done: bool = False,
     )
 
 
-def output(name: str, array: np.ndarray[Any, Any]) -> OutputArray:
-    flat = np.ascontiguousarray(array).data.cast("B")
-    return OutputArray(name, array.dtype.name, array.shape[1:], flat, flat.nbytes // len(array))
+def batch(calls: list[Any], arrays: dict[str, np.ndarray[Any, Any]]) -> BatchResult:
+    signature = tuple((name, a.dtype.name, a.shape[1:], a[:1].nbytes) for name, a in arrays.items())
+    outputs = [a.reshape(-1).view(np.uint8).data for a in arrays.values()]
+    return BatchResult(calls, signature, outputs, sum(one.rows for one in calls), 1.1, 1.2, 1.4, 1.5)
 
 
-def deliver(outputs: list[OutputArray], calls: list[Any], replies: Replies | None = None) -> set[Any]:
+def deliver(arrays: dict[str, np.ndarray[Any, Any]], calls: list[Any], replies: Replies | None = None) -> set[Any]:
     touched: set[Any] = set()
-    rows = sum(one.rows for one in calls)
-    result = BatchResult(calls, tuple(outputs), rows, 1.1, 1.2, 1.4, 1.5)
-    (replies or Replies()).deliver(make_served(), result, 2.0, touched)
+    replied: list[Any] = []
+    (replies or Replies("m", "1")).deliver(batch(calls, arrays), 2.0, touched, replied)
+    assert all(one.stream_id in one.session.done for one in replied)
     return touched
 
 
 def test_each_call_gets_its_rows_and_no_byte_is_copied() -> None:
     y = np.arange(10, dtype=np.float32).reshape(5, 2)
     session = FakeSession()
-    assert deliver([output("y", y)], [call(session, 1, 2), call(session, 2, 3)]) == {session}
+    assert deliver({"y": y}, [call(session, 1, 2), call(session, 2, 3)]) == {session}
     np.testing.assert_array_equal(session.arrays(1)["y"], y[:2])
     np.testing.assert_array_equal(session.arrays(2)["y"], y[2:])
     assert np.shares_memory(np.frombuffer(session.sent[2][2][0], np.uint8), y)
 
 
 def test_the_metadata_of_all_replies_is_the_same_bytes() -> None:
-    session, replies = FakeSession(), Replies()
+    session, replies = FakeSession(), Replies("m", "1")
     for stream_id, rows in ((1, 1), (2, 7)):
-        deliver([output("y", np.zeros((rows, 2), np.float32))], [call(session, stream_id, rows)], replies)
+        deliver({"y": np.zeros((rows, 2), np.float32)}, [call(session, stream_id, rows)], replies)
     assert session.sent[1][0] == session.sent[2][0]
 
 
 def test_a_call_that_is_over_is_skipped_and_its_rows_too() -> None:
     y = np.arange(3, dtype=np.int64)
     session = FakeSession()
-    deliver([output("y", y)], [call(session, 1, 1), call(session, 2, 1, done=True), call(session, 3, 1)])
+    deliver({"y": y}, [call(session, 1, 1), call(session, 2, 1, done=True), call(session, 3, 1)])
     assert sorted(session.sent) == [1, 3]
     assert session.arrays(3)["y"][0] == 2
 
@@ -109,19 +102,13 @@ def test_several_outputs_are_padded_and_empty_ones_take_no_place() -> None:
         "flag": np.array([True, False, True]),
     }
     session = FakeSession()
-    deliver(
-        [
-            output(name, array) if array.size else OutputArray(name, "float32", (0,), memoryview(b""), 0)
-            for name, array in outputs.items()
-        ],
-        [call(session, 1, 1), call(session, 2, 2)],
-    )
+    deliver(outputs, [call(session, 1, 1), call(session, 2, 2)])
     for name, array in outputs.items():
         np.testing.assert_array_equal(session.arrays(2)[name], array[1:], err_msg=name)
 
 
 def test_more_outputs_than_dims_have_room_for_are_sent_with_fixed_shapes() -> None:
-    outputs = [output(f"y{number}", np.full((2, 3), number, np.float32)) for number in range(200)]
+    outputs: dict[str, Any] = {f"y{number}": np.full((2, 3), number, np.float32) for number in range(200)}
     session = FakeSession()
     deliver(outputs, [call(session, 1, 2)])
     assert session.arrays(1)["y150"].tolist() == [[150] * 3] * 2
@@ -130,7 +117,7 @@ def test_more_outputs_than_dims_have_room_for_are_sent_with_fixed_shapes() -> No
 
 def test_timing_tells_where_the_time_went() -> None:
     session = FakeSession()
-    deliver([output("y", np.zeros((1, 1), np.float32))], [call(session, 1, 1, timing=True)])
+    deliver({"y": np.zeros((1, 1), np.float32)}, [call(session, 1, 1, timing=True)])
     timing = parse_extension(session.sent[1][1]).timing
     assert timing == pytest.approx((500_000, 100_000, 0, 100_000, 200_000, 100_000, 1_500_000), abs=2)
 
@@ -138,6 +125,23 @@ def test_timing_tells_where_the_time_went() -> None:
 def test_a_reply_that_cannot_be_sent_fails_alone() -> None:
     good, bad = FakeSession(), FakeSession()
     bad.broken = True
-    deliver([output("y", np.zeros((2, 1), np.float32))], [call(bad, 1, 1), call(good, 1, 1)])
+    deliver({"y": np.zeros((2, 1), np.float32)}, [call(bad, 1, 1), call(good, 1, 1)])
     assert bad.failed == {1: Status.INTERNAL}
     assert good.done == [1]
+
+
+def test_an_engine_whose_shapes_change_gets_its_replies_right() -> None:
+    session, replies = FakeSession(), Replies("m", "1")
+    for stream_id, width in enumerate((2, 3, 2, 4), 1):
+        y = np.full((1, width), stream_id, np.float32)
+        deliver({"y": y}, [call(session, stream_id, 1)], replies)
+        assert session.arrays(stream_id)["y"].tolist() == y.tolist()
+
+
+def test_the_plan_is_kept_while_the_engine_gives_the_same_signature() -> None:
+    session, replies = FakeSession(), Replies("m", "1")
+    first = batch([call(session, 1, 1)], {"y": np.zeros((1, 2), np.float32)})
+    replies.deliver(first, 2.0, set(), [])
+    again = BatchResult([call(session, 2, 1)], first.signature, first.outputs, 1, 1.1, 1.2, 1.4, 1.5)
+    replies.deliver(again, 2.0, set(), [])
+    assert session.sent[2][0] is session.sent[1][0]
