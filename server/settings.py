@@ -58,7 +58,11 @@ class Settings(BaseSettings):
         4096, "Network", "Open connections. Above it a new one is closed at once: descriptors are finite.", ge=1
     )
     max_pending: int = _setting(
-        256, "Network", "Connections that have not finished the handshake; bounds what silent peers can hold.", ge=1
+        256,
+        "Network",
+        "Connections that have not finished the handshake; above it the oldest of them gives way, so that silent peers "
+        "keep nobody out.",
+        ge=1,
     )
     unsent_low_water: ByteSize = _setting(
         128 * KIB,
@@ -75,7 +79,10 @@ class Settings(BaseSettings):
         256 * MIB, "Memory", "Free pool memory kept mapped; what is above it goes back to the system.", ge=0
     )
     max_message_bytes: ByteSize | None = _setting(
-        None, "Memory", "Largest body of one message. Default: the whole pool, so that only memory is the limit.", ge=1
+        None,
+        "Memory",
+        "Largest body of one message. Default, and most: half of the pool, so that no connection can hold all of it.",
+        ge=1,
     )
     write_high_water: ByteSize = _setting(
         MIB,
@@ -99,6 +106,13 @@ class Settings(BaseSettings):
     )
     write_timeout: float = _setting(
         30.0, "Calls", "Seconds a peer may leave its replies unread before its connection is closed.", gt=0
+    )
+    body_timeout: float = _setting(
+        30.0,
+        "Calls",
+        "Seconds a big body may take to come, beside one per MiB of it; its connection is closed after that, so that a "
+        "peer that stops half-way holds no memory.",
+        gt=0,
     )
     drain_timeout: float = _setting(
         30.0, "Calls", "Seconds calls in flight have to finish after SIGTERM before they are cut off.", ge=0
@@ -140,7 +154,8 @@ class Settings(BaseSettings):
     @property
     def message_limit(self) -> int:
         """Largest body of one message in bytes."""
-        return int(self.pool_bytes if self.max_message_bytes is None else self.max_message_bytes)
+        half = int(self.pool_bytes) // 2
+        return half if self.max_message_bytes is None else min(half, int(self.max_message_bytes))
 
     @classmethod
     def settings_customise_sources(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...codec import CodecError, Resolved, resolve
 from ...protocol import Status, pack_extension, parse_extension
+from .bodies import room
 from .calls import Call, Refuse, Route, body_length_text, microseconds
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ _BODY_LENGTH_ITEM = 10  # type, length and value of the BODY_LENGTH item
 class Admission:
     """Decides about calls. One per Front."""
 
-    __slots__ = ("_pool", "_registry")
+    __slots__ = ("_pool", "_registry", "receiving")
 
     def __init__(self, registry: Registry, pool: SlabPool) -> None:
         self._registry = registry
         self._pool = pool
+        self.receiving = 0
 
     def route(self, principal: Principal, ext: bytes, meta: bytes) -> Route | Resolved:
         """The route of a call whose signature is not in the cache; Resolved for a service call. Raises Refuse."""
@@ -63,19 +65,37 @@ class Admission:
         except CodecError as error:
             raise Refuse(Status.INVALID_ARGUMENT, f"model {resolved.model!r}: {error}", served) from None
 
-    def memory(self, route: Route, body_length: int) -> Slab:
-        """Memory for a whole body before its first byte is read. Raises Refuse."""
+    def memory(self, route: Route, body_length: int, held: int) -> Slab:
+        """Memory for a whole body before its first byte is read; its connection has `held` bytes. Raises Refuse.
+
+        Who takes it gives `room(body_length)` back to `receiving` once the body is complete or given up.
+        """
         if body_length != route.body_length:
             raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.served)
-        slab = self._pool.allocate(body_length)
-        if slab is None:
-            raise Refuse(
-                Status.RESOURCE_EXHAUSTED,
-                f"no memory for a body of {body_length} bytes: {self._pool.in_use} of {self._pool.nbytes} bytes of the "
-                "server's pool are in use; try again later",
-                route.served,
+        pool = self._pool
+        taken = room(body_length)
+        if held + taken > pool.nbytes // 2:
+            raise _no_memory(
+                route,
+                body_length,
+                f"{held} bytes are held by this connection's unfinished bodies, at most {pool.nbytes // 2} may be",
             )
+        if self.receiving + taken > pool.nbytes // 4 * 3:
+            raise _no_memory(
+                route,
+                body_length,
+                f"{self.receiving} bytes are held by unfinished bodies, at most {pool.nbytes // 4 * 3} may be",
+            )
+        slab = pool.allocate(body_length)
+        if slab is None:
+            raise _no_memory(route, body_length, f"{pool.in_use} of {pool.nbytes} bytes are in use")
+        self.receiving += taken
         return slab
+
+
+def _no_memory(route: Route, body_length: int, why: str) -> Refuse:
+    text = f"no memory for a body of {body_length} bytes in the server's pool: {why}; try again later"
+    return Refuse(Status.RESOURCE_EXHAUSTED, text, route.served)
 
 
 def certainly_late(call: Call) -> tuple[str, bytes] | None:

@@ -85,7 +85,7 @@ class Front:
         )
         self.anonymous = Principal("anonymous", 0, settings)
         self.sessions: set[Session] = set()
-        self.pending = 0
+        self._pending: dict[Session, None] = {}  # in the handshake, the oldest first
         self.draining = False
         self._empty = asyncio.Event()
         self.admission = Admission(registry, pool)
@@ -106,24 +106,27 @@ class Front:
         """Take a new connection in; False if there are too many."""
         settings = self.settings
         self.metrics.connections_accepted += 1
-        if len(self.sessions) >= settings.max_connections or self.pending >= settings.max_pending or self.draining:
+        if len(self.sessions) >= settings.max_connections or self.draining:
             self.metrics.dropped("draining" if self.draining else "too_many_connections")
             return False
+        if len(self._pending) >= settings.max_pending:
+            oldest = next(iter(self._pending))
+            del self._pending[oldest]
+            oldest.abort("too_many_pending")
         self.sessions.add(session)
-        self.pending += 1
+        self._pending[session] = None
         session.opened()
         return True
 
-    def handshake_over(self) -> None:
+    def handshake_over(self, session: Session) -> None:
         """A pending connection is authenticated."""
-        self.pending -= 1
+        self._pending.pop(session, None)
 
     def forget(self, session: Session) -> None:
         """A connection is gone."""
         if session in self.sessions:
             self.sessions.remove(session)
-            if not session.authenticated:
-                self.pending -= 1
+            self._pending.pop(session, None)
             if not self.sessions:
                 self._empty.set()
 
@@ -189,7 +192,7 @@ class Front:
 
     def _gauges(self) -> Iterator[Metric]:
         yield gauge("tensorwire_connections", "Open connections.", len(self.sessions))
-        yield gauge("tensorwire_connections_pending", "Connections in the handshake.", self.pending)
+        yield gauge("tensorwire_connections_pending", "Connections in the handshake.", len(self._pending))
         yield gauge("tensorwire_calls", "Calls in flight.", sum(len(session.calls) for session in self.sessions))
         yield gauge("tensorwire_pool_bytes", "Size of the shared memory pool.", self.pool.nbytes)
         yield gauge("tensorwire_pool_used_bytes", "Pool memory in use.", self.pool.in_use)

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 WATCH_INTERVAL = 0.2
 """Seconds between looks at a watched model; a prober that wants it faster calls instead of watching."""
 
+MAX_WATCHES = 16
+"""Watches open on one connection: each looks at every model it asked for five times a second."""
+
 PIXEL = 255.0
 """A model folder states mean and std in pixel units, the wire in units of full scale."""
 
@@ -162,6 +165,11 @@ class Services:
         models = [self._find(request.model, "")] if request.model else list(self.front.registry.all())
         if not request.watch:
             return self.report(models, monotonic())
+        if len(session.watches) >= MAX_WATCHES:
+            text = (
+                f"{MAX_WATCHES} watches are open, as many as one connection may have; cancel one, or watch all models"
+            )
+            raise BadRequest(Status.RESOURCE_EXHAUSTED, text)
         watch = session.watches[stream_id] = Watch(self, session, stream_id, models)
         watch.expired(monotonic())
         return None

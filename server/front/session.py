@@ -28,10 +28,10 @@ from ...protocol import (
 )
 from ...protocol.header import END_STREAM, WANT_TIMING
 from .admission import certainly_late
+from .bodies import Bodies
 from .calls import Call, Refuse, Route, SessionTimer, body_length_text, microseconds
 
 if TYPE_CHECKING:
-    from ...gpu import Slab
     from ..engine.api import Failure
     from ..registry import Served
     from .front import Front
@@ -53,13 +53,13 @@ class Session:
 
     __slots__ = (
         "_authenticated",
+        "_bodies",
         "_drain_timer",
         "_draining",
         "_front",
         "_last_stream",
         "_lost",
         "_now",
-        "_reserved",
         "_routes",
         "_timer",
         "_transport",
@@ -89,7 +89,7 @@ class Session:
         self._routes = self.principal.routes
         self.calls: dict[int, Call] = {}
         self.watches: dict[int, Watch] = {}
-        self._reserved: dict[int, Slab] = {}
+        self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
         self._authenticated = False
         self._lost = False
         self._draining = False
@@ -112,6 +112,8 @@ class Session:
                 self._message(event, now)
             else:
                 self._other(event, now)
+                if self._lost:  # the last call of a draining connection ended: nothing after it is served
+                    return
         if self.connection.outbound_bytes:
             self._transport.flush()
 
@@ -168,11 +170,11 @@ class Session:
             self._aborted(event.stream_id)
         elif isinstance(event, Authenticated):
             self._authenticated = True
-            self._front.handshake_over()
+            self._front.handshake_over(self)
             self.connection.accept(self._front.services.ready(self.principal))
             self._arm()
         elif isinstance(event, Pong):
-            if event.payload == DRAIN_PING:
+            if self._draining and event.payload == DRAIN_PING:
                 self._last_stream_known(now)
         elif isinstance(event, Closed):
             if not event.remote:
@@ -202,7 +204,7 @@ class Session:
         """Decide about a big message before its body is read: memory for all of it, or a refusal."""
         try:
             route = self._big_route(stream_id, flags, ext, meta, body_length)
-            slab = self._front.admission.memory(route, body_length)
+            slab = self._bodies.reserve(stream_id, route, body_length, self._now)
         except Refuse as refusal:
             if refusal.served is not None:
                 refusal.served.stats.call_done(refusal.status, 0.0)
@@ -210,7 +212,6 @@ class Session:
         call = Call(stream_id, self, self._now, route, priority, self.principal.number, flags & WANT_TIMING != 0)
         call.slab = slab
         self.calls[stream_id] = call
-        self._reserved[stream_id] = slab
         if aux:
             call.deadline = self._now + aux * 1e-6
             self._front.deadlines.add(call.deadline, call)
@@ -234,7 +235,9 @@ class Session:
     def _body_complete(self, message: Message, now: float) -> None:
         """A big body is in its slab."""
         stream_id = message.stream_id
-        slab = self._reserved.pop(stream_id)
+        slab = self._bodies.take(stream_id)
+        if slab is None:
+            return
         call = self.calls.get(stream_id)
         if call is None:  # expired while its body was on the way
             slab.release()
@@ -248,9 +251,13 @@ class Session:
 
     def _aborted(self, stream_id: int) -> None:
         """The memory of a big body will not be filled; what becomes of the call is told by another event."""
-        slab = self._reserved.pop(stream_id, None)
+        slab = self._bodies.take(stream_id)
         if slab is not None:
             slab.release()
+
+    def _body_late(self, detail: str) -> None:
+        self._front.connection_dropped("body_timeout", self, detail)
+        self.close(ErrorCode.TIMEOUT, detail)
 
     # -- the ends of a call ----------------------------------------------------------------------------------------
 
@@ -378,6 +385,10 @@ class Session:
         self._give_up_calls()
         self._transport.close()
 
+    def abort(self, reason: str) -> None:
+        """Drop the connection without a word; `reason` is one of a few fixed words."""
+        self._transport.abort(reason)
+
     def lost(self) -> None:
         """The socket is gone."""
         self._give_up_calls()
@@ -395,9 +406,7 @@ class Session:
             if call.deadline != inf:
                 self._front.deadlines.finished()
         self.calls.clear()
-        for slab in self._reserved.values():
-            slab.release()
-        self._reserved.clear()
+        self._bodies.close()
         for watch in self.watches.values():
             watch.stop()
         self.watches.clear()

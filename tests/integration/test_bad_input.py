@@ -213,16 +213,18 @@ def test_a_body_larger_than_any_pool_is_refused_before_it_is_sent(client: WireCl
 
 
 def test_a_full_pool_refuses_and_recovers(server: ServerProcess, client: WireClient) -> None:
-    x = np.zeros((4, ROW), np.float32)  # 1 MiB each, 64 of them never finish
+    x = np.zeros((4, ROW), np.float32)  # 1 MiB each, none of them finishes
     meta = client.encoder.encode("far", "", {"x": x})
     ext = pack_extension(dims=meta.dims, body_length=meta.body_length)
-    with WireClient(server.address) as greedy:
-        for stream_id in range(1, 80):
-            greedy.socket.sendall(opening(stream_id, meta.meta, ext))
-        server.wait_metric("tensorwire_pool_used_bytes", 64 << 20)
+    with WireClient(server.address) as greedy, WireClient(server.address) as other:
+        for peer, most in ((greedy, 32), (other, 48)):  # half of the pool, then three quarters
+            for stream_id in range(1, 40):
+                peer.socket.sendall(opening(stream_id, meta.meta, ext))
+            server.wait_metric("tensorwire_pool_used_bytes", most << 20)
         ended = client.fail("far", {"x": x})
         assert (ended.status, ended.not_started) == (Status.RESOURCE_EXHAUSTED, True)
         assert "pool" in ended.detail
+        still_works(client)
     server.wait_metric("tensorwire_pool_used_bytes", 0)
     client.infer("far", {"x": x})
 

@@ -26,8 +26,9 @@ def test_sizes_have_units() -> None:
     assert (settings.pool_bytes, settings.write_high_water) == (3 << 30, 256 << 10)
 
 
-def test_a_message_may_be_as_large_as_the_pool_unless_told_otherwise() -> None:
-    assert load_settings(flags={"pool_bytes": "2GiB"}).message_limit == 2 << 30
+def test_a_message_may_be_as_large_as_half_the_pool_or_less_if_told() -> None:
+    assert load_settings(flags={"pool_bytes": "2GiB"}).message_limit == 1 << 30
+    assert load_settings(flags={"pool_bytes": "2GiB", "max_message_bytes": "2GiB"}).message_limit == 1 << 30
     assert load_settings(flags={"max_message_bytes": "1MiB"}).message_limit == 1 << 20
 
 

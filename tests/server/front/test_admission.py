@@ -121,14 +121,34 @@ def test_memory_is_given_whole_or_not_at_all() -> None:
     harness = Harness()
     big = harness.route((POOL_BYTES // 32, 4))
     assert isinstance(big, Route)
-    first = harness.admission.memory(big, big.body_length)
-    second = harness.admission.memory(big, big.body_length)
-    with pytest.raises(Refuse) as refused:
-        harness.admission.memory(big, big.body_length)
+    others = harness.pool.allocate(POOL_BYTES)
+    assert others is not None
+    with pytest.raises(Refuse, match=f"{POOL_BYTES} of {POOL_BYTES} bytes are in use") as refused:
+        harness.admission.memory(big, big.body_length, 0)
     assert refused.value.status is Status.RESOURCE_EXHAUSTED
-    first.release()
-    second.release()
-    assert harness.pool.in_use == 0
+    others.release()
+    assert len(harness.admission.memory(big, big.body_length, 0).view) == big.body_length
+
+
+def test_unfinished_bodies_leave_a_quarter_of_the_pool_to_the_others() -> None:
+    harness = Harness()
+    quarter = harness.route((POOL_BYTES // 64, 4))
+    assert isinstance(quarter, Route)
+    for _ in range(3):
+        harness.admission.memory(quarter, quarter.body_length, 0)
+    with pytest.raises(Refuse, match=f"{POOL_BYTES // 4 * 3} bytes are held by unfinished bodies") as refused:
+        harness.admission.memory(quarter, quarter.body_length, 0)
+    assert refused.value.status is Status.RESOURCE_EXHAUSTED
+
+
+def test_unfinished_bodies_of_one_connection_hold_at_most_half_of_the_pool() -> None:
+    harness = Harness()
+    route = harness.route((POOL_BYTES // 64 + 1, 4))  # a little more than a quarter takes a half
+    assert isinstance(route, Route)
+    harness.admission.memory(route, route.body_length, 0)
+    with pytest.raises(Refuse, match="this connection's unfinished bodies") as refused:
+        harness.admission.memory(route, route.body_length, POOL_BYTES // 2)
+    assert refused.value.status is Status.RESOURCE_EXHAUSTED
 
 
 def test_memory_for_another_length_than_the_shapes_is_refused() -> None:
@@ -136,7 +156,7 @@ def test_memory_for_another_length_than_the_shapes_is_refused() -> None:
     route = harness.route()
     assert isinstance(route, Route)
     with pytest.raises(Refuse, match="sent 33 bytes, expected 32"):
-        harness.admission.memory(route, 33)
+        harness.admission.memory(route, 33, 0)
     assert harness.pool.in_use == 0
 
 

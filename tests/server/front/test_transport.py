@@ -10,7 +10,13 @@ import pytest
 
 from tensorwire.server.front import transport as module
 from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.transport import READ_BUDGET, ConnectionTransport
+from tensorwire.server.front.transport import (
+    READ_BUDGET,
+    READ_FIRST,
+    READ_LEAST,
+    TURN_SECONDS,
+    ConnectionTransport,
+)
 
 
 class FakeSocketTransport:
@@ -220,3 +226,34 @@ def test_the_receive_buffer_is_poisoned_when_asked(monkeypatch: pytest.MonkeyPat
     harness = Harness(monkeypatch, poison=True)
     harness.protocol.buffer_updated(3)
     assert bytes(harness.buffer) == b"\xdb" * 6
+
+
+def slow_session(harness: Harness, seconds: float) -> None:
+    """Bytes keep the loop for so long."""
+
+    def received(nbytes: int, now: float) -> None:
+        harness.now += seconds
+
+    harness.session.received = received
+
+
+def test_reads_begin_small_and_grow_while_they_are_quick(harness: Harness) -> None:
+    harness.session.buffer = memoryview(bytearray(256 << 10))
+    sizes = []
+    for _ in range(6):
+        sizes.append(len(harness.protocol.get_buffer(-1)))
+        harness.protocol.buffer_updated(sizes[-1])
+        harness.turn()
+    assert sizes == [READ_FIRST, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 256 << 10]
+
+
+def test_bytes_that_keep_the_loop_make_the_next_read_smaller_and_end_the_turn(harness: Harness) -> None:
+    harness.session.buffer = memoryview(bytearray(256 << 10))
+    slow_session(harness, 2 * TURN_SECONDS)
+    sizes = []
+    for _ in range(4):
+        sizes.append(len(harness.protocol.get_buffer(-1)))
+        harness.protocol.buffer_updated(sizes[-1])
+        assert not harness.socket.reading
+        harness.turn()
+    assert sizes == [READ_FIRST, 8 << 10, READ_LEAST, READ_LEAST]
