@@ -23,15 +23,17 @@ _ENTRY_OVERHEAD = 1024
 class BoundedCache(Generic[K, V]):
     """Least-recently-used map with at most `max_entries` entries and `max_cost` total cost.
 
+    The value that was hit last is the youngest already: hitting it again costs a look-up and a comparison.
     Safe to use from several threads: changes take a lock; a hit takes none, and a race costs its place in the order.
     """
 
-    __slots__ = ("_costs", "_entries", "_lock", "cost", "max_cost", "max_entries")
+    __slots__ = ("_costs", "_entries", "_lock", "_youngest", "cost", "max_cost", "max_entries")
 
     def __init__(self, max_entries: int, max_cost: int) -> None:
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._costs: dict[K, int] = {}
         self._lock = Lock()
+        self._youngest: V | None = None
         self.cost = 0
         self.max_entries = max_entries
         self.max_cost = max_cost
@@ -45,9 +47,10 @@ class BoundedCache(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """The value of `key`, which becomes the youngest entry; None if there is none."""
         value = self._entries.get(key)
-        if value is not None:
+        if value is not None and value is not self._youngest:
             with suppress(KeyError):  # another thread may have evicted it between the two lines
                 self._entries.move_to_end(key)
+            self._youngest = value
         return value
 
     def put(self, key: K, value: V, cost: int = 1) -> None:
@@ -57,6 +60,7 @@ class BoundedCache(Generic[K, V]):
             if cost > self.max_cost or self.max_entries < 1:
                 return
             self._entries[key] = value
+            self._youngest = None  # so that a hit on any other puts it behind that one
             self._costs[key] = cost
             self.cost += cost
             while len(self._entries) > self.max_entries or self.cost > self.max_cost:
@@ -73,6 +77,7 @@ class BoundedCache(Generic[K, V]):
         with self._lock:
             self._entries.clear()
             self._costs.clear()
+            self._youngest = None
             self.cost = 0
 
     def _remove(self, key: K) -> None:

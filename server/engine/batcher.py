@@ -76,15 +76,15 @@ def plan(queue: Queue, now: float, rules: Rules) -> Plan:
         if requests[0].deadline > now:  # sorted by deadline: none has expired
             chosen = _front(flow, rules)
             if chosen is not None:
-                return _or_wait(chosen, now, rules)
+                return _or_wait(chosen, now, rules) if rules.max_wait else chosen
     chosen = _Choice(queue, now, rules).run()
-    return _or_wait(chosen, now, rules)
+    return _or_wait(chosen, now, rules) if rules.max_wait else chosen
 
 
 def commit(queue: Queue, plan: Plan) -> None:
     """Take what was planned (and what expired) out of the queue and note whose turn it was."""
     if plan.prefix is not None:
-        queue.remove_front(plan.prefix, len(plan.requests))
+        queue.remove_front(plan.prefix, plan.requests)
         return
     if plan.requests:
         for flow, deficit, served in plan.turns:
@@ -132,7 +132,7 @@ def _bucket(request: Request) -> Bucket | None:
 def _or_wait(chosen: Plan, now: float, rules: Rules) -> Plan:
     """The plan, or the same with no requests and `wait_until` if the model wants to wait for a fuller batch."""
     requests = chosen.requests
-    if not rules.max_wait or not requests or chosen.rows >= rules.max_rows or _bucket(requests[0]) is None:
+    if not requests or chosen.rows >= rules.max_rows or _bucket(requests[0]) is None:
         return chosen
     until = min(request.arrived for request in requests) + rules.max_wait
     if now >= until or min(request.deadline for request in requests) <= until:

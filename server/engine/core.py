@@ -132,16 +132,16 @@ class EngineCore:
             for request in requests:
                 request.started = True
             self._run(requests, planned.rows, now, results)
-            self.last_progress = self._clock()
-        self.next_step = (
-            planned.wait_until if not requests and planned.wait_until < inf else now if queue.count else inf
-        )
         try:
             if results:
                 sink(results)
         finally:
             if requests:
                 self._give_back(requests)
+                self.last_progress = self._clock()
+            self.next_step = (
+                planned.wait_until if not requests and planned.wait_until < inf else now if queue.count else inf
+            )
 
     def close(self, message: str) -> list[Failure]:
         """Unload; what is queued fails UNAVAILABLE, not started, with this message. Idempotent."""

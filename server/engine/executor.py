@@ -79,12 +79,14 @@ class Executor:
             return self._run_on_device(requests, runs, rows, planned)
         block, start, _ = runs[0] if len(runs) == 1 else (self._gather(runs, rows), 0, rows)
         stop = start + rows
-        inputs = {name: array[start:stop] for name, array in block.named_arrays}
+        inputs: dict[str, Array] = {}
+        for name, array in block.named_arrays:
+            inputs[name] = array[start:stop]
         clock = self._clock
         copied_in = clock()
         raw = self._backend.run(inputs)
         computed = clock()
-        signature, outputs = self._outputs.batch(raw, rows, block.flat)
+        signature, outputs = self._outputs.batch(raw, rows, block)
         return BatchResult(requests, signature, outputs, rows, planned, copied_in, computed, clock())
 
     def warm_up(self) -> WarmUp:
@@ -204,12 +206,11 @@ class Executor:
         return fastest
 
     def _time(self, inputs: dict[str, Any], rows: int) -> float:
-        memory = np.empty(0, np.uint8)
         begin = time.perf_counter()
         if not self._spec.batched:
-            self._outputs.alone(self._call_alone(inputs), memory)
+            self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
         elif self._backend.stager is None:
-            self._outputs.batch(self._backend.run(inputs), rows, memory)
+            self._outputs.batch(self._backend.run(inputs), rows, None)
         else:
             self._time_on_device(inputs, rows)
         return max(time.perf_counter() - begin, 1e-9)

@@ -57,7 +57,7 @@ class InlineEngine(Engine):
         self._core = EngineCore(spec, self._slots.release, clock=clock)
         self._queue = self._core.queue
         self._preparer = Preparer(spec, self._slots, self)
-        self._max_queue = spec.max_queue
+        self._room = 0  # requests that may wait: none before there is a model
         self._woken = False
         self._state = HealthState.UNLOADED
         self._detail = "not started"
@@ -89,10 +89,12 @@ class InlineEngine(Engine):
             raise
         self.effective_max_batch = self._core.effective_max_batch
         self._state = HealthState.SERVING
+        self._room = self.spec.max_queue
 
     def stop(self) -> None:
         """Unload; what is queued fails UNAVAILABLE through the sink. Idempotent."""
         self._state, self._detail = HealthState.UNLOADED, "stopped"
+        self._room = 0
         failures = self._core.close(f"model {self.spec.name!r} is being unloaded")
         self._slots.trim()
         if failures:
@@ -105,7 +107,7 @@ class InlineEngine(Engine):
     def submit(self, prepared: Prepared, body: memoryview, slab: Slab | None, request: Request) -> Failure | None:
         """Queue one request (see Engine.submit)."""
         queue = self._queue
-        if queue.count >= self._max_queue or self._state is not HealthState.SERVING or prepared.resolved.unchecked:
+        if queue.count >= self._room or prepared.unchecked:
             refusal = self._refusal(prepared, body, request)
             if refusal is not None:
                 if slab is not None:
@@ -176,8 +178,8 @@ class InlineEngine(Engine):
         if self._state is not HealthState.SERVING:
             message = f"model {self.spec.name!r} is not serving: {self._state.name.lower()}"
             return Failure([request], Status.UNAVAILABLE, message, started=False)
-        if self._queue.count >= self._max_queue:
-            message = f"{self._queue.count} requests are queued, at most {self._max_queue} may be; try again later"
+        if self._queue.count >= self._room:
+            message = f"{self._queue.count} requests are queued, at most {self._room} may be; try again later"
             return Failure([request], Status.RESOURCE_EXHAUSTED, message, started=False)
         try:
             check_body(prepared.resolved, body)

@@ -18,6 +18,7 @@ from ...codec.metadata import describe_tensor
 if TYPE_CHECKING:
     from ...codec import Encoded, TensorSpec
     from .api import OutputSignature
+    from .slots import Block
     from .spec import ModelSpec
 
 __all__ = ["OutputError", "Outputs"]
@@ -72,8 +73,8 @@ class Outputs:
         self._metadata = MetadataCache(64, 1 << 20)
         self._signature = self._last_signature()  # not given out before a batch fits it: no array has an axis of -1
 
-    def batch(self, raw: Any, rows: int, memory: Array) -> tuple[OutputSignature, list[memoryview]]:
-        """Outputs of a batch of `rows` rows; those that share `memory` (the inputs') are copied. Raises OutputError."""
+    def batch(self, raw: Any, rows: int, block: Block | None) -> tuple[OutputSignature, list[memoryview]]:
+        """Outputs of a batch of `rows` rows; those that lie in the inputs' `block` are copied. Raises OutputError."""
         values = raw if type(raw) is dict and raw.keys() == self._name_set else self.by_name(raw)
         taken: list[memoryview] = []
         for expected in self._expected:
@@ -82,7 +83,7 @@ class Outputs:
                 array = _as_array(expected.name, array)
             if array.shape != (rows, *expected.row_shape) or array.dtype != expected.numpy:
                 self._look_closer(expected, str(array.dtype), array.shape, rows)
-            taken.append(memoryview(array.tobytes()) if array.nbytes <= COPY_BELOW else _flat(array, memory))
+            taken.append(memoryview(array.tobytes()) if array.nbytes <= COPY_BELOW else _flat(array, block))
         return self._signature, taken
 
     def device_batch(self, raw: Any, rows: int) -> dict[str, Any]:
@@ -131,9 +132,9 @@ class Outputs:
         return dict(zip(names, values, strict=True))
 
 
-def _flat(array: Array, memory: Array) -> memoryview:
-    """The bytes in C order, where they are if that is not in `memory`."""
-    if not array.flags.c_contiguous or np.may_share_memory(array, memory):
+def _flat(array: Array, block: Block | None) -> memoryview:
+    """The bytes in C order, where they are if that is not in `block`."""
+    if not array.flags.c_contiguous or (block is not None and np.may_share_memory(array, block.flat)):
         array = array.copy()
     return array.reshape(-1).view(np.uint8).data
 

@@ -183,7 +183,7 @@ class ProcessEngine(Engine):
         if not free:
             text = f"{in_flight.capacity} requests are in flight, at most so many may be; try again later"
             return _refuse(slab, request, Status.RESOURCE_EXHAUSTED, text)
-        if prepared.resolved.unchecked:
+        if prepared.unchecked:
             try:
                 check_body(prepared.resolved, body)
             except CodecError as error:

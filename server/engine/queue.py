@@ -48,12 +48,16 @@ def _deadline(request: Request) -> float:
 
 
 class Queue:
-    """Requests waiting. `flows` lists the flows of each priority class in the order of their turns."""
+    """Requests waiting. `classes` lists the flows of each priority class in the order of their turns.
+
+    `only_flow` is the flow that holds everything, None unless there is just one.
+    """
 
     def __init__(self) -> None:
         self.classes: dict[int, list[Flow]] = {}
         self.count = 0
         self.arrivals: deque[Request] = deque()
+        self.only_flow: Flow | None = None
         self._flows: dict[tuple[int, int], Flow] = {}
         self._last: Flow | None = None
 
@@ -62,11 +66,6 @@ class Queue:
 
     def __iter__(self) -> Iterator[Request]:
         return iter([request for flow in self._flows.values() for request in flow.requests])
-
-    @property
-    def only_flow(self) -> Flow | None:
-        """The flow that holds everything, if there is just one."""
-        return self._last if len(self._flows) == 1 else None
 
     @property
     def flows(self) -> Iterable[Flow]:
@@ -97,10 +96,9 @@ class Queue:
         self._taken(flow, [request])
         return True
 
-    def remove_front(self, flow: Flow, count: int) -> None:
-        """Take the first `count` requests of a flow out."""
-        taken = flow.requests[:count]
-        del flow.requests[:count]
+    def remove_front(self, flow: Flow, taken: list[Request]) -> None:
+        """Take out `taken`, which are the first of that flow."""
+        del flow.requests[: len(taken)]
         self._taken(flow, taken)
 
     def remove_all(self, requests: Iterable[Request]) -> None:
@@ -146,6 +144,7 @@ class Queue:
             self.classes.setdefault(request.priority, []).append(flow)
             if idle is not None and not idle.requests:
                 self._close(idle)
+            self.only_flow = flow if len(self._flows) == 1 else None
         self._last = flow
         return flow
 
@@ -157,3 +156,4 @@ class Queue:
             del self.classes[flow.priority]
         if self._last is flow:
             self._last = next(iter(self._flows.values()), None)
+        self.only_flow = next(iter(self._flows.values())) if len(self._flows) == 1 else None

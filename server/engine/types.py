@@ -89,10 +89,11 @@ class Prepared:
 
     `rows` is the number of batch rows (1 for a model without batch axis), `body_length` the bytes of the body.
     `bucket` is the batching bucket, None for a request that runs alone. `parts` are (offset, nbytes) of each
-    input in the body, in the model's order of inputs. `number` is unique within the engine.
+    input in the body, in the model's order of inputs. `number` is unique within the engine. `unchecked`: the bytes
+    of each body must be looked at, too (padding, bools, offsets).
     """
 
-    __slots__ = ("body_length", "bucket", "dims", "engine", "meta", "number", "parts", "resolved", "rows")
+    __slots__ = ("body_length", "bucket", "dims", "engine", "meta", "number", "parts", "resolved", "rows", "unchecked")
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class Prepared:
         self.number = number
         self.rows = rows
         self.body_length = resolved.body_length
+        self.unchecked = resolved.unchecked
         self.bucket = bucket
         self.parts = parts
         self.resolved = resolved

@@ -66,22 +66,20 @@ class Shape:
 class Plan:
     """What all replies of one output signature share: a Shape per number of rows."""
 
-    __slots__ = ("_model", "_shapes", "_version", "row_bytes", "signature")
+    __slots__ = ("_model", "_version", "row_bytes", "shapes", "signature")
 
     def __init__(self, model: str, version: str, signature: OutputSignature) -> None:
         self._model = model
         self._version = version
-        self._shapes: dict[int, Shape] = {}
+        self.shapes: dict[int, Shape] = {}
         self.signature = signature
         self.row_bytes = [row_bytes for _, _, _, row_bytes in signature]
 
-    def shape(self, rows: int) -> Shape:
-        """The reply for `rows` rows. Raises CodecError for outputs that cannot be described."""
-        shape = self._shapes.get(rows)
-        if shape is None:
-            if len(self._shapes) >= MAX_SHAPES:
-                self._shapes.clear()
-            shape = self._shapes[rows] = Shape(self._model, self._version, rows, self.signature)
+    def add_shape(self, rows: int) -> Shape:
+        """Work out the reply for `rows` rows. Raises CodecError for outputs that cannot be described."""
+        if len(self.shapes) >= MAX_SHAPES:
+            self.shapes.clear()
+        shape = self.shapes[rows] = Shape(self._model, self._version, rows, self.signature)
         return shape
 
 
@@ -106,6 +104,7 @@ class Replies:
             plan = self._last = self._plan(result.signature)
         outputs = result.outputs
         row_bytes = plan.row_bytes
+        shapes = plan.shapes
         start = 0
         for call in cast("list[Call]", result.requests):
             rows = call.rows
@@ -115,7 +114,7 @@ class Replies:
             session: Session = call.session
             touched.add(session)
             try:
-                shape = plan.shape(rows)
+                shape = shapes.get(rows) or plan.add_shape(rows)
                 if len(outputs) == 1:
                     size = row_bytes[0]
                     body: list[memoryview | bytes] = [outputs[0][first * size : start * size]]

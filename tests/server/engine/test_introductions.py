@@ -15,6 +15,7 @@ from tensorwire.server.engine.records import FORGET, PREPARE
 
 class _Resolved:
     body_length = 0
+    unchecked = False
 
 
 def prepared(number: int, meta: bytes = b"meta", dims: bytes = b"dims") -> Prepared:

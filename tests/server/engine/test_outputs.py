@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tensorwire.server.engine.outputs import OutputError, Outputs
+from tensorwire.server.engine.slots import Block
 from tests.server.engine.helpers import python_spec
 
 TOML = """
@@ -28,7 +29,6 @@ shape = [-1, -1, 2]
 """
 A = np.ones((3, 4), np.float32)
 B = np.ones((3, 5, 2), np.int64)
-NOWHERE = np.empty(0, np.uint8)
 
 
 @pytest.fixture
@@ -38,27 +38,27 @@ def outputs(tmp_path: Path) -> Outputs:
 
 @pytest.mark.parametrize("raw", [{"a": A, "b": B}, {"b": B, "a": A}, (A, B), [A, B]])
 def test_a_dict_or_a_tuple(outputs: Outputs, raw: Any) -> None:
-    signature, (a, b) = outputs.batch(raw, 3, NOWHERE)
+    signature, (a, b) = outputs.batch(raw, 3, None)
     assert signature == (("a", "float32", (4,), 16), ("b", "int64", (5, 2), 80))
     assert (bytes(a), bytes(b)) == (A.tobytes(), B.tobytes())
     assert a.format == "B"
 
 
 def test_the_signature_is_the_same_object_while_the_shapes_of_rows_are_the_same(outputs: Outputs) -> None:
-    first, _ = outputs.batch((A, B), 3, NOWHERE)
-    assert outputs.batch((A[:2], B[:2]), 2, NOWHERE)[0] is first
-    other, _ = outputs.batch((A, B[:, :1]), 3, NOWHERE)
+    first, _ = outputs.batch((A, B), 3, None)
+    assert outputs.batch((A[:2], B[:2]), 2, None)[0] is first
+    other, _ = outputs.batch((A, B[:, :1]), 3, None)
     assert other[1] == ("b", "int64", (1, 2), 16)
-    assert outputs.batch((A, B), 3, NOWHERE)[0] == first
+    assert outputs.batch((A, B), 3, None)[0] == first
 
 
 def test_a_batch_that_fails_half_way_leaves_the_signature_true(outputs: Outputs) -> None:
-    outputs.batch((A, B), 3, NOWHERE)
+    outputs.batch((A, B), 3, None)
     with pytest.raises(OutputError):
-        outputs.batch((A[:, :2], B[:, :1]), 3, NOWHERE)
+        outputs.batch((A[:, :2], B[:, :1]), 3, None)
     with pytest.raises(OutputError):
-        outputs.batch((A.astype("f8"), B[:, :1]), 3, NOWHERE)
-    assert outputs.batch((A, B[:, :1]), 3, NOWHERE)[0][1][2] == (1, 2)
+        outputs.batch((A.astype("f8"), B[:, :1]), 3, None)
+    assert outputs.batch((A, B[:, :1]), 3, None)[0][1][2] == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_a_batch_that_fails_half_way_leaves_the_signature_true(outputs: Outputs)
 )
 def test_each_mistake_names_the_output(outputs: Outputs, raw: Any, message: str) -> None:
     with pytest.raises(OutputError, match=message):
-        outputs.batch(raw, 3, NOWHERE)
+        outputs.batch(raw, 3, None)
 
 
 def test_an_output_that_shares_the_inputs_memory_is_copied(outputs: Outputs) -> None:
     memory = np.zeros(1 << 20, np.uint8)
     alias = np.ndarray((3, 4), np.float32, memory)
     large_alias = np.ndarray((3, 1000, 2), np.int64, memory)
-    _, (a, b) = outputs.batch((alias, large_alias), 3, memory)
+    _, (a, b) = outputs.batch((alias, large_alias), 3, Block(None, memory.data, 1, (), None))
     memory[:] = 255
     assert bytes(a) == bytes(48)
     assert bytes(b) == bytes(48000)
@@ -98,30 +98,30 @@ def test_an_output_that_shares_the_inputs_memory_is_copied(outputs: Outputs) -> 
 
 def test_a_large_output_with_memory_of_its_own_is_not_copied(outputs: Outputs) -> None:
     large = np.ones((3, 1000, 2), np.int64)
-    _, (_, b) = outputs.batch((A, large), 3, NOWHERE)
+    _, (_, b) = outputs.batch((A, large), 3, None)
     assert np.shares_memory(np.frombuffer(b, np.uint8), large)
 
 
 def test_arrays_out_of_order_are_made_contiguous_once(outputs: Outputs) -> None:
     columns = np.asfortranarray(np.arange(6000, dtype=np.int64).reshape(3, 1000, 2))
     small = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
-    _, (a, b) = outputs.batch((small, columns), 3, NOWHERE)
+    _, (a, b) = outputs.batch((small, columns), 3, None)
     assert np.frombuffer(a, np.float32).tolist() == list(range(12))
     assert np.frombuffer(b, np.int64).tolist() == list(range(6000))
 
 
 def test_a_column_of_a_matrix_is_made_contiguous(tmp_path: Path) -> None:
     outputs = Outputs(python_spec(tmp_path, TOML.partition('[[outputs]]\nname = "b"')[0].replace("[-1, 4]", "[-1]")))
-    signature, (a,) = outputs.batch(np.arange(12, dtype=np.float32).reshape(3, 4)[:, 1], 3, NOWHERE)
+    signature, (a,) = outputs.batch(np.arange(12, dtype=np.float32).reshape(3, 4)[:, 1], 3, None)
     assert np.frombuffer(a, np.float32).tolist() == [1, 5, 9]
     assert signature == (("a", "float32", (), 4),)
 
 
 def test_an_empty_output_has_no_bytes(outputs: Outputs) -> None:
-    signature, (_, b) = outputs.batch((A, np.zeros((3, 0, 2), np.int64)), 3, NOWHERE)
+    signature, (_, b) = outputs.batch((A, np.zeros((3, 0, 2), np.int64)), 3, None)
     assert (signature[1], len(b)) == (("b", "int64", (0, 2), 0), 0)
 
 
 def test_lists_of_numbers_are_taken_when_they_fit(outputs: Outputs) -> None:
-    signature, _ = outputs.batch((A, [[[1, 2]]] * 3), 3, NOWHERE)
+    signature, _ = outputs.batch((A, [[[1, 2]]] * 3), 3, None)
     assert signature[1][2] == (1, 2)
