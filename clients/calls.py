@@ -1,14 +1,15 @@
 """What a call is while it runs and what it gives back: :class:`Call`, :class:`Result`, :class:`Timing`.
 
 Plain data and its one transition (open -> done). Not here: when that happens (``core``), and how a caller waits for it
-(the two clients subclass :class:`Call` and override ``notify``).
+(a client puts what it needs for that into ``waiter`` and gives ``notify``).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from ..codec import Encoded
 from .errors import TensorwireError
@@ -77,6 +78,7 @@ def request_id(connection_id: bytes, stream_id: int) -> str:
     return f"{connection_id.hex()}-{stream_id}"
 
 
+@final
 class Call:
     """One call from its start to its one outcome: a result or an error."""
 
@@ -91,6 +93,7 @@ class Call:
         "flags",
         "kind",
         "link",
+        "notify",
         "opened_at",
         "outcome",
         "priority",
@@ -100,11 +103,17 @@ class Call:
         "waiter",
     )
 
-    def __init__(self, kind: int, started_at: float, deadline: float) -> None:
+    def __init__(
+        self, kind: int, started_at: float, deadline: float, notify: Callable[[Call], None], waiter: Any
+    ) -> None:
         self.kind = kind
         self.started_at = started_at
         self.deadline = deadline
         """Absolute, on the monotonic clock; ``FOREVER`` where there is none."""
+        self.notify = notify
+        """Called with the call when it is done, or when a stream has another reply."""
+        self.waiter = waiter
+        """What ``notify`` wakes; the client's own business."""
         self.encoded: Encoded | None = None
         """The message, with views of the caller's arrays; let go of once the call is done."""
         self.ext = b""
@@ -121,8 +130,6 @@ class Call:
         self.error: TensorwireError | None = None
         self.replies: deque[Result] | None = None
         """Replies of a stream that nobody has taken yet."""
-        self.waiter: Any = None
-        """What ``notify`` of a client wakes; the client's own business."""
 
     @property
     def request_id(self) -> str:
@@ -135,22 +142,27 @@ class Call:
         self.finished_at = now
         self.finished = True
         self.encoded = None
-        self.notify()
+        self.notify(self)
 
     def fail(self, error: TensorwireError, now: float) -> None:
         """The call's outcome is an error."""
         self.error = error
-        self.finished_at = now
-        self.finished = True
-        self.encoded = None
-        self.notify()
+        self.finish(None, now)
 
     def add_reply(self, result: Result) -> None:
         """A stream has another reply."""
         if self.replies is None:
             self.replies = deque()
         self.replies.append(result)
-        self.notify()
+        self.notify(self)
 
-    def notify(self) -> None:
-        """Tell whoever waits that the call is done, or that a stream has another reply. The clients override this."""
+    def take_reply(self) -> Result | None:
+        """The next reply of a stream; None where there is none, for now or, once ``finished``, for good.
+
+        Raises what the stream failed with, after its replies.
+        """
+        if self.replies:
+            return self.replies.popleft()
+        if self.error is not None:
+            raise self.error
+        return None

@@ -15,12 +15,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..codec import CodecError, Encoder
 from ..protocol import Config, Flag, Role, pack_extension
-from .calls import FOREVER, UNARY, Call
+from .calls import CONNECT, FOREVER, UNARY, Call
 from .errors import (
     ClientClosed,
     ConnectFailed,
@@ -29,7 +29,7 @@ from .errors import (
     LocalDeadlineExceeded,
     TensorwireError,
 )
-from .link import Link
+from .link import CLOSED_UNDER, Link
 from .replies import ReplyDecoder
 from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS, Throttle
 
@@ -40,19 +40,23 @@ END_STREAM = int(Flag.END_STREAM)
 ASK_TIMING = int(Flag.END_STREAM | Flag.WANT_TIMING)
 MAX_REPLY = 4 << 30
 """Bytes of one reply that are accepted unless the client is told otherwise: a lying length must not take all memory."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds for name lookup, connection and handshake, unless the client is told otherwise."""
 STALE_TIMERS = 256
 """Finished calls whose timers may lie about in the heap before it is swept."""
 EXTENSIONS_KEPT = 1024
 
-CallT = TypeVar("CallT", bound=Call)
 
+class ClientCore:
+    """Everything a client knows beyond its sockets. Not thread-safe: the driver serialises.
 
-class ClientCore(Generic[CallT]):
-    """Everything a client knows beyond its sockets. Not thread-safe: the driver serialises."""
+    ``notify`` is called with a call that is done or has another reply; ``new_waiter`` makes each call's ``waiter``.
+    """
 
     def __init__(
         self,
-        new_call: Callable[[int, float, float], CallT],
+        notify: Callable[[Call], None],
+        new_waiter: Callable[[], Any] | None = None,
         *,
         address: str = "",
         wait_for_ready: bool = False,
@@ -60,7 +64,8 @@ class ClientCore(Generic[CallT]):
         capture: CaptureWriter | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.new_call = new_call
+        self._notify = notify
+        self._new_waiter = new_waiter
         self.address = address
         self.wait_for_ready = wait_for_ready
         self.max_reply = max_reply
@@ -95,39 +100,45 @@ class ClientCore(Generic[CallT]):
         priority: int,
         now: float,
         kind: int = UNARY,
-    ) -> CallT:
-        """Start a call: encode it and send it off, or keep it until there is a connection.
+    ) -> Call:
+        """Start a call: encode it and queue it, or keep it until there is a connection.
 
-        ``deadline`` is in seconds from ``now``. Raises :class:`InvalidInput` before anything is sent.
+        ``deadline`` is in seconds from ``now``; the driver then owes a :meth:`watch`, once the bytes are on their way.
+        Raises :class:`InvalidInput` before anything is sent.
         """
-        if deadline is None:
-            call = self.new_call(kind, now, FOREVER)
-        else:
-            call = self.new_call(kind, now, self._due(deadline, now))
         try:
             encoded = self._encoder.encode(model, version, inputs)
         except CodecError as error:
             raise InvalidInput(str(error)) from error
+        if not 0 <= priority <= 255:
+            raise InvalidInput(f"priority is {priority}, expected 0 to 255")
+        call = self._new_call(kind, deadline, now)
+        call.encoded = encoded
+        call.priority = priority
+        call.flags = ASK_TIMING if timing else END_STREAM
         dims = encoded.dims
         if dims:
             ext = self._extensions.get(dims)
             call.ext = self._extension(dims) if ext is None else ext
-        call.encoded = encoded
-        call.flags = ASK_TIMING if timing else END_STREAM
-        if priority:
-            if not 0 <= priority <= 255:
-                raise InvalidInput(f"priority is {priority}, expected 0 to 255")
-            call.priority = priority
+        link = self.link
+        if link is not None and link.ready and link.has_room and call.deadline > now:
+            link.open(call, now)
+        else:
+            self._start(call, now)
+        return call
+
+    def control(self, kind: int, deadline: float | None, now: float) -> Call:
+        """Start a call without a stream: a PING, done when the PONG is back, or CONNECT, done when there is a
+        connection. The driver owes a :meth:`watch` as for :meth:`infer`.
+        """
+        call = self._new_call(kind, deadline, now)
         self._start(call, now)
         return call
 
-    def control(self, kind: int, deadline: float | None, now: float) -> CallT:
-        """Start a call without a stream: a PING, done when the PONG is back, or CONNECT, done when there is a
-        connection.
-        """
-        call = self.new_call(kind, now, FOREVER if deadline is None else self._due(deadline, now))
-        self._start(call, now)
-        return call
+    def watch(self, call: Call) -> None:
+        """Keep the deadline of a call that was just started."""
+        if call.deadline != FOREVER and not call.finished:
+            self._arm(call.deadline, call)
 
     def cancel(self, call: Call, now: float) -> None:
         """Give a call up and tell the server; nothing happens where it is done already."""
@@ -138,22 +149,19 @@ class ClientCore(Generic[CallT]):
     def _start(self, call: Call, now: float) -> None:
         if self.closed:
             raise ClientClosed("this client is closed: connect again")
-        if call.deadline != FOREVER:
-            if call.deadline <= now:
-                raise LocalDeadlineExceeded("the deadline had passed before the call was sent", not_started=True)
-            self._arm(call.deadline, call)
-        link = self.link
-        if link is not None and link.ready and link.has_room:
-            link.open(call, now)
-        elif link is None and now < self._dial_at and not self.wait_for_ready:
+        if call.deadline <= now:
+            raise LocalDeadlineExceeded("the deadline had passed before the call was sent", not_started=True)
+        if self.link is None and now < self._dial_at and not self.wait_for_ready:
             raise self._not_connected(self._dial_error)
-        else:
-            self.waiting.append(call)
+        self._again(call, now)
 
-    def _due(self, deadline: float, now: float) -> float:
+    def _new_call(self, kind: int, deadline: float | None, now: float) -> Call:
+        waiter = None if self._new_waiter is None else self._new_waiter()
+        if deadline is None:
+            return Call(kind, now, FOREVER, self._notify, waiter)
         if not deadline < FOREVER:
             raise InvalidInput(f"deadline is {deadline!r}, expected seconds from now, or None for no deadline")
-        return now + deadline
+        return Call(kind, now, now + deadline, self._notify, waiter)
 
     def _extension(self, dims: bytes) -> bytes:
         if len(self._extensions) >= EXTENSIONS_KEPT:
@@ -217,7 +225,10 @@ class ClientCore(Generic[CallT]):
         if not started and self._dial_error:
             where += f" ({self._dial_error})"
         message = f"{where} within the deadline of {given:.3g} s"
-        call.fail(LocalDeadlineExceeded(message, request_id=name, not_started=not started), now)
+        if call.kind == CONNECT:
+            call.fail(self._not_connected(message), now)
+        else:
+            call.fail(LocalDeadlineExceeded(message, request_id=name, not_started=not started), now)
 
     # --- retries -----------------------------------------------------------------------------------------------------
 
@@ -293,14 +304,13 @@ class ClientCore(Generic[CallT]):
         if self.closed:
             return
         self.closed = True
-        link, waiting = self.link, self.waiting
-        self.waiting = deque()
-        error = "the client was closed under the call"
-        for call in waiting:
-            if not call.finished:
-                call.fail(ClientClosed(error, not_started=True), now)
-        if link is not None:
-            link.close(error, now)
+        waiting, self.waiting = self.waiting, deque()
+        retried, self._timers = [entry[2] for entry in self._timers], []
+        for call in (*waiting, *retried):
+            if not call.finished and call.link is None:
+                call.fail(ClientClosed(CLOSED_UNDER, not_started=True), now)
+        if self.link is not None:
+            self.link.close(CLOSED_UNDER, now)
 
     def _not_connected(self, reason: str) -> ConnectFailed:
         return ConnectFailed(f"cannot connect to {self.address}: {reason}", not_started=True)

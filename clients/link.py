@@ -6,7 +6,7 @@ Here: what each event of the protocol core means for a call. Not here: what outl
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codec import CodecError
 from ..protocol import (
@@ -38,6 +38,9 @@ MAX_DEADLINE_US = (1 << 32) - 1
 """What the OPEN frame can say, about 71 minutes; beyond that only this side keeps the time."""
 WRITE_BUDGET = 1 << 20
 """Bytes asked for per write: enough to keep the kernel busy, little enough that a small call soon gets its turn."""
+ALONE_BUDGET = 4 << 20
+"""The same while one call is all there is: nobody waits behind it, and the kernel may take it in one go."""
+CLOSED_UNDER = "the client was closed under the call"
 PASSING = frozenset({ErrorCode.NO_ERROR, ErrorCode.TIMEOUT, ErrorCode.CALM, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL})
 """Reasons to fail a handshake that may be gone at the next try."""
 
@@ -66,7 +69,7 @@ class Link:
         "timed",
     )
 
-    def __init__(self, core: ClientCore[Any], config: Config, nonce: bytes, number: int, now: float) -> None:
+    def __init__(self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float) -> None:
         self._core = core
         self._decoder = core.decoder
         self._capture = core.capture
@@ -96,6 +99,11 @@ class Link:
             self._buffer = buffer
         return buffer
 
+    @property
+    def exact(self) -> bool:
+        """Whether all of ``next_buffer`` is sure to be filled, so that one read may wait for the whole of it."""
+        return self._connection.exact
+
     def received(self, n: int, now: float) -> None:
         """``n`` bytes lie in the buffer: calls get their outcomes."""
         if self._capture is not None and self._buffer is not None:
@@ -119,7 +127,7 @@ class Link:
 
     def data_to_send(self, now: float) -> list[bytes | memoryview]:
         """The next buffers to write, [] for none."""
-        buffers = self._connection.data_to_send(WRITE_BUDGET)
+        buffers = self._connection.data_to_send(WRITE_BUDGET if len(self.calls) > 1 else ALONE_BUDGET)
         if self._capture is not None:
             for buffer in buffers:
                 self._capture.record(self._capture_name, received=False, now=now, data=buffer)
@@ -194,7 +202,7 @@ class Link:
         """Say goodbye and fail what is open."""
         if not self.finished:
             self._connection.close(ErrorCode.NO_ERROR, reason)
-            self._end(ClientClosed("the client was closed under the call"), now)
+            self._end(ClientClosed(CLOSED_UNDER), now)
 
     def lost(self, reason: str, now: float) -> None:
         """The transport broke: calls that were under way have an unknown outcome."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 
 def random() -> float:
@@ -15,14 +14,16 @@ def random() -> float:
     return int.from_bytes(os.urandom(4), "little") / 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
 class Backoff:
     """Exponential back-off with jitter: attempt 0 waits about ``first`` seconds, each next one twice as long, up to
     ``most``.
     """
 
-    first: float
-    most: float
+    __slots__ = ("first", "most")
+
+    def __init__(self, first: float, most: float) -> None:
+        self.first = first
+        self.most = most
 
     def delay(self, attempt: int, dice: Callable[[], float] = random) -> float:
         """Seconds to wait before try ``attempt + 1``: between half and the whole of the step, so that clients spread

@@ -18,6 +18,11 @@ KEEPALIVE = (
 )
 """Seconds of silence before the kernel asks whether the peer is still there, between questions, and how often."""
 
+LONGEST_WAIT = 86400.0
+"""Seconds beyond which a wait has no end: ``poll`` refuses times that are too large."""
+UNIX_SEND_BUFFER = 1 << 20
+"""Bytes that a Unix socket takes before it makes its writer wait: unlike TCP's, its buffer never grows by itself."""
+
 _TIMEVAL = Struct("@ll")
 
 Buffers = list[bytes | memoryview]
@@ -28,6 +33,7 @@ def dial(address: Address, timeout: float) -> socket.socket:
     if address.is_unix:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BUFFER)
             sock.settimeout(timeout)
             sock.connect(address.path)
         except BaseException:
@@ -78,11 +84,11 @@ def send_now(sock: socket.socket, buffers: Buffers) -> Buffers:
     return []
 
 
-def wait_for(sock: socket.socket, *, read: bool, write: bool, timeout: float) -> tuple[bool, bool]:
+def wait_for(sock: socket.socket | int, *, read: bool, write: bool, timeout: float) -> tuple[bool, bool]:
     """Sleep until the socket can be read or written or ``timeout`` seconds went by; says which."""
     poller = poll()
     poller.register(sock, (POLLIN if read else 0) | (POLLOUT if write else 0))
-    ready = poller.poll(None if timeout == float("inf") else max(0.0, timeout) * 1000.0)
+    ready = poller.poll(None if timeout > LONGEST_WAIT else max(0.0, timeout) * 1000.0)
     mask = ready[0][1] if ready else 0
     # An error or a hang-up counts as both: the next read or write tells which it was.
     other = mask & ~(POLLIN | POLLOUT)

@@ -6,7 +6,6 @@ Here: text in, an :class:`Address` out, with errors that say what to write inste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from .errors import InvalidURL
 
@@ -85,6 +84,9 @@ def _parse_port(url: str, text: str) -> int:
 
 
 def _parse_unix(url: str, rest: str) -> Address:
+    # Imported here: most addresses have nothing to unquote, and every client pays for its imports.
+    from urllib.parse import unquote
+
     path = unquote(rest)
     if not path.startswith("/"):
         raise InvalidURL(f"{url!r} needs an absolute path, with three slashes: tw+unix:///path/to.sock")

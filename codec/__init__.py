@@ -2,9 +2,13 @@
 
 What lives here: tensor metadata, layout, dtypes, arrays in and out, msgpack service messages. What must not: sockets,
 asyncio, torch, cupy, frames (protocol/). Only CodecError (SignatureError is one) leaves this part on bad input.
+The service messages and the check of signatures are loaded on first use: a client that only infers pays for neither.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__ as __version__
 from .cache import BoundedCache, MetadataCache
@@ -15,20 +19,31 @@ from .errors import CodecError, SignatureError
 from .layout import Placed, Resolved, count_dims, resolve
 from .metadata import FREE, Kind, Metadata, TensorSpec, decode_metadata, encode_metadata
 from .ragged import RaggedArray
-from .service import (
-    DescribeRequest,
-    Description,
-    Health,
-    HealthReport,
-    HealthRequest,
-    ImageHints,
-    ModelEntry,
-    ModelList,
-    Ready,
-    State,
-)
-from .signature import check_signature
-from .strict_msgpack import pack_service, unpack_service
+
+if TYPE_CHECKING:
+    from .service import (
+        DescribeRequest,
+        Description,
+        Health,
+        HealthReport,
+        HealthRequest,
+        ImageHints,
+        ModelEntry,
+        ModelList,
+        Ready,
+        State,
+    )
+    from .signature import check_signature
+    from .strict_msgpack import pack_service, unpack_service
+
+_LAZY = {
+    ".signature": ("check_signature",),
+    ".strict_msgpack": ("pack_service", "unpack_service"),
+    ".service": (
+        "DescribeRequest", "Description", "Health", "HealthReport", "HealthRequest", "ImageHints", "ModelEntry",
+        "ModelList", "Ready", "State",
+    ),
+}  # fmt: skip
 
 __all__ = [
     "DTYPES",
@@ -71,3 +86,11 @@ __all__ = [
     "resolve",
     "unpack_service",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LAZY.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(module, __name__), name)
+            return found
+    raise AttributeError(f"module 'tensorwire.codec' has no attribute {name!r}")

@@ -1,17 +1,16 @@
 """Element types: DLPack's (code, bits, lanes) on the wire, numpy's dtypes in memory, one closed table between them.
 
 What lives here: the table and its look-ups. What must not: np.dtype() of anything a peer sent. A triple that is not in
-the table does not exist.
+the table does not exist. ml_dtypes is imported when the first of its kinds is met: most processes meet none.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from enum import IntEnum
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,16 +45,24 @@ class DType:
 
     __slots__ = ("bits", "code", "itemsize", "lanes", "name", "numpy", "storage")
 
-    def __init__(
-        self, name: str, code: TypeCode, bits: int, numpy: np.dtype[Any] | None, storage: np.dtype[Any]
-    ) -> None:
+    numpy: np.dtype[Any] | None
+
+    def __init__(self, name: str, code: TypeCode, bits: int, storage: np.dtype[Any]) -> None:
         self.name = name
         self.code = int(code)
         self.bits = bits
         self.lanes = 1
         self.itemsize = storage.itemsize
-        self.numpy = numpy
         self.storage = storage
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Reached once per kind of ml_dtypes, whose `numpy` is not set yet.
+            if name != "numpy":
+                raise AttributeError(f"DType has no attribute {name!r}")
+            _load_ml_dtypes()
+            return self.numpy
 
     @property
     def triple(self) -> tuple[int, int, int]:
@@ -113,13 +120,23 @@ def _build_table() -> list[DType]:
     for name, code in _NUMPY:
         # Little-endian on the wire; on a big-endian host these are not native and numpy converts on use.
         plain = np.dtype(name).newbyteorder("<")
-        table.append(DType(name, code, plain.itemsize * 8, plain, plain))
-    ml_dtypes = _import_ml_dtypes()
+        dtype = DType(name, code, plain.itemsize * 8, plain)
+        dtype.numpy = plain
+        table.append(dtype)
     for name, code, bits in _ML_DTYPES:
-        storage = np.dtype(f"uint{bits}").newbyteorder("<")
-        scalar = getattr(ml_dtypes, name, None)
-        table.append(DType(name, code, bits, None if scalar is None else np.dtype(scalar), storage))
+        table.append(DType(name, code, bits, np.dtype(f"uint{bits}").newbyteorder("<")))
     return table
+
+
+def _load_ml_dtypes() -> None:
+    """Give the kinds of ml_dtypes their numpy dtypes, None where the package does not have them. May be repeated."""
+    ml_dtypes = _import_ml_dtypes()
+    for name, _, _ in _ML_DTYPES:
+        scalar = getattr(ml_dtypes, name, None)
+        dtype = _BY_NAME[name]
+        dtype.numpy = None if scalar is None else np.dtype(scalar)
+        if dtype.numpy is not None:
+            _BY_NUMPY[dtype.numpy] = dtype
 
 
 DTYPES: tuple[DType, ...] = tuple(_build_table())
@@ -128,7 +145,7 @@ DTYPES: tuple[DType, ...] = tuple(_build_table())
 _BY_NAME: dict[str, DType] = {dtype.name: dtype for dtype in DTYPES}
 _BY_TRIPLE: dict[tuple[int, int, int], DType] = {dtype.triple: dtype for dtype in DTYPES}
 # numpy dtypes hash by value, and byte orders differ in value: a big-endian dtype is not found here.
-_BY_NUMPY: dict[np.dtype[Any], DType] = {dtype.numpy: dtype for dtype in DTYPES if dtype.numpy is not None}
+_BY_NUMPY: dict[np.dtype[Any], DType] = {_BY_NAME[name].storage: _BY_NAME[name] for name, _ in _NUMPY}
 
 UINT8 = _BY_NAME["uint8"]
 INT64 = _BY_NAME["int64"]
@@ -138,6 +155,8 @@ def dtype_by_name(name: str) -> DType:
     """The element type called `name` ("float32", "bfloat16", ...). CodecError with the nearest name if none."""
     found = _BY_NAME.get(name)
     if found is None:
+        import difflib
+
         near = difflib.get_close_matches(name[:64], _BY_NAME, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; one of {', '.join(_BY_NAME)}"
         raise CodecError(f"dtype: unknown element type {shown(name)}{hint}")
@@ -153,12 +172,15 @@ def dtype_by_triple(code: int, bits: int, lanes: int) -> DType:
 
 
 find_numpy: Callable[[np.dtype[Any]], DType | None] = _BY_NUMPY.get
-"""The element type of a little-endian numpy dtype, None if there is none: the look-up of the hot path."""
+"""The element type of a little-endian numpy dtype, None if none is known yet: the look-up of the hot path."""
 
 
 def dtype_by_numpy(dtype: np.dtype[Any]) -> DType:
     """The element type of a little-endian numpy dtype. CodecError says what to do about any other dtype."""
     found = _BY_NUMPY.get(dtype)
+    if found is None:
+        _load_ml_dtypes()
+        found = _BY_NUMPY.get(dtype)
     if found is None:
         known = ", ".join(_BY_NAME)
         raise CodecError(f"dtype: numpy's {dtype!s} cannot be sent; convert it with .astype() to one of {known}")

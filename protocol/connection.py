@@ -185,6 +185,11 @@ class Connection(Handler):
         """Writable memory for the next read, never empty; idempotent until `received`."""
         return self._reader.next_buffer()
 
+    @property
+    def exact(self) -> bool:
+        """Whether the peer owes every byte of `next_buffer`, so that a blocking read may wait for all of them."""
+        return self._reader.exact
+
     def received(self, n: int, now: float) -> list[Event]:
         """Events of `n` bytes written to the memory of `next_buffer`. Bad bytes give Closed, never an exception."""
         events: list[Event] = []

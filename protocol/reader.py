@@ -123,6 +123,11 @@ class Reader:
 
     # ---- where bytes go ----
 
+    @property
+    def exact(self) -> bool:
+        """Whether the peer owes every byte of `next_buffer`: the rest of a chunk, and the header that must follow."""
+        return self._current is not None
+
     def next_buffer(self) -> memoryview:
         """Writable memory for the next read; calling again before `received` gives the same place."""
         current = self._current

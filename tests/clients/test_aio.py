@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from tensorwire.clients import aio
-from tensorwire.clients.aio import _Wire
+from tensorwire.clients.aio_wire import Wire
 from tensorwire.clients.errors import (
     ClientClosed,
     ConnectFailed,
@@ -86,14 +86,14 @@ def test_what_one_turn_of_the_loop_starts_leaves_in_one_write(run: Run, monkeypa
     async def main() -> None:
         async with await aio.connect(peer.url) as client:
             flushes = 0
-            flush = _Wire.flush
+            flush = Wire.flush
 
-            def counted(wire: _Wire) -> None:
+            def counted(wire: Wire) -> None:
                 nonlocal flushes
                 flushes += 1
                 flush(wire)
 
-            monkeypatch.setattr(_Wire, "flush", counted)
+            monkeypatch.setattr(Wire, "flush", counted)
             futures = [client.submit("m", {"x": X + n}) for n in range(64)]
             await futures[0]
             assert flushes == 1
@@ -109,10 +109,10 @@ def test_a_call_makes_no_task_and_no_timer_of_its_own(run: Run) -> None:
         async with await aio.connect(peer.url) as client:
             await client.infer("m", {"x": X}, deadline=10.0)
             before = len(asyncio.all_tasks())
-            timer = client._timer
+            timer = client._driver._timer
             futures = [client.submit("m", {"x": X}, deadline=20.0) for _ in range(100)]
             assert len(asyncio.all_tasks()) == before
-            assert client._timer is timer
+            assert client._driver._timer is timer
             await asyncio.gather(*futures)
 
     with Peer() as peer:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -352,8 +353,8 @@ def test_a_closed_client_refuses(peer: Peer) -> None:
     client.close()
     with pytest.raises(ClientClosed):
         client.infer("m", {"x": X})
-    if call.error is not None:
-        assert type(call.error) is ClientClosed
+    with suppress(ClientClosed):
+        call.result()
 
 
 def test_close_wakes_a_thread_that_waits() -> None:

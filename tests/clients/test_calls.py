@@ -7,6 +7,10 @@ from tensorwire.clients.errors import LocalCancelled
 from tensorwire.codec import Encoded
 
 
+def new_call() -> Call:
+    return Call(UNARY, 0.0, FOREVER, lambda call: None, None)
+
+
 def test_a_result_is_a_dict_with_a_name() -> None:
     result = Result(a=1)
     result.connection_id, result.stream_id = b"\xab" * 8, 12
@@ -15,7 +19,7 @@ def test_a_result_is_a_dict_with_a_name() -> None:
 
 
 def test_a_done_call_lets_go_of_the_callers_arrays() -> None:
-    done, failed = Call(UNARY, 0.0, FOREVER), Call(UNARY, 0.0, FOREVER)
+    done, failed = new_call(), new_call()
     done.encoded = failed.encoded = Encoded(b"", b"", [], 0)
     done.finish(None, 1.0)
     failed.fail(LocalCancelled("x"), 1.0)
@@ -25,4 +29,4 @@ def test_a_done_call_lets_go_of_the_callers_arrays() -> None:
 
 
 def test_a_call_without_a_connection_has_no_name_yet() -> None:
-    assert Call(UNARY, 0.0, FOREVER).request_id == ""
+    assert new_call().request_id == ""

@@ -99,19 +99,21 @@ def _carry(
     return moved
 
 
-def make(**options: object) -> ClientCore[Call]:
-    return ClientCore(Call, address="tw://test:1", entropy=bytes, **options)  # type: ignore[arg-type]
+def make(**options: object) -> ClientCore:
+    return ClientCore(lambda call: None, address="tw://test:1", entropy=bytes, **options)  # type: ignore[arg-type]
 
 
-def connected(core: ClientCore[Call], now: float = 0.0, config: Config | None = None) -> Server:
+def connected(core: ClientCore, now: float = 0.0, config: Config | None = None) -> Server:
     server = Server(core.dialled(now), config)
     server.exchange(now)
     return server
 
 
-def infer(core: ClientCore[Call], now: float = 0.0, deadline: float | None = None, **options: object) -> Call:
+def infer(core: ClientCore, now: float = 0.0, deadline: float | None = None, **options: object) -> Call:
     arguments = {"version": "", "timing": False, "priority": 0, "kind": UNARY} | options
-    return core.infer("model", {"x": X}, deadline=deadline, now=now, **arguments)  # type: ignore[arg-type]
+    call = core.infer("model", {"x": X}, deadline=deadline, now=now, **arguments)  # type: ignore[arg-type]
+    core.watch(call)
+    return call
 
 
 def is_open(call: Call) -> bool:

@@ -1,0 +1,229 @@
+"""What moves the asyncio client: futures, one timer, and the task that dials.
+
+One heap of deadlines with one armed timer; everything that one turn of the loop starts leaves in one write.
+
+Not here: transports (``aio_wire``), the rules of calls, retries and deadlines (``core``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .aio_wire import Wire
+from .calls import FOREVER, STREAM, Call
+from .core import ClientCore
+from .forks import check_fork, generation
+from .link import CLOSED_UNDER, Link
+from .sockets import explain
+from .url import Address
+
+if TYPE_CHECKING:
+    from ..protocol.capture import CaptureWriter
+
+monotonic = time.monotonic
+
+
+def resolve(call: Call) -> None:
+    """Give the outcome to the future that is awaited: the core's ``notify``."""
+    future: asyncio.Future[Any] = call.waiter
+    if not future.done():
+        if call.error is None or call.kind == STREAM:
+            future.set_result(call.outcome)
+        else:
+            future.set_exception(call.error)
+
+
+class Driver:
+    """Carries the calls of one client. Belongs to the event loop it was made in; not thread-safe."""
+
+    def __init__(
+        self,
+        address: Address,
+        connect_timeout: float,
+        *,
+        wait_for_ready: bool,
+        max_reply: int,
+        capture: CaptureWriter | None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._address = address
+        self._connect_timeout = connect_timeout
+        self._core = ClientCore(
+            resolve,
+            self.loop.create_future,
+            address=str(address),
+            wait_for_ready=wait_for_ready,
+            max_reply=max_reply,
+            capture=capture,
+        )
+        self._wires: set[Wire] = set()
+        self._wire: Wire | None = None
+        """The connection that new calls go to, until it is lost or replaced."""
+        self._dialling: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = FOREVER
+        self._generation = generation[0]
+
+    # --- what the client asks for ------------------------------------------------------------------------------------
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        version: str,
+        deadline: float | None,
+        timing: bool,
+        priority: int,
+        kind: int,
+    ) -> Call:
+        """Start a call; ``waiter`` is the future of its outcome. Errors as for ``ClientCore.infer``."""
+        if self._generation != generation[0]:
+            check_fork(self._generation)
+        call = self._core.infer(model, inputs, version, deadline, timing, priority, monotonic(), kind)
+        wire = self._wire
+        if wire is not None and call.link is wire.link:
+            if not wire.scheduled:
+                wire.schedule()
+        else:
+            self._ensure_connection()
+        if deadline is not None:
+            self._core.watch(call)
+            if call.deadline < self._timer_at:
+                self._arm_timer()
+        return call
+
+    async def control(self, kind: int, deadline: float | None) -> Call:
+        """A call without a stream, done when this returns."""
+        check_fork(self._generation)
+        call = self._core.control(kind, deadline, monotonic())
+        self._core.watch(call)
+        self._ensure_connection()
+        self._arm_timer()
+        if self._wire is not None:
+            self._wire.schedule()
+        try:
+            await call.waiter
+        except asyncio.CancelledError:
+            self.cancel(call)
+            raise
+        return call
+
+    async def news(self, call: Call) -> None:
+        """Wait until a stream has another reply or is done."""
+        await call.waiter
+        call.waiter = self.loop.create_future()
+
+    def cancel(self, call: Call) -> None:
+        """Give ``call`` up and tell the server; nothing happens where it is done."""
+        if not call.finished:
+            call.waiter.cancel()
+            self._core.cancel(call, monotonic())
+            self._schedule_all()
+
+    def let_go(self, call: Call, future: asyncio.Future[Any]) -> None:
+        """The future of ``call`` is done: where it was cancelled, so is the call."""
+        if future.cancelled():
+            self.cancel(call)
+
+    async def close(self) -> None:
+        """Say goodbye on every connection; calls under way fail."""
+        now = monotonic()
+        self._core.close(now)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._dialling is not None:
+            self._dialling.cancel()
+        wires = list(self._wires)
+        for wire in wires:
+            wire.link.close(CLOSED_UNDER, now)
+            wire.flush()
+        for wire in wires:
+            await wire.gone
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _arm_timer(self) -> None:
+        """See to it that the loop wakes the core in time."""
+        due = self._core.next_timer()
+        if due < self._timer_at and not self._core.closed:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = self.loop.call_later(max(0.0, due - monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        self._timer_at = FOREVER
+        self._timer = None
+        self._core.run_timers(monotonic())
+        self._schedule_all()
+        self._ensure_connection()
+        self._arm_timer()
+
+    def _schedule_all(self) -> None:
+        for wire in self._wires:
+            wire.schedule()
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def _ensure_connection(self) -> None:
+        """Dial where calls wait for a connection and none is being made."""
+        if self._dialling is None and self._core.next_dial() != FOREVER:
+            self._dialling = self.loop.create_task(self._dial())
+            self._dialling.add_done_callback(self._dialled)
+
+    def _dialled(self, task: asyncio.Task[None]) -> None:
+        self._dialling = None
+        if not task.cancelled():
+            task.result()
+            self._ensure_connection()
+
+    async def _dial(self) -> None:
+        core = self._core
+        while (at := core.next_dial()) != FOREVER:
+            delay = at - monotonic()
+            if delay > 0.0:
+                await asyncio.sleep(delay)
+                continue
+            try:
+                async with asyncio.timeout(self._connect_timeout):
+                    await self._open_transport()
+            except OSError as error:
+                core.dial_failed(explain(error, self._address), monotonic())
+
+    async def _open_transport(self) -> None:
+        address = self._address
+        if address.is_unix:
+            await self.loop.create_unix_connection(partial(Wire, self), address.path)
+        else:
+            await self.loop.create_connection(partial(Wire, self), address.host, address.port)
+
+    # --- called by the wires -----------------------------------------------------------------------------------------
+
+    def wire_made(self, wire: Wire) -> Link:
+        """A transport is connected: the link it is to drive."""
+        self._wires.add(wire)
+        self._wire = wire
+        link = self._core.dialled(monotonic())
+        self._arm_timer()
+        return link
+
+    def wire_lost(self, wire: Wire) -> None:
+        """A transport is gone."""
+        self._wires.discard(wire)
+        if self._wire is wire:
+            self._wire = None
+        self._ensure_connection()
+
+    def settle(self, wire: Wire) -> None:
+        """After bytes came in: answer, keep time, reconnect."""
+        link = wire.link
+        if link.has_output or link.finished:
+            wire.schedule()
+        if self._core.next_timer() < self._timer_at:
+            self._arm_timer()
+        if not link.ready:
+            self._ensure_connection()

@@ -1,0 +1,112 @@
+"""One transport of the asyncio client and the link it drives: bytes in and out.
+
+On Python 3.11 without uvloop, the part of a big body that the socket does not take at once is copied once by asyncio
+(at most a chunk at a time); elsewhere nothing is. Not here: futures, and which connection a call goes to
+(``aio_driver``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING, cast
+
+from .link import Link
+from .sockets import tune_tcp
+
+if TYPE_CHECKING:
+    from .aio_driver import Driver
+
+JOIN = 65536
+"""Bytes up to which the buffers of one write are joined: copying them costs less than handing over each."""
+HIGH_WATER = 1 << 20
+"""Unsent bytes in the transport above which no more are given to it."""
+
+monotonic = time.monotonic
+
+
+class Wire(asyncio.BufferedProtocol):
+    """One transport and the link it drives."""
+
+    __slots__ = ("_driver", "_joins", "_paused", "_transport", "gone", "link", "scheduled")
+
+    link: Link
+    _transport: asyncio.Transport
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._paused = False
+        self._joins = sys.version_info < (3, 12) and not type(driver.loop).__module__.startswith("uvloop")
+        self.scheduled = False
+        self.gone: asyncio.Future[None] = driver.loop.create_future()
+
+    # --- called by the transport -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The link comes into being, and says its first words."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        if transport.get_extra_info("peername") and not isinstance(transport.get_extra_info("peername"), (str, bytes)):
+            tune_tcp(transport.get_extra_info("socket"))
+        self.link = self._driver.wire_made(self)
+        self.flush()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the core knows better
+        """Where the next bytes go."""
+        return self.link.next_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes came in."""
+        self.link.received(nbytes, monotonic())
+        self._driver.settle(self)
+
+    def eof_received(self) -> bool:
+        """The server sends no more; false lets the transport close."""
+        self.link.eof(monotonic())
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone, for whatever reason."""
+        reason = getattr(exc, "strerror", None) or (str(exc) if exc else "the server closed the connection")
+        self.link.lost(reason, monotonic())
+        self._driver.wire_lost(self)
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The transport has enough for now."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        self._paused = False
+        self.flush()
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Write at the end of this turn of the loop, together with whatever else it starts."""
+        if not self.scheduled:
+            self.scheduled = True
+            self._driver.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Give the transport what the link has to say, until one of them has enough."""
+        self.scheduled = False
+        link, transport, now = self.link, self._transport, monotonic()
+        while not self._paused:
+            buffers = link.data_to_send(now)
+            if not buffers:
+                if link.finished:
+                    transport.close()
+                return
+            if len(buffers) == 1:
+                transport.write(buffers[0])
+            elif sum(map(len, buffers)) <= JOIN:
+                transport.write(b"".join(buffers))
+            elif self._joins:
+                for buffer in buffers:
+                    transport.write(buffer)
+            else:
+                transport.writelines(buffers)

@@ -1,0 +1,129 @@
+"""One socket of the blocking client and the link it drives: bytes written and read without waiting.
+
+Everything here happens under the lock of the driver, but for the reads that wait, which are the driver's
+(``blocking_driver``). Not here: threads, and which connection a call goes to.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from _thread import get_ident
+from contextlib import suppress
+
+from .calls import FOREVER
+from .lead import LONGEST_SLEEP, Lead
+from .link import Link
+from .sockets import Buffers, send_now, set_receive_timeout
+
+monotonic = time.monotonic
+
+
+class Wire:
+    """A connected socket with its link, from the dial to the hang-up."""
+
+    __slots__ = ("_name", "lead", "link", "read_at", "receive_timeout", "sock", "unsent", "usual")
+
+    def __init__(self, sock: socket.socket, link: Link, name: str, now: float) -> None:
+        self.sock = sock
+        self.link = link
+        self.lead = Lead()
+        """Who reads, and who waits for that."""
+        self.unsent: Buffers = []
+        """What the socket did not take yet."""
+        self.read_at = now
+        self.receive_timeout = 0.0
+        """Seconds after which a read that waits gives up, as the kernel was told; 0 for never."""
+        self._name = name
+        self.usual = len(link.next_buffer())
+        """Bytes asked for while no large body is under way."""
+
+    def flush(self, now: float) -> None:
+        """Write until all is written or the socket takes no more; hang up once the link is finished."""
+        link = self.link
+        buffers = self.unsent
+        try:
+            if not buffers:
+                buffers = link.data_to_send(now)
+            while buffers:
+                buffers = send_now(self.sock, buffers)
+                if buffers or not link.has_output:
+                    break
+                buffers = link.data_to_send(now)
+        except OSError as error:
+            self.broke(error)
+            return
+        except BaseException:
+            # Interrupted (Ctrl-C): how much was written is not known.
+            self.lost("was interrupted while writing")
+            raise
+        self.unsent = buffers
+        if link.finished:
+            self._hang_up()
+
+    def read_flags(self) -> int:
+        """How to read into the link's buffer: waiting for all of it where all of it is owed."""
+        return socket.MSG_WAITALL if self.link.exact else 0
+
+    def read_now(self) -> bool:
+        """Read once what is there without waiting; false where there was nothing."""
+        if self.link.finished:
+            return False
+        try:
+            n = self.sock.recv_into(self.link.next_buffer(), 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.broke(error)
+            return False
+        self.arrived(n)
+        return n > 0
+
+    def arrived(self, n: int) -> None:
+        """``n`` bytes were read, 0 at the end."""
+        self.read_at = now = monotonic()
+        link = self.link
+        if link.finished:
+            return
+        try:
+            if n:
+                link.received(n, now)
+            else:
+                link.eof(now)
+        except BaseException:
+            # Interrupted (Ctrl-C) or out of memory: what was taken in of the bytes is not known.
+            self.lost("was interrupted while reading")
+            raise
+        if link.has_output or link.finished:
+            self.flush(now)
+
+    def limit_read(self, left: float) -> None:
+        """The next read gives up before ``left`` seconds are over; down to half of them, the last setting will do."""
+        if not left / 2 <= self.receive_timeout <= left:
+            self.receive_timeout = 0.0 if left == FOREVER else min(left * 0.9, LONGEST_SLEEP)
+            set_receive_timeout(self.sock, self.receive_timeout)
+
+    def broke(self, error: OSError) -> None:
+        """A system call failed: the connection is gone."""
+        self.lost(f"broke: {error.strerror or error}")
+
+    def lost(self, what: str) -> None:
+        """The connection is gone, or nothing more can be done with it: its calls end."""
+        self.link.lost(f"the connection to {self._name} {what}", monotonic())
+        self._hang_up()
+
+    def step_down(self) -> None:
+        """The leader has done its part; it closes what was hung up meanwhile."""
+        if self.link.finished:
+            self.sock.close()
+        self.lead.step_down()
+
+    def _hang_up(self) -> None:
+        self.unsent = []
+        if self.lead.holder in {0, get_ident()}:
+            self.sock.close()
+            return
+        # Another thread may sit in a read: wake it, and let it close the descriptor, which must not be used again
+        # before.
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
