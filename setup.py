@@ -15,7 +15,7 @@ HOT = {
     "protocol": PROTOCOL.split(),
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
-    "server/front": ["calls", "estimate", "replies", "session"],
+    "server/front": ["calls", "estimate", "replies", "drain", "open_calls", "session"],
     "clients": ["link", "core"],
 }
 

@@ -78,9 +78,7 @@ class Bodies:
         self._deadlines.add(moment, self._timer)
 
     def _settle(self) -> None:
-        if self._timer is not None and not self._timer.done:
-            self._timer.done = True
-            self._deadlines.finished()
+        self._deadlines.settle(self._timer)
         self._timer = None
         self._due = inf
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .calls import SessionTimer
 
 SLACK = 1024
 """Dead entries that are always tolerated before the heap is rebuilt: below it a rebuild costs more than it frees."""
@@ -65,6 +68,12 @@ class Deadlines:
             self._heap = [entry for entry in self._heap if not entry[2].done]
             heapify(self._heap)
             self._live = len(self._heap)
+
+    def settle(self, timer: SessionTimer | None) -> None:
+        """This timer, if there is one, need not fire any more."""
+        if timer is not None and not timer.done:
+            timer.done = True
+            self.finished()
 
     def close(self) -> None:
         """Drop every entry and the timer."""

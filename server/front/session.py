@@ -1,13 +1,12 @@
 """One connection's side of the server: events of the protocol core in, submissions to engines and replies out.
 
-Whether a call is taken is admission.py's, bytes and sockets are transport.py's, the protocol's rules are protocol/'s
-and models are engines'. What is here: which call is where, and that each one gets exactly one end.
+What lives here: what becomes of each event. What must not: whether a call is taken (admission.py), its end
+(open_calls.py), bytes and sockets (transport.py), the rules of the protocol (protocol/), models (engines).
 """
 
 from __future__ import annotations
 
 import os
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -24,38 +23,32 @@ from ...protocol import (
     Refusal,
     Refused,
     Status,
-    pack_extension,
 )
 from ...protocol.header import END_STREAM, WANT_TIMING
 from .admission import certainly_late
 from .bodies import Bodies
-from .calls import Call, Refuse, Route, SessionTimer, body_length_text, microseconds
+from .calls import Call, Refuse, Route, SessionTimer, body_length_text
+from .drain import DRAINING, Drain
+from .open_calls import OpenCalls
 
 if TYPE_CHECKING:
-    from ..engine.api import Failure
-    from ..registry import Served
     from .front import Front
     from .services import Watch
     from .transport import ConnectionTransport
 
-NO_NEW_STREAMS = (1 << 64) - 1  # GOAWAY's stream id while the last one is not known yet
-DRAIN_PING = b"draining"
-DRAIN_GRACE = 0.25
-"""Seconds a draining connection waits for the answer to its PING; an idle blocking client sends none."""
+NO_NEW_STREAMS = (1 << 64) - 1
+"""The last stream served while every one is: also GOAWAY's stream id while the last one is not known yet."""
 
-MAX_DETAIL_BYTES = 1024
 _ONE_MESSAGE = "a call is one message here: set END_STREAM on its first frame"
-_DRAINING = "the server is draining; connect again, perhaps elsewhere"
 
 
-class Session:
+class Session(OpenCalls):
     """One connection from its HELLO to its end."""
 
     __slots__ = (
         "_authenticated",
         "_bodies",
-        "_drain_timer",
-        "_draining",
+        "_drain",
         "_front",
         "_last_stream",
         "_lost",
@@ -63,39 +56,33 @@ class Session:
         "_routes",
         "_timer",
         "_transport",
-        "calls",
-        "connection",
-        "name",
         "principal",
         "watches",
     )
 
     def __init__(self, front: Front, transport: ConnectionTransport) -> None:
-        self._front = front
         self._transport = transport
         self._now = monotonic()
-        connection_id = os.urandom(8)
-        self.name = connection_id.hex()
-        self.connection = Connection(
+        connection = Connection(
             front.config,
             nonce=os.urandom(32),
             now=self._now,
             reserve=self._reserve,
             receive_buffer=front.receive_buffer,
-            connection_id=connection_id,
+            connection_id=os.urandom(8),
             boot_id=front.boot_id,
         )
+        super().__init__(front.deadlines, connection)
+        self._front = front
         self.principal = front.anonymous
         self._routes = self.principal.routes
-        self.calls: dict[int, Call] = {}
         self.watches: dict[int, Watch] = {}
         self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
         self._authenticated = False
         self._lost = False
-        self._draining = False
         self._last_stream = NO_NEW_STREAMS
         self._timer: SessionTimer | None = None
-        self._drain_timer: SessionTimer | None = None
+        self._drain: Drain | None = None
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -142,8 +129,8 @@ class Session:
             text = body_length_text(len(body), route.body_length)
             self.end(stream_id, Status.INVALID_ARGUMENT, text, route.served)
             return
-        if self._draining and stream_id > self._last_stream:
-            self.end(stream_id, Status.UNAVAILABLE, _DRAINING, route.served)
+        if stream_id > self._last_stream:
+            self.end(stream_id, Status.UNAVAILABLE, DRAINING, route.served)
             return
         call = Call(stream_id, self, now, route, message.priority, self.principal.number, flags & WANT_TIMING != 0)
         aux = message.aux
@@ -155,7 +142,7 @@ class Session:
                 return
         failure = route.submit(route.prepared, body, None, call)
         if failure is not None:
-            self._refused_by_engine(stream_id, failure, route.served)
+            self.end(stream_id, failure.status, failure.message, route.served, not_started=not failure.started)
             return
         self.calls[stream_id] = call
         if aux:
@@ -174,12 +161,12 @@ class Session:
             self.connection.accept(self._front.services.ready(self.principal))
             self._arm()
         elif isinstance(event, Pong):
-            if self._draining and event.payload == DRAIN_PING:
-                self._last_stream_known(now)
+            if self._drain is not None:
+                self._drain.answered(event.payload, now)
         elif isinstance(event, Closed):
             if not event.remote:
                 self._front.connection_dropped(ErrorCode(event.code).name.lower(), self, event.detail)
-            self._give_up_calls()
+            self._over()
             self._transport.close()
         elif not isinstance(event, Refused):  # a refusal was already answered by the core
             self._front.connection_dropped("unexpected_event", self, type(event).__name__)
@@ -195,7 +182,7 @@ class Session:
                 return found
             self._front.services.call(self, message.stream_id, found, message.body)
         except Refuse as refusal:
-            self._refuse(message.stream_id, refusal)
+            self.end(message.stream_id, refusal.status, refusal.message, refusal.served)
         return None
 
     def _reserve(
@@ -208,7 +195,7 @@ class Session:
         except Refuse as refusal:
             if refusal.served is not None:
                 refusal.served.stats.call_done(refusal.status, 0.0)
-            return Refusal(refusal.status, self._detail(stream_id, refusal.message))
+            return Refusal(refusal.status, self.detail(stream_id, refusal.message))
         call = Call(stream_id, self, self._now, route, priority, self.principal.number, flags & WANT_TIMING != 0)
         call.slab = slab
         self.calls[stream_id] = call
@@ -220,8 +207,8 @@ class Session:
     def _big_route(self, stream_id: int, flags: int, ext: bytes, meta: bytes, body_length: int) -> Route:
         if not flags & END_STREAM:
             raise Refuse(Status.UNIMPLEMENTED, _ONE_MESSAGE)
-        if self._draining and stream_id > self._last_stream:
-            raise Refuse(Status.UNAVAILABLE, _DRAINING)
+        if stream_id > self._last_stream:
+            raise Refuse(Status.UNAVAILABLE, DRAINING)
         route = self._routes.get((ext, meta))
         if route is not None:
             self._front.metrics.cache_hits += 1
@@ -259,86 +246,20 @@ class Session:
         self._front.connection_dropped("body_timeout", self, detail)
         self.close(ErrorCode.TIMEOUT, detail)
 
-    # -- the ends of a call ----------------------------------------------------------------------------------------
-
-    def replied(self, call: Call) -> None:
-        """The reply of `call` is queued; the caller flushes, and counts it."""
-        call.done = True
-        del self.calls[call.stream_id]
-        if call.deadline != inf:
-            self._front.deadlines.finished()
-
-    def fail(self, call: Call, status: Status, message: str, *, started: bool) -> None:
-        """End `call` with an error; the caller flushes."""
-        call.done = True
-        del self.calls[call.stream_id]
-        if call.deadline != inf:
-            self._front.deadlines.finished()
-        self._end_call(call, status, message, started=started)
-
     def call_expired(self, call: Call) -> None:
         """The deadline of `call` has passed."""
-        where, started = call.where, call.may_have_started
-        self._drop(call)
-        del self.calls[call.stream_id]
-        allowed = (call.deadline - call.first_byte) * 1e3
-        text = f"the deadline of {allowed:.1f} ms passed {where}"
-        self._end_call(call, Status.DEADLINE_EXCEEDED, text, started=started)
+        self.expire(call)
         self.flush()
 
     def _cancelled(self, stream_id: int) -> None:
         call = self.calls.get(stream_id)
         if call is not None:
-            started = call.may_have_started
-            self._drop(call)
-            self.fail(call, Status.CANCELLED, "cancelled by the caller", started=started)
+            self.cancel(call)
             return
         watch = self.watches.pop(stream_id, None)
         if watch is not None:
             watch.stop()
             self.end(stream_id, Status.CANCELLED, "cancelled by the caller", not_started=False)
-
-    def _drop(self, call: Call) -> None:
-        """Take the call from its engine, if it got there."""
-        if call.slab is None:
-            call.route.engine.cancel(call)
-        call.done = True
-
-    def _end_call(self, call: Call, status: Status, message: str, *, started: bool) -> None:
-        seconds = monotonic() - call.first_byte
-        call.route.served.stats.call_done(status, seconds)
-        ext = b""
-        if call.want_timing:
-            receive = microseconds(call.arrived - call.first_byte)
-            ext = pack_extension(timing=(receive, 0, 0, 0, 0, 0, microseconds(seconds)))
-        self.end(call.stream_id, status, message, not_started=not started, ext=ext)
-
-    def _refused_by_engine(self, stream_id: int, failure: Failure, served: Served) -> None:
-        self.end(stream_id, failure.status, failure.message, served, not_started=not failure.started)
-
-    def _refuse(self, stream_id: int, refusal: Refuse) -> None:
-        self.end(stream_id, refusal.status, refusal.message, refusal.served)
-
-    def end(
-        self,
-        stream_id: int,
-        status: Status,
-        message: str,
-        served: Served | None = None,
-        *,
-        not_started: bool = True,
-        ext: bytes = b"",
-    ) -> None:
-        """Queue END; `served` counts it as a call that never got in."""
-        if served is not None:
-            served.stats.call_done(status, 0.0)
-        self.connection.end(stream_id, status, self._detail(stream_id, message), not_started, ext)
-
-    def _detail(self, stream_id: int, message: str) -> str:
-        """The text of an error: what happened, and the request id that both sides can look for."""
-        request_id = f" [request {self.name}-{stream_id}]"
-        room = MAX_DETAIL_BYTES - len(request_id)
-        return message.encode("utf-8", "replace")[:room].decode("utf-8", "ignore") + request_id
 
     # -- the end of the connection ---------------------------------------------------------------------------------
 
@@ -347,34 +268,28 @@ class Session:
         if self._lost:
             return
         self._transport.flush()
-        if self._draining and self._last_stream != NO_NEW_STREAMS and not self.calls:
+        if not self.calls and self._last_stream != NO_NEW_STREAMS:
             self.close(ErrorCode.NO_ERROR, "drained")
 
     def drain(self) -> None:
         """Tell the peer that no new streams are taken; close when its calls are over."""
-        if self._lost or self._draining:
+        if self._lost or self._drain is not None:
             return
-        self._draining = True
         if not self._authenticated:
-            self.close(ErrorCode.SHUTDOWN, "the server is draining")
+            self.close(ErrorCode.SHUTDOWN, DRAINING)
             return
-        self.connection.goaway(NO_NEW_STREAMS, ErrorCode.SHUTDOWN, "the server is draining")
-        self.connection.ping(DRAIN_PING)
-        self._drain_timer = SessionTimer(self._last_stream_known)
-        self._front.deadlines.add(monotonic() + DRAIN_GRACE, self._drain_timer)
+        idle = not self.calls and not self.watches
+        self._drain = Drain(self.connection, self._front.deadlines, self._last_stream_known, monotonic(), idle=idle)
         self._transport.flush()
 
     def _last_stream_known(self, _now: float) -> None:
         """Every stream the peer opened before it heard of the drain has arrived: none above is served."""
-        if self._lost or self._last_stream != NO_NEW_STREAMS:
-            return
         self._last_stream = self.connection.last_stream_id
-        self._settle(self._drain_timer)
         for stream_id, watch in self.watches.items():
             watch.stop()
-            self.end(stream_id, Status.UNAVAILABLE, _DRAINING, not_started=False)
+            self.end(stream_id, Status.UNAVAILABLE, DRAINING, not_started=False)
         self.watches.clear()
-        self.connection.goaway(self._last_stream, ErrorCode.SHUTDOWN, "the server is draining")
+        self.connection.goaway(self._last_stream, ErrorCode.SHUTDOWN, DRAINING)
         self.flush()
 
     def close(self, code: ErrorCode, detail: str) -> None:
@@ -382,7 +297,7 @@ class Session:
         if self._lost:
             return
         self.connection.close(code, detail)
-        self._give_up_calls()
+        self._over()
         self._transport.close()
 
     def abort(self, reason: str) -> None:
@@ -391,37 +306,27 @@ class Session:
 
     def lost(self) -> None:
         """The socket is gone."""
-        self._give_up_calls()
+        self._over()
         self._front.forget(self)
 
-    def _give_up_calls(self) -> None:
+    def _over(self) -> None:
         """Nobody waits any more: take every call from its engine and give its memory back."""
         if self._lost:
             return
         self._lost = True
-        now = monotonic()
-        for call in self.calls.values():
-            self._drop(call)
-            call.route.served.stats.call_done(Status.CANCELLED, now - call.first_byte)
-            if call.deadline != inf:
-                self._front.deadlines.finished()
-        self.calls.clear()
+        self.give_up()
         self._bodies.close()
         for watch in self.watches.values():
             watch.stop()
         self.watches.clear()
-        self._settle(self._timer)
-        self._settle(self._drain_timer)
+        self._front.deadlines.settle(self._timer)
+        if self._drain is not None:
+            self._drain.close()
 
     # -- timers ----------------------------------------------------------------------------------------------------
 
-    def _settle(self, timer: SessionTimer | None) -> None:
-        if timer is not None and not timer.done:
-            timer.done = True
-            self._front.deadlines.finished()
-
     def _arm(self) -> None:
-        self._settle(self._timer)
+        self._front.deadlines.settle(self._timer)
         self._timer = None
         moment = self.connection.next_deadline()
         if moment is not None:

@@ -40,6 +40,9 @@ LINGER = 1.0
 """Seconds a connection that we close is still read (and thrown away), so that unread bytes do not turn our last words
 into a reset before the peer has seen them."""
 
+LAST_WORDS = 0.1
+"""The same when the server itself ends: an idle peer, which does not read, shall not hold it up for long."""
+
 JOIN_BELOW = 64 << 10
 """Bytes of small frames that are joined for one write: the loop takes 0.7 us for each buffer it is given."""
 
@@ -133,9 +136,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         """The socket is gone."""
         self._closing = True
         for timer in (self._stall, self._linger):
-            if timer is not None and not timer.done:
-                timer.done = True
-                self._front.deadlines.finished()
+            self._front.deadlines.settle(timer)
         self._stall = self._linger = None
         self._session.lost()
 
@@ -199,7 +200,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
     # -- closing ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Send what is queued, then close; the peer's unread bytes are read and dropped for at most a second."""
+        """Send what is queued, then close; for a while the peer's unread bytes are still read and dropped."""
         if self._closing:
             return
         self._closing = True
@@ -211,16 +212,20 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         if self._transport.is_closing():
             return
         self._transport.write_eof()
-        self._linger = SessionTimer(self._lingered)
-        self._front.deadlines.add(monotonic() + LINGER, self._linger)
+        self._stay(monotonic())
 
     def abort(self, reason: str) -> None:
         """Drop the connection at once; `reason` is counted and logged."""
         self._front.connection_dropped(reason, self._session)
         self._transport.abort()
 
-    def _lingered(self, _now: float) -> None:
-        self._transport.abort()
+    def _stay(self, now: float) -> None:
+        """Wait for the peer to close too, a while; but not less than what is unsent takes (see _stalled)."""
+        if self._linger is not None and not self.unsent:
+            self._transport.abort()
+            return
+        self._linger = SessionTimer(self._stay)
+        self._front.deadlines.add(now + (LAST_WORDS if self._front.draining else LINGER), self._linger)
 
 
 class CapturingTransport(ConnectionTransport):

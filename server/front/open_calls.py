@@ -1,0 +1,106 @@
+"""The open calls of one connection, and that each of them gets exactly one end.
+
+What lives here: replies noted, failures, deadlines, cancels, the words of an error. What must not: how calls come
+(session.py), what is written when (transport.py).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from ...protocol import Connection, Status, pack_extension
+from .calls import Call, microseconds
+
+if TYPE_CHECKING:
+    from ..registry import Served
+    from .deadlines import Deadlines
+
+MAX_DETAIL_BYTES = 1024
+
+
+class OpenCalls:
+    """Calls by stream. Every method only queues on `connection`; the caller flushes."""
+
+    __slots__ = ("_deadlines", "calls", "connection", "name")
+
+    def __init__(self, deadlines: Deadlines, connection: Connection) -> None:
+        self._deadlines = deadlines
+        self.connection = connection
+        self.name = connection.connection_id.hex()
+        self.calls: dict[int, Call] = {}
+
+    def replied(self, call: Call) -> None:
+        """The reply of `call` is queued; whoever queued it counts it, when it is on its way."""
+        call.done = True
+        del self.calls[call.stream_id]
+        if call.deadline != inf:
+            self._deadlines.finished()
+
+    def fail(self, call: Call, status: Status, message: str, *, started: bool) -> None:
+        """End `call` with an error."""
+        self.replied(call)
+        self._end_call(call, status, message, started=started)
+
+    def expire(self, call: Call) -> None:
+        """End `call`, whose deadline has passed, wherever it is."""
+        where, started = call.where, call.may_have_started
+        _take_back(call)
+        del self.calls[call.stream_id]
+        allowed = (call.deadline - call.first_byte) * 1e3
+        text = f"the deadline of {allowed:.1f} ms passed {where}"
+        self._end_call(call, Status.DEADLINE_EXCEEDED, text, started=started)
+
+    def cancel(self, call: Call) -> None:
+        """End `call`, which its caller has given up."""
+        started = call.may_have_started
+        _take_back(call)
+        self.fail(call, Status.CANCELLED, "cancelled by the caller", started=started)
+
+    def give_up(self) -> None:
+        """Nobody waits for any of them any more."""
+        now = monotonic()
+        for call in self.calls.values():
+            _take_back(call)
+            call.route.served.stats.call_done(Status.CANCELLED, now - call.first_byte)
+            if call.deadline != inf:
+                self._deadlines.finished()
+        self.calls.clear()
+
+    def end(
+        self,
+        stream_id: int,
+        status: Status,
+        message: str,
+        served: Served | None = None,
+        *,
+        not_started: bool = True,
+        ext: bytes = b"",
+    ) -> None:
+        """End a stream that is no open call; `served` counts it as a call that never got in."""
+        if served is not None:
+            served.stats.call_done(status, 0.0)
+        self.connection.end(stream_id, status, self.detail(stream_id, message), not_started, ext)
+
+    def detail(self, stream_id: int, message: str) -> str:
+        """The text of an error: what happened, and the request id that both sides can look for."""
+        request_id = f" [request {self.name}-{stream_id}]"
+        room = MAX_DETAIL_BYTES - len(request_id)
+        return message.encode("utf-8", "replace")[:room].decode("utf-8", "ignore") + request_id
+
+    def _end_call(self, call: Call, status: Status, message: str, *, started: bool) -> None:
+        seconds = monotonic() - call.first_byte
+        call.route.served.stats.call_done(status, seconds)
+        ext = b""
+        if call.want_timing:
+            receive = microseconds(call.arrived - call.first_byte)
+            ext = pack_extension(timing=(receive, 0, 0, 0, 0, 0, microseconds(seconds)))
+        self.end(call.stream_id, status, message, not_started=not started, ext=ext)
+
+
+def _take_back(call: Call) -> None:
+    """Take the call from its engine, if it got there."""
+    if call.slab is None:
+        call.route.engine.cancel(call)
+    call.done = True
