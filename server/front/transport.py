@@ -59,6 +59,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         "_connection",
         "_front",
         "_linger",
+        "_patience",
         "_paused",
         "_poison",
         "_read_size",
@@ -77,6 +78,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         self._closing = False
         self._stall: SessionTimer | None = None
         self._linger: SessionTimer | None = None
+        self._patience = 0.0
         self._poison = front.settings.poison
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by connection_made, before any use
         self._session = Session(front, self)
@@ -220,8 +222,10 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def _stay(self, now: float) -> None:
-        """Wait for the peer to close too, a while; but not less than what is unsent takes (see _stalled)."""
-        if self._linger is not None and not self.unsent:
+        """Wait a while for the peer to close, too; longer for one that still reads what it has not got."""
+        if self._linger is None:
+            self._patience = now + self._front.settings.write_timeout
+        elif not self.unsent or now >= self._patience:
             self._transport.abort()
             return
         self._linger = SessionTimer(self._stay)

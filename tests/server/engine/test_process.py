@@ -311,6 +311,41 @@ def test_whenever_it_is_killed_every_call_is_answered_once_and_memory_comes_back
     assert front.engine.restarts >= 5
 
 
+def test_a_storm_of_crashes_leaves_no_memory_descriptor_or_child_behind(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BACK_OFF_FIRST", 0.01)
+    monkeypatch.setattr(process, "BACK_OFF_MOST", 0.01)
+    front = make()
+    front.engine._back_off = 0.01
+    front.ready()
+    descriptors, mappings = _held()
+    killed = []
+    for _ in range(10):
+        front.until(lambda: front.engine.health().ready)
+        for n in range(40):
+            front.submit([n, 0, 0, 0], slab=n % 3 == 0)
+            front.turn(0)
+        killed.append(front.pid)
+        os.kill(front.pid, signal.SIGKILL)
+        front.until(lambda: not front.engine.health().ready)
+        front.until(lambda: front.engine.in_use == 0)
+        front.outcome.clear()
+    front.until(lambda: front.engine.health().ready)
+    assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
+    front.outcome.clear()
+    front.assert_memory_is_back()
+    assert _held() == (descriptors, mappings)
+    assert not [pid for pid in killed if Path(f"/proc/{pid}").exists()], "reaped, not only dead"
+
+
+def _held() -> tuple[int, int]:
+    """Open descriptors and mappings of shared memory of this process."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir()), maps.count("tensorwire")
+
+
 def test_restarts_back_off(make: Make) -> None:
     front = make().ready()
     for expected in (0.1, 0.2, 0.4):

@@ -114,6 +114,7 @@ class Harness:
         front: Any = SimpleNamespace(
             settings=settings,
             metrics=SimpleNamespace(bytes_out=0),
+            draining=False,
             deadlines=Deadlines(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
@@ -205,12 +206,38 @@ def test_a_closed_connection_lingers_for_a_second_and_drops_what_comes(harness: 
     harness.protocol.close()
     assert b"".join(harness.socket.written) == b"last words"
     assert harness.socket.eof
+    harness.socket.drained()
     harness.protocol.buffer_updated(10)
     assert harness.session.got == 0
     assert not harness.socket.aborted
     harness.advance(1.1)
     assert harness.socket.aborted
     assert harness.dropped == []
+
+
+def test_the_end_of_the_server_is_not_held_up_by_a_peer_that_does_not_close(harness: Harness) -> None:
+    harness.protocol._front.draining = True
+    harness.protocol.close()
+    harness.advance(0.2)
+    assert harness.socket.aborted
+
+
+def test_what_is_unsent_is_not_cut_off_while_the_peer_reads(harness: Harness) -> None:
+    harness.session.queued = [b"x" * 2000]
+    harness.protocol.close()
+    harness.advance(1.1)
+    assert not harness.socket.aborted
+    harness.socket.drained()
+    harness.advance(1.1)
+    assert harness.socket.aborted
+
+
+def test_a_peer_that_never_reads_our_last_words_is_dropped(harness: Harness) -> None:
+    harness.session.queued = [b"x" * 500]
+    harness.protocol.close()
+    for _ in range(32):
+        harness.advance(1.1)
+    assert harness.socket.aborted
 
 
 def test_a_lost_connection_leaves_no_timer_behind(harness: Harness) -> None:
