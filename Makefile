@@ -56,6 +56,7 @@ fuzz: $(STAMP)  ## property tests with a large budget
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests fuzz -k 'property or hypothesis or fuzz' $(ARGS)
 
 gpu-check: $(STAMP)  ## the GPU tests and the GPU benchmark, where there is a CUDA device
+	@$(BIN)/python -m bench.gpu --find  # without a device: says what was looked for, and ends here
 	$(BIN)/tensorwire devices
 	$(BIN)/python -m pytest -o addopts='--import-mode=importlib --strict-markers -q' -m gpu tests
 	$(BIN)/python -m bench.gpu
@@ -65,6 +66,6 @@ format:  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built, keep the virtual environment
-	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
 .PHONY: help setup demo test lint types contracts unit generate vectors bench fuzz gpu-check format clean

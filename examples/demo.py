@@ -72,6 +72,7 @@ def main() -> None:
         before = batch_sizes(server.admin_url)
         report = asyncio.run(under_load(server.url, photos, seconds))
         show_load(report, batch_sizes(server.admin_url), before)
+        explain_batches(server.url)
     console.print(f"done in {time.monotonic() - began:.1f} s; the server has drained and stopped")
 
 
@@ -266,6 +267,17 @@ def show_load(report: Report, after: dict[str, int], before: dict[str, int]) -> 
     table.add_row("batches", ", ".join(_bucket_names(after, before)))
     console.print(table)
     console.print()
+
+
+def explain_batches(url: str) -> None:
+    """Say why the batches are as large as they are: the server measured what they bring when it loaded the model."""
+    with tensorwire.connect(url) as client:
+        most, rows = client.describe(MODEL).max_batch, client.health(MODEL).models[0].effective_max_batch
+    if rows < most:
+        console.print(
+            f"measured at load: more than {'one photo' if rows == 1 else f'{rows} photos'} at a time is no faster"
+        )
+        console.print("on this CPU, so the server does not batch further\n")
 
 
 def _bucket_names(after: dict[str, int], before: dict[str, int]) -> Iterator[str]:

@@ -69,14 +69,15 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(
-    columns: Iterable[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
 ) -> Table:
-    """A table with ``columns``; those named in ``right`` are aligned to the right."""
+    """A table with ``columns``, without a heading where they have no names; those in ``right`` are aligned so."""
     from rich import box
     from rich.table import Table
 
     result = Table(
         box=box.SIMPLE_HEAD,
+        show_header=any(columns),
         show_edge=False,
         pad_edge=False,
         title=title or None,
