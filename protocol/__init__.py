@@ -4,7 +4,8 @@ Here: frames, handshake, streams, the order of sending. Never: sockets, threads,
 """
 
 from .. import __version__ as __version__
-from .connection import Connection, State
+from .assembly import Refusal, Reserve
+from .connection import Connection
 from .errors import ErrorCode, LocalError, ProtocolError
 from .events import (
     Authenticated,
@@ -23,7 +24,7 @@ from .extension import Extension, pack_extension, parse_extension
 from .handshake import Hello, Welcome
 from .header import Flag, FrameType
 from .limits import Config, Limits, PeerLimits, Role
-from .reader import Refusal, Reserve
+from .states import State
 from .status import Status
 
 __all__ = [

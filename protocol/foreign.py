@@ -1,18 +1,22 @@
-"""Peers that speak something else: what they are told, and when (SPEC 10).
+"""Peers that speak something else: how they are known, what a client is told, and when (SPEC 10).
 
-Here live the preface check and the one helpful line. No byte of the peer's is repeated to it.
+Here live the preface check, the one helpful line, and what a client makes of a server that is none. No byte of the
+peer's is repeated to it.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from .header import HEADER_SIZE
 from .limits import PREFACE
+from .states import BUILT
 
 HTTP_METHODS: Final = (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI ")
 LINE: Final = (
     b"This port speaks tensorwire (tw://), not HTTP or TLS. Use a tensorwire client: tensorwire.connect(url).\r\n"
 )
+NO_SERVER: Final = "the server does not speak tensorwire, check host and port"
 HTTP_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
     % len(LINE)
@@ -31,6 +35,18 @@ def foreign_answer(first: bytes) -> tuple[bytes, str] | None:
     return LINE, "the peer sent no tensorwire preface"
 
 
+def foreign_server(first: bytes) -> str | None:
+    """What is wrong with a server's first bytes; None while they may be the header of a frame.
+
+    A TLS record (22 3 1 .. in a handshake, 21 3 1 .. in an alert) cannot be one: read as a length it is above 64 KiB.
+    """
+    if len(first) > 2 and 20 <= first[0] <= 23 and first[1] == 3 and 1 <= first[2] <= 4:
+        return f"{NO_SERVER}; it answered in TLS: {printable_start(first)}"
+    if len(first) > 4 and first[4] not in BUILT:
+        return f"{NO_SERVER}; it sent {printable_start(first)}"
+    return None
+
+
 def printable_start(first: bytes) -> str:
     """The first bytes of a foreign server, escaped and capped, for an error text."""
-    return ascii(bytes(first[:32]))[1:]
+    return ascii(bytes(first[:HEADER_SIZE]))[1:]

@@ -74,6 +74,9 @@ class PeerLimits:
     max_message: int = 0
 
 
+UNKNOWN_LIMITS: Final = PeerLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """One side's configuration; shared by all its connections.

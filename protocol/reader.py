@@ -1,21 +1,21 @@
-"""The receive path: bytes in, messages out, without copying a large body (SPEC 3.2 and 7).
+"""Bytes in, frames found, messages out (SPEC 3.2 and 8).
 
 Small frames are read into a shared receive buffer and parsed in one loop, `_frames`, which is the hot path of the
 whole system and kept in one piece. Once a message announces itself as chunked, the reader asks for exact reads: a
 chunk's bytes go straight from the socket into the memory reserved for its message, together with the header after
 it, which lands where the next chunk's bytes will overwrite it. A small frame leads back to full-size reads.
 
-What is not here: what control frames mean and what refusing does (`Handler`, which is the connection).
+What is not here: chunked messages themselves (assembly.py, the lower half of this), and what control frames mean and
+what refusing does (`Handler`, which is the connection).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Final
 
+from .assembly import Assembly, Handler, Refusal, Reserve
 from .errors import ErrorCode, ProtocolError
-from .events import Event, Message, MessageAborted
+from .events import Event, Message
 from .extension import CLIENT_DATA, KNOWN, SERVER_DATA, SERVER_LAST, check_extension, checked_extension
 from .header import (
     DATA,
@@ -32,56 +32,25 @@ from .header import (
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
 from .status import Status
-from .streams import Action, Incoming, Stream, Streams, StreamState
+from .streams import Action, Stream, Streams, StreamState
 
 _unpack_from = HEADER.unpack_from
 _KNOWN_OPEN = KNOWN[OPEN]
 _KNOWN_REPLY = KNOWN[SERVER_LAST]
+# (type of OPEN, type of DATA) as the loop knows them; no frame has the type -1.
+_NOT_READY: Final = (-1, -1)
+_SERVER_READY: Final = (OPEN, DATA)
+_CLIENT_READY: Final = (-1, DATA)
+_NO_REPLIES: Final[dict[int, int]] = {}  # a server's, always empty
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What `reserve` returns instead of memory: the status and text the peer gets; its bytes are discarded."""
-
-    status: Status
-    message: str
-
-
-# (stream_id, flags, priority, aux, ext, meta, body_length) -> writable memory of exactly body_length bytes, or Refusal
-Reserve = Callable[[int, int, int, int, bytes, bytes, int], "memoryview | Refusal"]
-
-
-class Handler(ABC):
-    """What the reader asks of the connection."""
-
-    @abstractmethod
-    def check_control(self, header: Header) -> None:
-        """Refuse a control frame by its header alone; raises ProtocolError."""
-
-    @abstractmethod
-    def control(self, header: Header, ext: bytes, meta: bytes, body: bytes, events: list[Event]) -> bool:
-        """Act on a whole control frame; False if nothing after it may be read."""
-
-    @abstractmethod
-    def refuse(self, stream_id: int, refusal: Refusal, events: list[Event]) -> None:
-        """Tell the peer that its message is refused."""
-
-    @abstractmethod
-    def nuisance(self) -> None:
-        """Count a late or refused frame; raises ProtocolError (CALM) above the limit."""
-
-
-class Reader:
+class Reader(Assembly):
     """Turns received bytes into events. One per connection; the buffer may be shared by all connections of a loop.
 
-    chunk: largest chunk accepted, bytes. ready: OPEN and DATA are allowed now.
+    tail: bytes of an incomplete small frame, kept between calls.
     """
 
-    __slots__ = (
-        "_buffer", "_current", "_handler", "_incoming", "_large", "_max_message", "_max_streams", "_open",
-        "_ready_kinds", "_reserve", "_skip", "_start", "_streams", "_tail", "_unary", "_unary_replies",
-        "chunk", "deferred",
-    )  # fmt: skip
+    __slots__ = ("_large", "_max_streams", "_open", "_ready_kinds", "_start", "_unary", "_unary_replies", "tail")
 
     def __init__(
         self,
@@ -92,34 +61,24 @@ class Reader:
         max_streams: int,
         max_message: int,
     ) -> None:
-        self._handler = handler
-        self._streams = streams
-        self._buffer = buffer
-        self._reserve = reserve
+        super().__init__(handler, streams, buffer, reserve, max_message)
         self._max_streams = max_streams
-        self._max_message = max_message
-        self.chunk = MIN_CHUNK
-        self.deferred: list[Event] = []
-        self._ready_kinds = (-1, -1)  # no frame has this type
+        self._ready_kinds: tuple[int, int] = _NOT_READY
         self._unary = streams.unary
         self._open = streams.open
-        no_replies: dict[int, int] = {}
-        self._unary_replies = streams.unary if streams.client else no_replies
-        self._incoming: dict[int, Incoming] = {}
-        self._current: Incoming | None = None  # the message whose chunk the next read fills
+        self._unary_replies = streams.unary if streams.client else _NO_REPLIES
         self._large = False
-        self._skip = 0
         self._start = 0
-        self._tail = b""
+        self.tail = b""
 
     def ready(self) -> None:
         """From now on OPEN (server) and DATA are allowed."""
-        self._ready_kinds = (-1 if self._streams.client else OPEN, DATA)
+        self._ready_kinds = _CLIENT_READY if self._streams.client else _SERVER_READY
 
     @property
     def partial(self) -> bool:
         """Whether the bytes so far end within a frame or a message."""
-        return bool(self._tail or self._skip or self._incoming or self._current is not None)
+        return bool(self.tail or self._skip or self._incoming or self._current is not None)
 
     # ---- where bytes go ----
 
@@ -136,7 +95,7 @@ class Reader:
             if stop + HEADER_SIZE <= current.total:
                 stop += HEADER_SIZE  # the next header, to be overwritten by the bytes it announces
             return current.view[current.filled : stop]
-        tail = self._tail
+        tail = self.tail
         self._start = start = len(tail)
         if start:
             self._buffer[:start] = tail
@@ -157,7 +116,7 @@ class Reader:
         else:
             end = self._start + n
             self._start = 0
-        self._tail = b""
+        self.tail = b""
         if self.deferred:
             events += self.deferred
             self.deferred.clear()
@@ -167,30 +126,7 @@ class Reader:
         if end > pos:
             pos = self._frames(pos, end, events)
             if pos < end:
-                self._tail = self._buffer[pos:end].tobytes()
-
-    def _chunk_received(self, current: Incoming, n: int, events: list[Event]) -> int:
-        """Count bytes that went straight into a message; moves what was read past the chunk to the buffer's front."""
-        left = current.chunk_left
-        if n < left:
-            current.filled += n
-            current.chunk_left = left - n
-            if current.aborted:
-                self._skip = left - n
-                self._current = None
-                events.append(MessageAborted(current.stream_id))
-            return 0
-        over = n - left
-        current.filled += left
-        current.chunk_left = 0
-        self._current = None
-        if over:
-            self._buffer[:over] = current.view[current.filled : current.filled + over]
-        if current.aborted:
-            events.append(MessageAborted(current.stream_id))
-        elif current.filled == current.total:
-            self._complete(current, events)
-        return over
+                self.tail = self._buffer[pos:end].tobytes()
 
     # ---- frames ----
 
@@ -336,27 +272,6 @@ class Reader:
         self._open[stream_id] = Stream(state, priority, 1, 0)
         self._begin(header, head, OPEN, events)
 
-    def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
-        """The first frame of a chunked message: get memory for all of it."""
-        _, _, priority, flags, stream_id, seq, aux, _, ext_len, _ = header
-        ext, meta = head[:ext_len], head[ext_len:]
-        total = checked_extension(place, ext).body_length
-        if total is None or total <= INLINE_BODY:
-            raise ProtocolError(
-                ErrorCode.EXTENSION, f"MORE with BODY_LENGTH {total}: chunks are for bodies above {INLINE_BODY} bytes"
-            )
-        if total > self._max_message:
-            text = f"the body is {total} bytes; at most {self._max_message} are accepted"
-            self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)
-            return
-        memory = self._reserve(stream_id, flags & ~MORE, priority, aux, ext, meta, total)
-        if isinstance(memory, Refusal):
-            self._handler.refuse(stream_id, memory, events)
-            return
-        if memory.nbytes != total or memory.format != "B" or memory.ndim != 1 or memory.readonly:
-            raise ValueError(f"reserve must return {total} writable bytes, not {memory.nbytes} of {memory.format!r}")
-        self._incoming[stream_id] = Incoming(stream_id, seq, flags & ~MORE, priority, aux, ext, meta, memory)
-
     def _check_seq(self, stream: Stream, header: Header) -> None:
         stream_id, seq = header[4], header[5]
         if seq != stream.received:
@@ -388,61 +303,11 @@ class Reader:
         else:
             action = Action.LAST_MESSAGE if last else Action.MESSAGE
         self._streams.peer_acts(stream_id, stream, action)
+        if client and last:
+            self._handler.finished(stream_id)
         body = self._buffer[at + ext_len + meta_len : at + length]
         events.append(Message(stream_id, seq, flags, priority, 0, ext, head[ext_len:], body, owned=False))
         return False
-
-    def _check_chunk(self, incoming: Incoming, header: Header) -> None:
-        """Refuse a chunk that disagrees with its message; raises ProtocolError (SPEC 7.3 to 7.6)."""
-        length, _, _, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
-        size = length - meta_len - ext_len
-        left = incoming.total - incoming.filled
-        if size > self.chunk:
-            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {size} bytes; at most {self.chunk} were agreed")
-        if size < 0 or reserved or flags & ~DATA_FLAGS or aux or not length:
-            raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
-        if meta_len or ext_len or seq != incoming.seq:
-            raise ProtocolError(
-                ErrorCode.STREAM,
-                f"stream {stream_id}: message {seq} begins, or a chunk of it has metadata, while {left} bytes of"
-                f" message {incoming.seq} are still to come",
-            )
-        expected = MORE if length < left else incoming.flags & END_STREAM
-        if length > left or flags != expected:
-            raise ProtocolError(
-                ErrorCode.STREAM,
-                f"stream {stream_id}: chunk of {length} bytes with flags 0x{flags:x} where {left} bytes are to come",
-            )
-        if length < MIN_CHUNK and length < left:
-            raise ProtocolError(ErrorCode.CALM, f"chunk of {length} bytes; all but the last have at least {MIN_CHUNK}")
-
-    def _copy(self, incoming: Incoming, at: int, size: int, events: list[Event]) -> None:
-        """Bytes of a chunk that were read together with other frames: copied to their place."""
-        filled = incoming.filled
-        incoming.view[filled : filled + size] = self._buffer[at : at + size]
-        incoming.filled = filled + size
-        if incoming.filled == incoming.total:
-            self._complete(incoming, events)
-
-    def _complete(self, incoming: Incoming, events: list[Event]) -> None:
-        stream_id, flags = incoming.stream_id, incoming.flags
-        del self._incoming[stream_id]
-        if self._streams.client:
-            stream = self._open[stream_id]
-            self._streams.peer_acts(stream_id, stream, Action.TERMINAL if flags & END_STREAM else Action.REPLY)
-        events.append(
-            Message(
-                stream_id,
-                incoming.seq,
-                flags,
-                incoming.priority,
-                incoming.aux,
-                incoming.ext,
-                incoming.meta,
-                incoming.view,
-                owned=True,
-            )
-        )
 
     def _late_data(self, header: Header, stream: Stream | None) -> None:
         """DATA of a stream that this side has finished with: check the header, then drop the frame (SPEC 8.4)."""
@@ -467,36 +332,8 @@ class Reader:
         if not self._streams.client and length < MIN_CHUNK:  # a full chunk is paid for by its bytes
             self._handler.nuisance()
 
-    # ---- giving up ----
-
-    def abort(self, stream_id: int, events: list[Event] | None = None) -> None:
-        """Give up an unfinished incoming message of this stream, if there is one.
-
-        Without `events` the MessageAborted comes with the next `received`: the memory may be under a read right now.
-        """
-        incoming = self._incoming.pop(stream_id, None)
-        if incoming is None:
-            return
-        if events is not None:
-            events.append(MessageAborted(stream_id))
-        elif incoming is self._current:
-            incoming.aborted = True
-            last = incoming.filled + incoming.chunk_left == incoming.total and incoming.flags & END_STREAM
-            if last and self._streams.client:  # the terminal's header is in: nothing more will come of this stream
-                self._open.pop(stream_id, None)
-        else:
-            self.deferred.append(MessageAborted(stream_id))
-
     def abort_all(self, events: list[Event]) -> None:
-        """Give up every unfinished message: the connection is over."""
-        current = self._current
-        if current is not None and current.aborted:
-            events.append(MessageAborted(current.stream_id))
-        self._current = None
-        self._tail = b""
-        self._skip = 0
+        """Give up every unfinished message and the frame that has begun: the connection is over."""
+        super().abort_all(events)
+        self.tail = b""
         self._large = False
-        events += self.deferred
-        self.deferred.clear()
-        events += [MessageAborted(stream_id) for stream_id in self._incoming]
-        self._incoming.clear()

@@ -69,35 +69,6 @@ class Stream:
         self.sent = sent
 
 
-class Incoming:
-    """A chunked message on its way in: `view` is the reserved memory, `filled` bytes of it are there.
-
-    chunk_left: bytes of the current chunk still to come.
-    aborted: nobody wants it any more, but its memory may still be under the next read.
-    """
-
-    __slots__ = (
-        "aborted", "aux", "chunk_left", "ext", "filled", "flags", "meta", "priority", "seq", "stream_id", "total",
-        "view",
-    )  # fmt: skip
-
-    def __init__(
-        self, stream_id: int, seq: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, view: memoryview
-    ) -> None:
-        self.stream_id = stream_id
-        self.seq = seq
-        self.flags = flags
-        self.priority = priority
-        self.aux = aux
-        self.ext = ext
-        self.meta = meta
-        self.view = view
-        self.total = len(view)
-        self.filled = 0
-        self.chunk_left = 0
-        self.aborted = False
-
-
 class Streams:
     """What is open on one connection.
 

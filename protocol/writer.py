@@ -70,16 +70,17 @@ class Lane:
     __slots__ = ("chunked", "full", "nbytes", "small")
 
     def __init__(self) -> None:
+        # Lists, not deques: empty, as most are, a deque takes 760 bytes; and these are short.
         self.small: list[Buffer] = []
         self.nbytes = 0
-        self.full: deque[tuple[list[Buffer], int]] = deque()
-        self.chunked: deque[Outgoing] = deque()
+        self.full: list[tuple[list[Buffer], int]] = []
+        self.chunked: list[Outgoing] = []
 
     def take(self, budget: int, records: RecordLayer, out: list[Buffer]) -> int:
         """Move batches of small frames to `out` until the budget is spent; returns what was taken, in bytes."""
         taken = 0
         while self.full and taken < budget:
-            batch, nbytes = self.full.popleft()
+            batch, nbytes = self.full.pop(0)
             out += records.seal(batch, nbytes)
             taken += nbytes
         if self.small and not self.full and taken < budget:
@@ -93,6 +94,8 @@ class Lane:
 class Writer:
     """All that is queued on one connection.
 
+    base: the class of priority 0, and all small frames of a client. lanes: the other classes, by priority. order: all
+    classes, highest first.
     held: only the greeting (handshake frames) may leave; set until AUTH (client) or READY (server) is queued.
     nbytes: bytes queued in all, headers of chunks to come not counted.
     finished: called with a stream id once the last frame behind a chunk is queued.
@@ -106,14 +109,14 @@ class Writer:
     def __init__(self, fifo: bool, finished: Callable[[int], None]) -> None:
         self.fifo = fifo
         self.finished = finished
-        self.records: RecordLayer = PlainRecords()
+        self.records: RecordLayer = _PLAIN
         self.chunk = 0
         self.held = True
         self.greeting: list[Buffer] = []
         self.control: list[Buffer] = []
         self.control_bytes = 0
         self.base = Lane()
-        self.lanes: dict[int, Lane] = {0: self.base}
+        self.lanes: dict[int, Lane] = {}
         self.order: list[Lane] = [self.base]
         self.active: dict[int, Outgoing] = {}
         self.nbytes = 0
@@ -158,10 +161,12 @@ class Writer:
         self._lane(outgoing.priority).chunked.append(outgoing)
 
     def _lane(self, priority: int) -> Lane:
+        if not priority:
+            return self.base
         lane = self.lanes.get(priority)
         if lane is None:
             lane = self.lanes[priority] = Lane()
-            self.order = [self.lanes[p] for p in sorted(self.lanes, reverse=True)]
+            self.order = [*(self.lanes[p] for p in sorted(self.lanes, reverse=True)), self.base]
         return lane
 
     def drop(self, stream_id: int) -> bool:
@@ -190,7 +195,7 @@ class Writer:
             for lane in self.order:
                 rest.nbytes += lane.take(self.nbytes + 1, _PLAIN, rest.small)
         self.base = rest
-        self.lanes = {0: rest}
+        self.lanes = {}
         self.order = [rest]
         if frame is not None:
             self.nbytes += len(frame)
@@ -241,7 +246,7 @@ class Writer:
         source = self.base if self.fifo else lane
         taken = source.take(budget, self.records, out)
         while lane.chunked and taken < budget and not source.small and not source.full:
-            outgoing = lane.chunked.popleft()
+            outgoing = lane.chunked.pop(0)
             if outgoing.dropped:
                 continue
             taken += self._chunk(outgoing, out)

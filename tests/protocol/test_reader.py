@@ -40,7 +40,7 @@ from tensorwire.protocol import (
     Refused,
     Status,
 )
-from tests.protocol.wiring import feed, make_client, make_server, open_pair, pump, wire_bytes
+from tests.protocol.wiring import SERVER_NONCE, feed, make_client, make_server, open_pair, pump, wire_bytes
 
 TOTAL = INLINE_BODY + 2 * MIN_CHUNK + 100
 
@@ -112,7 +112,7 @@ class TestSplits:
             template = make_server()
             server = Connection(
                 template.config,
-                nonce=template.nonce,
+                nonce=SERVER_NONCE,
                 now=0.0,
                 receive_buffer=shared,
                 connection_id=template.connection_id,

@@ -1,0 +1,243 @@
+"""Messages that arrive in chunks: memory for the whole, each chunk checked and put in its place (SPEC 7).
+
+The lower half of the receive path; reader.py, which finds the frames, builds on it. Here also stands what the receive
+path asks of the connection, `Handler`, and of the owner, `Reserve`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .errors import ErrorCode, ProtocolError
+from .events import Event, Message, MessageAborted
+from .extension import checked_extension
+from .header import DATA_FLAGS, END_STREAM, MORE, Header, check_message
+from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .status import Status
+from .streams import Action, Streams
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What `reserve` returns instead of memory: the status and text the peer gets; its bytes are discarded."""
+
+    status: Status
+    message: str
+
+
+# (stream_id, flags, priority, aux, ext, meta, body_length) -> writable memory of exactly body_length bytes, or Refusal
+Reserve = Callable[[int, int, int, int, bytes, bytes, int], "memoryview | Refusal"]
+
+
+class Handler(ABC):
+    """What the reader asks of the connection."""
+
+    @abstractmethod
+    def check_control(self, header: Header) -> None:
+        """Refuse a control frame by its header alone; raises ProtocolError."""
+
+    @abstractmethod
+    def control(self, header: Header, ext: bytes, meta: bytes, body: bytes, events: list[Event]) -> bool:
+        """Act on a whole control frame; False if nothing after it may be read."""
+
+    @abstractmethod
+    def refuse(self, stream_id: int, refusal: Refusal, events: list[Event]) -> None:
+        """Tell the peer that its message is refused."""
+
+    @abstractmethod
+    def nuisance(self) -> None:
+        """Count a late or refused frame; raises ProtocolError (CALM) above the limit."""
+
+    @abstractmethod
+    def finished(self, stream_id: int) -> None:
+        """Client: the server's last message of the stream is in."""
+
+
+class Incoming:
+    """A chunked message on its way in: `view` is the reserved memory, `filled` bytes of it are there.
+
+    chunk_left: bytes of the current chunk still to come.
+    aborted: nobody wants it any more, but its memory may still be under the next read.
+    """
+
+    __slots__ = (
+        "aborted", "aux", "chunk_left", "ext", "filled", "flags", "meta", "priority", "seq", "stream_id", "total",
+        "view",
+    )  # fmt: skip
+
+    def __init__(
+        self, stream_id: int, seq: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, view: memoryview
+    ) -> None:
+        self.stream_id = stream_id
+        self.seq = seq
+        self.flags = flags
+        self.priority = priority
+        self.aux = aux
+        self.ext = ext
+        self.meta = meta
+        self.view = view
+        self.total = len(view)
+        self.filled = 0
+        self.chunk_left = 0
+        self.aborted = False
+
+
+class Assembly:
+    """The unfinished messages of one connection.
+
+    chunk: largest chunk accepted, bytes. deferred: events for the next `received`, of memory that may be under a read.
+    _current: the message whose chunk the next read fills. _skip: bytes of a frame still to come that nobody wants.
+    """
+
+    __slots__ = (
+        "_buffer", "_current", "_handler", "_incoming", "_max_message", "_reserve", "_skip", "_streams", "chunk",
+        "deferred",
+    )  # fmt: skip
+
+    def __init__(
+        self, handler: Handler, streams: Streams, buffer: memoryview, reserve: Reserve, max_message: int
+    ) -> None:
+        self._handler = handler
+        self._streams = streams
+        self._buffer = buffer
+        self._reserve = reserve
+        self._max_message = max_message
+        self.chunk = MIN_CHUNK
+        self.deferred: list[Event] = []
+        self._incoming: dict[int, Incoming] = {}
+        self._current: Incoming | None = None
+        self._skip = 0
+
+    def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
+        """The first frame of a chunked message: get memory for all of it."""
+        _, _, priority, flags, stream_id, seq, aux, _, ext_len, _ = header
+        ext, meta = head[:ext_len], head[ext_len:]
+        total = checked_extension(place, ext).body_length
+        if total is None or total <= INLINE_BODY:
+            raise ProtocolError(
+                ErrorCode.EXTENSION, f"MORE with BODY_LENGTH {total}: chunks are for bodies above {INLINE_BODY} bytes"
+            )
+        if total > self._max_message:
+            text = f"the body is {total} bytes; at most {self._max_message} are accepted"
+            self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)
+            return
+        memory = self._reserve(stream_id, flags & ~MORE, priority, aux, ext, meta, total)
+        if isinstance(memory, Refusal):
+            self._handler.refuse(stream_id, memory, events)
+            return
+        if memory.nbytes != total or memory.format != "B" or memory.ndim != 1 or memory.readonly:
+            raise ValueError(f"reserve must return {total} writable bytes, not {memory.nbytes} of {memory.format!r}")
+        self._incoming[stream_id] = Incoming(stream_id, seq, flags & ~MORE, priority, aux, ext, meta, memory)
+
+    def _check_chunk(self, incoming: Incoming, header: Header) -> None:
+        """Refuse a chunk that disagrees with its message; raises ProtocolError (SPEC 7.3 to 7.6)."""
+        length, _, _, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
+        size = length - meta_len - ext_len
+        left = incoming.total - incoming.filled
+        if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:
+            check_message(header, DATA_FLAGS)
+        if size > self.chunk:
+            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {size} bytes; at most {self.chunk} were agreed")
+        if size < 0 or reserved or flags & ~DATA_FLAGS or aux or not length:
+            raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
+        if meta_len or ext_len or seq != incoming.seq:
+            raise ProtocolError(
+                ErrorCode.STREAM,
+                f"stream {stream_id}: message {seq} begins, or a chunk of it has metadata, while {left} bytes of"
+                f" message {incoming.seq} are still to come",
+            )
+        expected = MORE if length < left else incoming.flags & END_STREAM
+        if length > left or flags != expected:
+            raise ProtocolError(
+                ErrorCode.STREAM,
+                f"stream {stream_id}: chunk of {length} bytes with flags 0x{flags:x} where {left} bytes are to come",
+            )
+        if length < MIN_CHUNK and length < left:
+            raise ProtocolError(ErrorCode.CALM, f"chunk of {length} bytes; all but the last have at least {MIN_CHUNK}")
+
+    def _chunk_received(self, current: Incoming, n: int, events: list[Event]) -> int:
+        """Count bytes that went straight into a message; moves what was read past the chunk to the buffer's front."""
+        left = current.chunk_left
+        if n < left:
+            current.filled += n
+            current.chunk_left = left - n
+            if current.aborted:
+                self._skip = left - n
+                self._current = None
+                events.append(MessageAborted(current.stream_id))
+            return 0
+        over = n - left
+        current.filled += left
+        current.chunk_left = 0
+        self._current = None
+        if over:
+            self._buffer[:over] = current.view[current.filled : current.filled + over]
+        if current.aborted:
+            events.append(MessageAborted(current.stream_id))
+        elif current.filled == current.total:
+            self._complete(current, events)
+        return over
+
+    def _copy(self, incoming: Incoming, at: int, size: int, events: list[Event]) -> None:
+        """Bytes of a chunk that were read together with other frames: copied to their place."""
+        filled = incoming.filled
+        incoming.view[filled : filled + size] = self._buffer[at : at + size]
+        incoming.filled = filled + size
+        if incoming.filled == incoming.total:
+            self._complete(incoming, events)
+
+    def _complete(self, incoming: Incoming, events: list[Event]) -> None:
+        stream_id, flags = incoming.stream_id, incoming.flags
+        del self._incoming[stream_id]
+        if self._streams.client:
+            stream = self._streams.open[stream_id]
+            self._streams.peer_acts(stream_id, stream, Action.TERMINAL if flags & END_STREAM else Action.REPLY)
+            if flags & END_STREAM:
+                self._handler.finished(stream_id)
+        events.append(
+            Message(
+                stream_id,
+                incoming.seq,
+                flags,
+                incoming.priority,
+                incoming.aux,
+                incoming.ext,
+                incoming.meta,
+                incoming.view,
+                owned=True,
+            )
+        )
+
+    # ---- giving up ----
+
+    def abort(self, stream_id: int, events: list[Event] | None = None) -> None:
+        """Give up an unfinished incoming message of this stream, if there is one.
+
+        Without `events` the MessageAborted comes with the next `received`: the memory may be under a read right now.
+        """
+        incoming = self._incoming.pop(stream_id, None)
+        if incoming is None:
+            return
+        if events is not None:
+            events.append(MessageAborted(stream_id))
+        elif incoming is self._current:
+            incoming.aborted = True
+            last = incoming.filled + incoming.chunk_left == incoming.total and incoming.flags & END_STREAM
+            if last and self._streams.client:  # the terminal's header is in: nothing more will come of this stream
+                self._streams.open.pop(stream_id, None)
+        else:
+            self.deferred.append(MessageAborted(stream_id))
+
+    def abort_all(self, events: list[Event]) -> None:
+        """Give up every unfinished message: the connection is over."""
+        current = self._current
+        if current is not None and current.aborted:
+            events.append(MessageAborted(current.stream_id))
+        self._current = None
+        self._skip = 0
+        events += self.deferred
+        self.deferred.clear()
+        events += [MessageAborted(stream_id) for stream_id in self._incoming]
+        self._incoming.clear()
