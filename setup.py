@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: with TENSORWIRE_COMPILE=1 the hot modules are compiled by mypyc, from the same source.
+"""What pyproject.toml cannot say: with TENSORWIRE_COMPILE=1 mypyc compiles the hot modules, from the same source.
 
 `TENSORWIRE_COMPILE=1 pip install '.[server]'` needs a C compiler and about two minutes. Everything works without it; a
 small call then costs both sides about twice as much. `make compiled` builds such a copy in build/compiled.
@@ -10,8 +10,8 @@ import sys
 from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
-PROTOCOL = """header limits errors events extension records states streams outframes assembly reader writer calls control
-connection"""
+PROTOCOL = """header limits errors events extension records states streams outframes assembly reader writer calls
+control connection"""
 HOT = {
     "protocol": PROTOCOL.split(),
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
