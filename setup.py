@@ -10,8 +10,7 @@ import sys
 from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
-PROTOCOL = """header limits errors events extension records states streams outframes assembly reader writer calls
-control connection"""
+PROTOCOL = "header limits errors events extension records states streams outframes assembly reader writer calls control connection"
 HOT = {
     "protocol": PROTOCOL.split(),
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],

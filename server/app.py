@@ -61,7 +61,7 @@ class Server:
         self._pool = SlabPool(int(settings.pool_bytes), keep=int(settings.pool_keep_bytes))
         self._capture = None if settings.capture is None else CaptureWriter(settings.capture)
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture)
-        self._placer = Placer(self._loop, self._pool, settings.load_timeout)
+        self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout)
         self._listener = Listener(self.front.make_protocol)
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}

@@ -32,12 +32,16 @@ class PlacementError(Exception):
 Attach = Callable[[Engine, str], None]
 """Called with a new engine and its placement before it starts: sets its sink."""
 
+Wake = Callable[["InlineEngine | ProcessEngine"], None]
+"""Sees to it that the engine is stepped soon."""
+
 
 class Placer:
-    """Makes engines. `loop` runs the inline ones and reads for the others; `timeout` is seconds to load one model."""
+    """Makes engines: `loop` watches descriptors and timers, `wake` steps them, `timeout` is seconds to load one."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: SlabPool, timeout: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: SlabPool, wake: Wake, timeout: float) -> None:
         self._loop = loop
+        self._wake = wake
         self._pool = pool
         self._timeout = timeout
 
@@ -84,9 +88,6 @@ class Placer:
             self.remove(engine)
             raise PlacementError(f"model {spec.name} version {spec.version}: {health.detail}")
         return engine
-
-    def _wake(self, engine: InlineEngine | ProcessEngine) -> None:
-        self._loop.call_soon(engine.step)
 
     def _wake_at(self, engine: InlineEngine, when: float) -> None:
         self._loop.call_later(max(0.0, when - monotonic()), engine.step)

@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     write_high_water: ByteSize = _setting(
         MIB,
         "Memory",
-        "Bytes one connection may have waiting in the transport; above it nothing more is handed over and its "
-        "requests are not read.",
+        "Bytes of replies one connection may have waiting beside what the kernel holds; above it its requests are "
+        "not read.",
         ge=64 * KIB,
     )
     cache_entries: int = _setting(

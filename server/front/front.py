@@ -28,6 +28,8 @@ from .transport import CapturingTransport, ConnectionTransport
 if TYPE_CHECKING:
     from ...gpu import SlabPool
     from ...protocol.capture import CaptureWriter
+    from ..engine.inline import InlineEngine
+    from ..engine.process import ProcessEngine
     from ..registry import Registry, Served
     from ..settings import Settings
     from .calls import Call, Route
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 RECEIVE_BUFFER_BYTES = 256 << 10
 """Shared by all connections of the loop: one read takes thousands of small calls, and an idle connection holds none."""
 
+
+ALONE = 16
+"""Reads in a row from one connection after which its calls do not wait for those that others may send in the turn."""
 
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
@@ -88,6 +93,11 @@ class Front:
         self._pending: dict[Session, None] = {}  # in the handshake, the oldest first
         self.draining = False
         self._empty = asyncio.Event()
+        self.reading = False
+        self.woken: list[InlineEngine | ProcessEngine] = []
+        self._turn_comes = False
+        self._last_reader: ConnectionTransport | None = None
+        self._streak = 0
         self.admission = Admission(registry, pool)
         self.services = Services(self)
         self._capture = capture
@@ -148,6 +158,39 @@ class Front:
             self._capture.record(session.connection.connection_id, received=received, now=monotonic(), data=data)
 
     # -- engines ---------------------------------------------------------------------------------------------------
+
+    def wake(self, engine: InlineEngine | ProcessEngine) -> None:
+        """Step `engine` soon: when the read that woke it is over, or in the next turn of the loop."""
+        self.woken.append(engine)
+        if not self.reading:
+            self._schedule()
+
+    def read_over(self, reader: ConnectionTransport) -> None:
+        """A read has brought work. What comes in one turn shares batches, so engines are stepped once all connections
+        were read; only where one connection alone was heard of for a while there is nobody to wait for.
+        """
+        if reader is not self._last_reader:
+            self._last_reader = reader
+            self._streak = 0
+        self._streak += 1
+        if self._streak > ALONE:
+            self._step()
+        else:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._turn_comes:
+            self._turn_comes = True
+            self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_comes = False
+        self._step()
+
+    def _step(self) -> None:
+        woken, self.woken = self.woken, []
+        for engine in woken:
+            engine.step()
 
     def complete(self, served: Served, results: list[BatchResult | Failure]) -> None:
         """What an engine finished: queue the replies, then write once per connection."""

@@ -2,9 +2,9 @@
 
 Reading: the core says where the next bytes go (the loop's size hint is ignored), small frames land in one buffer that
 all connections of the loop share, big bodies in their slab. Reading stops for two reasons and resumes when neither
-holds: this connection had its 256 KiB of the turn, or its peer does not read what we write. Writing: what the core has
-queued is handed over until the transport is above high water; what is above stays in the core. No protocol rule lives
-here.
+holds: this connection had its 256 KiB of the turn, or its peer does not read what we write. Writing: every write is
+tried at once, so that what is left to do after a reply is done while it travels; what the kernel does not take waits in
+the core, by priority, and above high water nothing more is read. No protocol rule lives here.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         "_closing",
         "_connection",
         "_front",
+        "_high_water",
         "_linger",
         "_patience",
         "_paused",
@@ -71,6 +72,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        self._high_water = int(front.settings.write_high_water)
         self._budget = READ_BUDGET
         self._read_size = READ_FIRST
         self._paused = 0
@@ -92,7 +94,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         peer = self._transport.get_extra_info("socket")
         if peer is not None:
             _tune(peer, int(self._front.settings.unsent_low_water))
-        self._transport.set_write_buffer_limits(high=int(self._front.settings.write_high_water))
+        self._transport.set_write_buffer_limits(high=0)  # every write is tried at once
         if not self._front.admit(self._session):
             self._closing = True
             self._transport.abort()
@@ -108,10 +110,17 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         """`nbytes` bytes are there."""
         if self._closing:
             return
+        front = self._front
         now = monotonic()
-        self._session.received(nbytes, now)
+        front.reading = True
+        try:
+            self._session.received(nbytes, now)
+        finally:
+            front.reading = False
         if self._poison:
-            poison(self._front.receive_buffer)
+            poison(front.receive_buffer)
+        if front.woken:
+            front.read_over(self)
         self._budget -= nbytes
         if nbytes >= READ_LEAST:
             self._fit_reads(nbytes, monotonic() - now)
@@ -161,13 +170,15 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         return self._transport.get_write_buffer_size()
 
     def flush(self) -> None:
-        """Hand over what the core has queued, until nothing is left or the transport is above high water."""
+        """Hand over what the core has queued, until nothing is left or the kernel takes no more."""
         connection = self._connection
         while connection.outbound_bytes and not self._write_paused:
             buffers = connection.data_to_send(WRITE_BUDGET)
             if not buffers:
                 return
             self._write(buffers)
+        if self._write_paused and connection.outbound_bytes > self._high_water:
+            self._pause(_WRITE)
 
     def _write(self, buffers: list[bytes | memoryview]) -> None:
         nbytes = sum(map(len, buffers))
@@ -178,14 +189,13 @@ class ConnectionTransport(asyncio.BufferedProtocol):
             self._transport.writelines(buffers)
 
     def pause_writing(self) -> None:
-        """The transport is above high water: hand nothing more over, read nothing, and give the peer some time."""
+        """The kernel takes no more for now: what follows stays in the core, by priority. The peer has some time."""
         self._write_paused = True
-        self._pause(_WRITE)
         self._stall = SessionTimer(self._stalled)
         self._front.deadlines.add(monotonic() + self._front.settings.write_timeout, self._stall)
 
     def resume_writing(self) -> None:
-        """The transport is below low water again."""
+        """The kernel has taken all that the transport had."""
         self._write_paused = False
         if self._stall is not None and not self._stall.done:
             self._stall.done = True
@@ -193,7 +203,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         self._stall = None
         if not self._closing:
             self.flush()
-        if not self._write_paused:
+        if self._connection.outbound_bytes <= self._high_water:
             self._resume(_WRITE)
 
     def _stalled(self, _now: float) -> None:

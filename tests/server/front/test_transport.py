@@ -115,6 +115,8 @@ class Harness:
             settings=settings,
             metrics=SimpleNamespace(bytes_out=0),
             draining=False,
+            reading=False,
+            woken=[],
             deadlines=Deadlines(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
@@ -162,7 +164,7 @@ def test_after_its_budget_a_connection_waits_for_the_next_turn(harness: Harness)
 
 
 def test_reading_resumes_only_when_neither_reason_holds(harness: Harness) -> None:
-    harness.session.queued = [b"x" * 2000]
+    harness.session.queued = [b"x" * 2000, b"y" * 2000]
     harness.protocol.flush()
     assert not harness.socket.reading
     harness.protocol.buffer_updated(READ_BUDGET)
@@ -172,15 +174,28 @@ def test_reading_resumes_only_when_neither_reason_holds(harness: Harness) -> Non
     assert harness.socket.reading
 
 
-def test_above_high_water_nothing_more_is_taken_from_the_core(harness: Harness) -> None:
+def test_what_the_kernel_does_not_take_waits_in_the_core(harness: Harness) -> None:
     harness.session.queued = [b"a" * 600, b"b" * 600, b"c" * 600]
     harness.protocol.flush()
-    assert len(harness.session.queued) == 1
+    assert len(harness.session.queued) == 2
     harness.protocol.flush()
+    assert len(harness.session.queued) == 2
+    harness.socket.drained()
     assert len(harness.session.queued) == 1
     harness.socket.drained()
     assert harness.session.queued == []
     assert b"".join(harness.socket.written) == b"a" * 600 + b"b" * 600 + b"c" * 600
+
+
+def test_nothing_is_read_while_more_than_high_water_waits_in_the_core(harness: Harness) -> None:
+    harness.session.queued = [b"a" * 600, b"b" * 600]
+    harness.protocol.flush()
+    assert harness.socket.reading
+    harness.session.queued.append(b"c" * 600)
+    harness.protocol.flush()
+    assert not harness.socket.reading
+    harness.socket.drained()
+    assert harness.socket.reading
 
 
 def test_a_peer_that_does_not_drain_is_dropped_after_the_write_timeout(harness: Harness) -> None:
