@@ -13,19 +13,19 @@ Not here: sockets (``blocking_wire``), the rules of calls, retries and deadlines
 
 from __future__ import annotations
 
-import socket
 import time
 from _thread import allocate_lock, get_ident
 from collections.abc import Mapping
 from typing import Any
 
+from .blocking_dialler import Dialler
 from .blocking_wire import Wire
 from .calls import FOREVER, Call
 from .core import ClientCore
 from .forks import check_fork, generation
 from .lead import Lead
 from .link import CLOSED_UNDER
-from .sockets import dial, explain, wait_for
+from .sockets import wait_for
 from .url import Address
 
 QUIET = 0.005
@@ -43,14 +43,12 @@ class Driver:
 
     def __init__(self, core: ClientCore, address: Address, connect_timeout: float) -> None:
         self._core = core
-        self._address = address
-        self._connect_timeout = connect_timeout
         self._lock = allocate_lock()
+        self._dialler = Dialler(core, address, connect_timeout, self._lock)
         self._wire: Wire | None = None
         """The connection that new calls go to."""
         self._draining: list[Wire] = []
         """Connections that take no new calls and have some left."""
-        self._dialling = Lead()
         self._generation = generation[0]
 
     # --- what the client asks for ------------------------------------------------------------------------------------
@@ -178,8 +176,8 @@ class Driver:
 
     def _read_for_all(self, wire: Wire, call: Call, until: float) -> None:
         """Lead on ``wire`` until the own call is done or no longer there; then pass the lead on."""
-        link = wire.link
-        wire.lead.holder = get_ident()
+        link, lead = wire.link, wire.lead
+        lead.holder = get_ident()
         try:
             while not (call.finished or call.replies or link.finished):
                 self._turn(wire, until)
@@ -188,7 +186,10 @@ class Driver:
                 if until != FOREVER and monotonic() >= until:
                     break
         finally:
-            wire.step_down()
+            if lead.followers or link.finished:
+                wire.step_down()
+            else:
+                lead.holder = 0
 
     def _follow(self, lead: Lead, call: Call, until: float) -> None:
         """Sleep until there is something to do; the own deadline is kept without the leader's help."""
@@ -326,41 +327,14 @@ class Driver:
         timer, dial_at = core.next_timer(), core.next_dial()
         if timer <= now:
             self._run_timers(now)
-        elif self._dialling.holder:
-            self._follow(self._dialling, call, until)
+        elif self._dialler.lead.holder:
+            self._follow(self._dialler.lead, call, until)
         elif dial_at <= now:
-            self._dial(min(timer, until) - now)
+            self._wire = self._dialler.dial(min(timer, until) - now)
+            self._settle()
         else:
             self._lock.release()
             try:
                 time.sleep(max(0.0, min(timer - now, dial_at - now, until - now, NAP)))
             finally:
                 self._lock.acquire()
-
-    def _dial(self, timeout: float) -> None:
-        sock: socket.socket | None = None
-        reason = ""
-        self._dialling.holder = get_ident()
-        try:
-            self._lock.release()
-            try:
-                sock = dial(self._address, min(timeout, self._connect_timeout))
-            except OSError as error:
-                reason = explain(error, self._address)
-            finally:
-                self._lock.acquire()
-            self._dialled(sock, reason)
-        finally:
-            self._dialling.holder = 0
-            self._dialling.wake_all()
-
-    def _dialled(self, sock: socket.socket | None, reason: str) -> None:
-        core, now = self._core, monotonic()
-        if sock is None:
-            core.dial_failed(reason, now)
-        elif core.closed:
-            sock.close()
-        else:
-            self._wire = Wire(sock, core.dialled(now), str(self._address), now)
-            self._wire.flush(now)
-            self._settle()

@@ -31,9 +31,7 @@ CONNECT = 3
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a call's time went, in microseconds. All but the last are the server's own measurements (SPEC: extension
-    TIMING).
-    """
+    """Where a call's time went, in microseconds. All but the last are the server's own measurements (SPEC 14)."""
 
     receive: int
     """From the first byte of the request to its last."""
@@ -111,7 +109,7 @@ class Call:
         self.deadline = deadline
         """Absolute, on the monotonic clock; ``FOREVER`` where there is none."""
         self.notify = notify
-        """Called with the call when it is done, or when a stream has another reply."""
+        """Called with the call when it is done, or when a stream has another reply, if there is a ``waiter``."""
         self.waiter = waiter
         """What ``notify`` wakes; the client's own business."""
         self.encoded: Encoded | None = None
@@ -142,7 +140,8 @@ class Call:
         self.finished_at = now
         self.finished = True
         self.encoded = None
-        self.notify(self)
+        if self.waiter is not None:
+            self.notify(self)
 
     def fail(self, error: TensorwireError, now: float) -> None:
         """The call's outcome is an error."""
@@ -154,7 +153,8 @@ class Call:
         if self.replies is None:
             self.replies = deque()
         self.replies.append(result)
-        self.notify(self)
+        if self.waiter is not None:
+            self.notify(self)
 
     def take_reply(self) -> Result | None:
         """The next reply of a stream; None where there is none, for now or, once ``finished``, for good.

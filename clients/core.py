@@ -29,14 +29,13 @@ from .errors import (
     LocalDeadlineExceeded,
     TensorwireError,
 )
-from .link import CLOSED_UNDER, Link
+from .link import CLOSED_UNDER, END_STREAM, Link
 from .replies import ReplyDecoder
 from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS, Throttle
 
 if TYPE_CHECKING:
     from ..protocol.capture import CaptureWriter
 
-END_STREAM = int(Flag.END_STREAM)
 ASK_TIMING = int(Flag.END_STREAM | Flag.WANT_TIMING)
 MAX_REPLY = 4 << 30
 """Bytes of one reply that are accepted unless the client is told otherwise: a lying length must not take all memory."""
@@ -121,7 +120,7 @@ class ClientCore:
             ext = self._extensions.get(dims)
             call.ext = self._extension(dims) if ext is None else ext
         link = self.link
-        if link is not None and link.ready and link.has_room and call.deadline > now:
+        if link is not None and len(link.calls) < link.room and call.deadline > now:
             link.open(call, now)
         else:
             self._start(call, now)
@@ -249,7 +248,7 @@ class ClientCore:
 
     def _again(self, call: Call, now: float) -> None:
         link = self.link
-        if link is not None and link.ready and link.has_room:
+        if link is not None and link.has_room:
             link.open(call, now)
         else:
             self.waiting.append(call)

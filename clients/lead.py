@@ -26,28 +26,29 @@ def wake(call: Call) -> None:
 class Lead:
     """One thing to lead in, such as reading from one connection."""
 
-    __slots__ = ("_followers", "holder")
+    __slots__ = ("followers", "holder")
 
     def __init__(self) -> None:
         self.holder = 0
         """The thread that leads, 0 for none."""
-        self._followers: dict[LockType, Call] = {}
+        self.followers: dict[LockType, Call] = {}
+        """Who sleeps, and for which call."""
 
     def step_down(self) -> None:
         """Give the lead up; one of those that still wait is woken to take it."""
         self.holder = 0
-        for waiter, call in self._followers.items():
+        for waiter, call in self.followers.items():
             if not call.finished and _wake_one(waiter, call):
                 return
 
     def wake_all(self) -> None:
         """Let every follower look where its call is now."""
-        for waiter, call in self._followers.items():
+        for waiter, call in self.followers.items():
             _wake_one(waiter, call)
 
     def wake_strays(self, link: object) -> None:
         """Wake those whose call is no longer on ``link``, the connection that they follow."""
-        for waiter, call in self._followers.items():
+        for waiter, call in self.followers.items():
             if call.link is not link:
                 _wake_one(waiter, call)
 
@@ -61,14 +62,14 @@ class Lead:
         if call.waiter is None:
             call.waiter = []
         call.waiter.append(waiter)
-        self._followers[waiter] = call
+        self.followers[waiter] = call
         timeout = -1.0 if due == FOREVER else min(max(0.0, due - time.monotonic()), LONGEST_SLEEP)
         lock.release()
         try:
             waiter.acquire(timeout=timeout)
         finally:
             lock.acquire()
-            del self._followers[waiter]
+            del self.followers[waiter]
             if call.waiter is not None and waiter in call.waiter:
                 call.waiter.remove(waiter)
 

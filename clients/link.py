@@ -16,6 +16,7 @@ from ..protocol import (
     Ended,
     ErrorCode,
     Event,
+    Flag,
     GoAway,
     Message,
     Pong,
@@ -44,6 +45,8 @@ CLOSED_UNDER = "the client was closed under the call"
 PASSING = frozenset({ErrorCode.NO_ERROR, ErrorCode.TIMEOUT, ErrorCode.CALM, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL})
 """Reasons to fail a handshake that may be gone at the next try."""
 
+END_STREAM = int(Flag.END_STREAM)
+
 _PING_PAYLOAD = Struct("<Q")
 
 
@@ -51,23 +54,9 @@ class Link:
     """One connection. The driver feeds it, writes what it gives, and closes the socket once it is ``finished``."""
 
     __slots__ = (
-        "_abandoned",
-        "_buffer",
-        "_capture",
-        "_capture_name",
-        "_connection",
-        "_core",
-        "_decoder",
-        "_max_streams",
-        "_ping_count",
-        "_pings",
-        "calls",
-        "connection_id",
-        "draining",
-        "finished",
-        "ready",
-        "timed",
-    )
+        "_buffer", "_capture", "_capture_name", "_connection", "_core", "_decoder", "_max_streams", "_ping_count",
+        "_pings", "calls", "connection_id", "draining", "finished", "ready", "room", "timed",
+    )  # fmt: skip
 
     def __init__(self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float) -> None:
         self._core = core
@@ -79,11 +68,12 @@ class Link:
         self._pings: dict[bytes, Call] = {}
         self._ping_count = 0
         self._max_streams = 0
-        self._abandoned = 0
         self.connection_id = b""
         self.calls: dict[int, Call] = {}
         self.ready = False
         """The handshake is done and no GOAWAY came: new calls may be opened."""
+        self.room = 0
+        """So many calls fit at least; how many exactly says ``has_room``, which asks where it matters."""
         self.timed = True
         """The handshake has its deadline; afterwards the connection keeps no time of its own."""
         self.draining = False
@@ -152,11 +142,10 @@ class Link:
     @property
     def has_room(self) -> bool:
         """True while the server takes one more call on this connection."""
-        if len(self.calls) + self._abandoned < self._max_streams:
-            return True
-        # Calls given up here stay open at the server until it says so; how many is asked only where it matters.
-        self._abandoned = self._connection.open_streams - len(self.calls)
-        return len(self.calls) + self._abandoned < self._max_streams
+        if len(self.calls) >= self.room and self.ready:
+            # Calls given up here stay open at the server until it says so.
+            self.room = self._max_streams - (self._connection.open_streams - len(self.calls))
+        return len(self.calls) < self.room
 
     def open(self, call: Call, now: float) -> None:
         """Put a call on this connection. The time left is computed here, as late as can be."""
@@ -196,7 +185,7 @@ class Link:
         """Forget a call that ended on this side; late frames of it are dropped."""
         if self.calls.pop(call.stream_id, None) is not None:
             self._connection.cancel(call.stream_id)
-            self._abandoned += 1
+            self.room -= 1
 
     def close(self, reason: str, now: float) -> None:
         """Say goodbye and fail what is open."""
@@ -217,6 +206,7 @@ class Link:
         """The connection is over: every call on it fails with its own copy of ``error``."""
         self.finished = True
         self.ready = False
+        self.room = 0
         core = self._core
         if core.link is self:
             core.link = None
@@ -235,7 +225,7 @@ class Link:
         call = self.calls.get(stream_id)
         if call is None:
             return
-        last = message.end_stream
+        last = bool(message.flags & END_STREAM)
         if last:
             del self.calls[stream_id]
         # A small body lies in the receive buffer and is copied, once; a big one lies in memory of its own.
@@ -282,7 +272,7 @@ class Link:
     def _is_ready(self, event: Ready, now: float) -> None:
         connection = self._connection
         self.connection_id = connection.connection_id
-        self._max_streams = connection.peer_limits.max_streams
+        self._max_streams = self.room = connection.peer_limits.max_streams
         self.ready = True
         self.timed = False
         self._core.link_ready(self, event.payload, now)
@@ -314,6 +304,7 @@ class Link:
         """No new calls here; those above the last id never started and go elsewhere."""
         core = self._core
         self.ready = False
+        self.room = 0
         self.draining = True
         if core.link is self:
             core.link = None

@@ -1,6 +1,4 @@
-"""The service calls of both clients: a question as the inputs of an ordinary call, and its typed answer. SPEC: service
-calls.
-"""
+"""The service calls of both clients: a question as the inputs of an ordinary call, and its typed answer (SPEC 16)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tensorwire
-from tensorwire.clients import blocking_driver, blocking_wire, sockets
+from tensorwire.clients import blocking_dialler, blocking_wire, sockets
 from tensorwire.clients.blocking import Pending
 from tensorwire.clients.errors import ClientClosed, LocalCancelled
 from tensorwire.protocol import Message, pack_extension
@@ -95,10 +95,10 @@ def test_an_interrupt_while_dialling_leaves_no_call_behind(monkeypatch: pytest.M
         def interrupted(*_args: object) -> socket.socket:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(blocking_driver, "dial", interrupted)
+        monkeypatch.setattr(blocking_dialler, "dial", interrupted)
         with pytest.raises(KeyboardInterrupt):
             client.infer("m", {"x": X})
-        monkeypatch.setattr(blocking_driver, "dial", sockets.dial)
+        monkeypatch.setattr(blocking_dialler, "dial", sockets.dial)
         np.testing.assert_array_equal(client.infer("m", {"x": X})["x"], X)
         assert [message.stream_id for message in peer.connection(1).messages] == [1]
 
@@ -258,7 +258,7 @@ def test_a_large_body_takes_few_system_calls(monkeypatch: pytest.MonkeyPatch, tm
         made.append(Counting(sockets.dial(*args)))
         return made[-1]
 
-    monkeypatch.setattr(blocking_driver, "dial", counted)
+    monkeypatch.setattr(blocking_dialler, "dial", counted)
     frame = np.zeros(602_112, np.uint8)
     with Peer(unix=tmp_path / "s") as peer, tensorwire.connect(peer.url) as client:
         client.infer("m", {"x": frame})

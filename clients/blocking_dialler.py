@@ -1,0 +1,59 @@
+"""How the blocking client gets a connection: one thread dials, for all that wait.
+
+Not here: when to dial, which is the core's to say, and what waits meanwhile (``blocking_driver``).
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from _thread import LockType, get_ident
+
+from .blocking_wire import Wire
+from .core import ClientCore
+from .lead import Lead
+from .sockets import dial, explain
+from .url import Address
+
+
+class Dialler:
+    """Makes the connections of one client. ``lock`` is the driver's: held on entry and exit, and not while dialling."""
+
+    def __init__(self, core: ClientCore, address: Address, connect_timeout: float, lock: LockType) -> None:
+        self.lead = Lead()
+        """Who dials, and who waits for that."""
+        self._core = core
+        self._address = address
+        self._connect_timeout = connect_timeout
+        self._lock = lock
+
+    def dial(self, timeout: float) -> Wire | None:
+        """A connection that has said its first words; None where there is none, as the core was told."""
+        self.lead.holder = get_ident()
+        try:
+            return self._introduce(self._connect(min(timeout, self._connect_timeout)))
+        finally:
+            self.lead.holder = 0
+            self.lead.wake_all()
+
+    def _connect(self, timeout: float) -> socket.socket | str:
+        """The socket, or why there is none."""
+        self._lock.release()
+        try:
+            return dial(self._address, timeout)
+        except OSError as error:
+            return explain(error, self._address)
+        finally:
+            self._lock.acquire()
+
+    def _introduce(self, made: socket.socket | str) -> Wire | None:
+        core, now = self._core, time.monotonic()
+        if isinstance(made, str):
+            core.dial_failed(made, now)
+        elif core.closed:
+            made.close()
+        else:
+            wire = Wire(made, core.dialled(now), str(self._address), now)
+            wire.flush(now)
+            return wire
+        return None
