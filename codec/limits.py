@@ -1,4 +1,4 @@
-"""The caps of the codec, each with its unit and reason. SPEC section "Tensors" repeats the ones that are normative.
+"""The caps of the codec, each with its unit and reason. SPEC 18 repeats the ones that are normative.
 
 What lives here: numbers. What must not: anything negotiated per connection (that is protocol.Limits).
 """

@@ -1,4 +1,4 @@
-"""The metadata of a message: what tensors travel, without sizes and bytes (tensor.fbs, SPEC section "Tensors").
+"""The metadata of a message: what tensors travel, without sizes and bytes (tensor.fbs, SPEC 18).
 
 What lives here: the plain objects, encoding them to a FlatBuffer and decoding one after it was verified. What must not:
 sizes of free dimensions and places in the body (layout.py), arrays (encoder.py, decoder.py).

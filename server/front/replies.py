@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .calls import Call
     from .session import Session
 
-ALIGNMENT = 64  # each tensor starts at a multiple of it (SPEC: tensors)
+ALIGNMENT = 64  # each tensor starts at a multiple of it (SPEC 18.6)
 MAX_FREE_DIMS = 100
 """Dims of one reply that travel in its extension, which has room for 124 beside a TIMING item and its own headers."""
 MAX_PLANS = 1024
@@ -171,7 +171,7 @@ def _gather(
 
 
 def _with_timing(dims: bytes, call: Call, result: BatchResult, now: float) -> bytes:
-    """The extension with the TIMING item: where the call's time went, in microseconds (SPEC: extension items)."""
+    """The extension with the TIMING item: where the call's time went, in microseconds (SPEC 14)."""
     waited = max(0.0, result.planned - call.arrived)
     batch_wait = min(waited, call.route.engine.spec.max_wait)
     seconds = (

@@ -1,4 +1,4 @@
-"""The service calls `$models`, `$describe` and `$health` (SPEC: service calls): what the server says about itself.
+"""The service calls `$models`, `$describe` and `$health` (SPEC 16): what the server says about itself.
 
 They are ordinary calls whose one tensor carries msgpack. A watch is a server stream: one message at once and one per
 change, until the client cancels or the connection ends. Nothing here is on the hot path.
@@ -110,7 +110,7 @@ class Services:
         }
 
     def ready(self, principal: Principal) -> bytes:
-        """The READY map (SPEC: READY)."""
+        """The READY map (SPEC 9.8)."""
         limits = {"max_message": self.front.settings.message_limit, "max_streams": self.front.settings.max_streams}
         return Ready(principal.name, server_name="tensorwire", server_version=__version__, limits=limits).pack()
 

@@ -336,6 +336,13 @@ class TestCalls:
         with pytest.raises(LocalError, match="accept"):
             client.accept(READY)
 
+    def test_goaway_and_accept_are_the_servers(self) -> None:
+        client, server = open_pair()
+        with pytest.raises(LocalError, match="server's"):
+            client.goaway(0, ErrorCode.SHUTDOWN)
+        with pytest.raises(LocalError, match="state is OPEN"):
+            server.accept(READY)
+
     def test_a_closed_connection_swallows_late_answers(self) -> None:
         client, server = open_pair()
         client.open(b"", b"", [], 0)
@@ -428,6 +435,63 @@ class TestFloods:
         server.accept(READY)
         events = feed(server, b"".join(frame(OPEN, n, END_STREAM) + frame(CANCEL, n) for n in range(1, 6)))
         assert [type(e).__name__ for e in events] == ["Message", "Cancelled"] * 3 + ["Refused"] * 2
+
+    def test_answers_owed_are_counted_to_the_byte(self) -> None:
+        server = make_server(Limits(max_control=400))
+        feed(server, wire_bytes(make_client()) + frame(T.AUTH))
+        server.accept(READY)
+        assert feed(server, frame(T.PING, body=bytes(8)) * 10) == []
+        assert code_of(feed(server, frame(T.PING, body=bytes(8)))) is ErrorCode.CALM
+
+    def test_refusals_that_are_not_read_end_in_calm(self) -> None:
+        server = make_server(Limits(max_streams=1, max_control=10_000))
+        feed(server, wire_bytes(make_client()) + frame(T.AUTH))
+        server.accept(READY)
+        wire_bytes(server)
+        events = feed(server, b"".join(frame(OPEN, n, END_STREAM) for n in range(1, 1000)))
+        assert code_of(events) is ErrorCode.CALM
+        assert server.outbound_bytes < 11_000
+
+    @pytest.mark.parametrize("kind", ["refused stream", "late cancel", "late data", "second cancel"])
+    def test_late_and_refused_frames_share_one_limit(self, kind: str) -> None:
+        server = make_server(Limits(max_streams=1, max_nuisance=5))
+        feed(server, wire_bytes(make_client()) + frame(T.AUTH))
+        server.accept(READY)
+        feed(server, frame(OPEN, 1))
+        if kind == "second cancel":
+            feed(server, frame(CANCEL, 1))
+        elif kind.startswith("late"):
+            server.end(1, Status.INTERNAL)
+        nuisance = {"late data": frame(DATA, 1, 0, 1)}.get(kind, frame(CANCEL, 1))
+        ids = iter(range(2, 99))
+        for n in range(6):
+            data = frame(OPEN, next(ids), END_STREAM) if kind == "refused stream" else nuisance
+            code = code_of(feed(server, data, now=9.0))
+            assert code is (None if n < 5 else ErrorCode.CALM)
+
+    @pytest.mark.parametrize(("moment", "calm"), [(10.0, True), (10.1, False)])
+    def test_the_count_of_late_frames_begins_anew_after_ten_seconds(self, moment: float, calm: bool) -> None:
+        server = make_server(Limits(max_nuisance=5))
+        feed(server, wire_bytes(make_client()) + frame(T.AUTH))
+        server.accept(READY)
+        feed(server, frame(OPEN, 1))
+        server.end(1, Status.INTERNAL)
+        assert feed(server, frame(CANCEL, 1) * 5, now=0.0) == []
+        assert (code_of(feed(server, frame(CANCEL, 1), now=moment)) is ErrorCode.CALM) == calm
+
+
+class TestTerminalStopsTheUpload:
+    @pytest.mark.parametrize("size", [0, TOTAL])
+    def test_no_chunk_is_begun_once_the_terminal_is_read(self, size: int) -> None:
+        client, server = open_pair()
+        client.open(b"", b"", [b"0"], 1, flags=0)
+        client.send(1, b"", b"", [bytes(1 << 22)], 1 << 22)
+        feed(server, b"".join(map(bytes, client.data_to_send(1))))
+        server.send(1, b"", b"", [bytes(size)], size)
+        (reply,) = feed(client, wire_bytes(server))
+        assert isinstance(reply, Message)
+        assert wire_bytes(client) == b""
+        assert (client.outbound_bytes, client.open_streams) == (0, 0)
 
 
 class TestDrafts:

@@ -60,3 +60,52 @@ def test_a_client_names_a_server_that_is_none_and_does_not_answer_it() -> None:
     assert closed.code is ErrorCode.NOT_TENSORWIRE
     assert "HTTP/1.1 400" in closed.detail
     assert wire_bytes(client) == b""
+
+
+SERVERS = [
+    (bytes.fromhex("15030100020246"), "TLS"),  # alert, protocol_version: its fifth byte is WELCOME's number
+    (bytes.fromhex("15030300020232"), "TLS"),
+    (bytes.fromhex("160303007a02000076") + bytes(118), "TLS"),
+    (b"SSH-2.0-OpenSSH_9\r\n", "SSH-"),
+    (b"220 mail ready\r\n", "220 "),
+    (b"-ERR unknown command\r\n", "ERR"),
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(("data", "shown"), SERVERS)
+def test_a_client_knows_a_foreign_server_before_a_whole_header_is_in(data: bytes, shown: str, size: int) -> None:
+    client = make_client()
+    wire_bytes(client)
+    (closed,) = feed(client, data, [size] * len(data))
+    assert isinstance(closed, Closed)
+    assert (closed.code, closed.remote) == (ErrorCode.NOT_TENSORWIRE, False)
+    assert "the server does not speak tensorwire" in closed.detail
+    assert shown in closed.detail
+    assert wire_bytes(client) == b""
+
+
+def test_a_server_that_ends_within_its_first_header_is_foreign() -> None:
+    client = make_client()
+    assert feed(client, b"Hi\n\n") == []
+    (closed,) = client.receive_eof(0.0)
+    assert isinstance(closed, Closed)
+    assert (closed.code, closed.remote) == (ErrorCode.NOT_TENSORWIRE, True)
+    assert "Hi" in closed.detail
+
+
+def test_a_server_that_ends_without_a_byte_is_not_called_foreign() -> None:
+    (closed,) = make_client().receive_eof(0.0)
+    assert isinstance(closed, Closed)
+    assert closed.code is ErrorCode.NO_ERROR
+
+
+def test_a_welcome_byte_by_byte_is_never_taken_for_foreign() -> None:
+    client, server = make_client(), make_server()
+    feed(server, wire_bytes(client))
+    welcome = wire_bytes(server)
+    assert feed(client, welcome[:-1], [1] * len(welcome)) == []
+    (closed,) = client.receive_eof(0.0)
+    assert isinstance(closed, Closed)
+    assert closed.code is ErrorCode.NO_ERROR
+    assert "truncated" in closed.detail
