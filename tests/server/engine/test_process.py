@@ -319,6 +319,7 @@ def test_a_storm_of_crashes_leaves_no_memory_descriptor_or_child_behind(
     front = make()
     front.engine._back_off = 0.01
     front.ready()
+    prepared, body = front.prepare(x=np.ones((1, 4), np.float32))
     descriptors, mappings = _held()
     killed = []
     for _ in range(10):
@@ -332,7 +333,7 @@ def test_a_storm_of_crashes_leaves_no_memory_descriptor_or_child_behind(
         front.until(lambda: front.engine.in_use == 0)
         front.outcome.clear()
     front.until(lambda: front.engine.health().ready)
-    assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
+    assert front.rows(front.submit_prepared(prepared, body)) == [[2, 2, 2, 2]], "what was prepared before still holds"
     front.outcome.clear()
     front.assert_memory_is_back()
     assert _held() == (descriptors, mappings)

@@ -1,0 +1,62 @@
+"""Where a call is, in words and for retries."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tensorwire.server.front.calls import Call, Route, SessionTimer, microseconds
+
+expired: list[Call] = []
+
+
+def call(placement: str = "inline", *, slab: bool = False, started: bool = False) -> Call:
+    route: Any = SimpleNamespace(served=SimpleNamespace(placement=placement))
+    session: Any = SimpleNamespace(call_expired=expired.append)
+    made = Call(1, session, 5.0, route, 0, 0, False)
+    made.slab = SimpleNamespace() if slab else None  # type: ignore[assignment]
+    made.started = started
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "where", "started"),
+    [
+        (call(slab=True), "while its body was received", False),
+        (call("process", slab=True), "while its body was received", False),
+        (call(), "while it was queued", False),
+        (call(started=True), "while it ran", True),
+        (call("process"), "while it was queued or ran", True),
+    ],
+)
+def test_where_a_call_is_and_whether_it_may_have_started(made: Call, where: str, started: bool) -> None:
+    assert (made.where, made.may_have_started) == (where, started)
+
+
+def test_a_deadline_goes_to_the_session() -> None:
+    made = call()
+    made.expired(1.0)
+    assert expired[-1] is made
+
+
+def test_a_route_knows_how_many_batches_a_full_queue_is_worth() -> None:
+    engine = SimpleNamespace(effective_max_batch=0, submit=None)
+    served: Any = SimpleNamespace(engine=engine, spec=SimpleNamespace(max_queue=100))
+    prepared: Any = SimpleNamespace(body_length=4)
+    assert Route(served, prepared).most_ahead == 102, "not loaded yet: one row at a time"
+    engine.effective_max_batch = 50
+    assert Route(served, prepared).most_ahead == 4
+
+
+def test_a_timer_fires_with_the_time_it_was_given() -> None:
+    fired: list[float] = []
+    timer = SessionTimer(fired.append)
+    timer.expired(3.0)
+    assert (fired, timer.done) == ([3.0], True)
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [(-1.0, 0), (0.5, 500_000), (1e9, 0xFFFFFFFF)])
+def test_microseconds_fit_their_field(seconds: float, wanted: int) -> None:
+    assert microseconds(seconds) == wanted

@@ -1,0 +1,182 @@
+"""One connection by bytes in and events out: where calls go, and that each gets exactly one end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorwire.protocol import Closed, Ended, GoAway, Status
+from tensorwire.server.engine.api import Failure
+from tests.server.front.harness import ROW, Client, Harness
+
+BIG = np.zeros((1, 1 << 18), np.float32)
+
+
+@pytest.fixture
+def harness() -> Harness:
+    return Harness()
+
+
+@pytest.fixture
+def client(harness: Harness) -> Client:
+    return harness.client()
+
+
+def test_a_call_reaches_the_engine_and_its_reply_the_caller(harness: Harness, client: Client) -> None:
+    stream = client.open("m")
+    assert harness.engine.bodies == [ROW.tobytes()]
+    harness.finish(*harness.engine.taken)
+    (reply,) = client.replies(stream)
+    assert reply.end_stream
+    assert bytes(reply.body) == ROW.tobytes()
+    assert harness.served.stats.by_status[Status.OK] == 1
+
+
+def test_a_big_body_lies_in_the_pool_when_the_engine_gets_it(harness: Harness, client: Client) -> None:
+    client.open("m", BIG)
+    assert [slab.nbytes for slab in harness.engine.slabs] == [BIG.nbytes]
+    assert harness.engine.taken[0].slab is None, "it is the engine's now"
+
+
+def test_a_model_that_is_not_there_was_not_started_and_the_error_names_the_request(client: Client) -> None:
+    stream = client.open("n")
+    ended = client.ended(stream)
+    assert (ended.status, ended.not_started) == (Status.NOT_FOUND, True)
+    assert f"[request {client.core.connection_id.hex()}-{stream}]" in ended.detail
+
+
+def test_what_the_model_does_not_take_is_refused(client: Client) -> None:
+    ended = client.ended(client.open("m", np.zeros((1, 3), np.float32)))
+    assert (ended.status, ended.not_started) == (Status.INVALID_ARGUMENT, True)
+    assert "float32[-1, 4]" in ended.detail
+
+
+def test_a_call_of_several_messages_is_refused(harness: Harness, client: Client) -> None:
+    assert client.ended(client.open("m", flags=0)).status == Status.UNIMPLEMENTED
+    assert harness.engine.taken == []
+
+
+@pytest.mark.parametrize("x", [ROW, BIG])
+def test_what_the_engine_refuses_ends_with_its_words(harness: Harness, client: Client, x: Any) -> None:
+    harness.engine.refuse = Failure([], Status.RESOURCE_EXHAUSTED, "too much", started=False)
+    ended = client.ended(client.open("m", x))
+    assert (ended.status, ended.not_started) == (Status.RESOURCE_EXHAUSTED, True)
+    assert ended.detail.startswith("too much")
+    assert client.protocol._session.calls == {}
+
+
+def test_a_failed_batch_ends_each_of_its_calls(harness: Harness, client: Client) -> None:
+    streams = [client.open("m"), client.open("m")]
+    harness.fail(Failure([*harness.engine.taken], Status.INTERNAL, "model raised", started=True))
+    ends = [event for event in client.read() if isinstance(event, Ended)]
+    assert [(end.stream_id, end.not_started) for end in ends] == [(stream, False) for stream in streams]
+
+
+def test_a_call_past_its_deadline_ends_at_once_and_its_late_result_is_dropped(harness: Harness, client: Client) -> None:
+    stream = client.open("m", deadline=0.5)
+    harness.loop.advance(0.6)
+    ended = client.ended(stream)
+    assert (ended.status, ended.not_started) == (Status.DEADLINE_EXCEEDED, True)
+    assert harness.engine.cancelled == harness.engine.taken
+    harness.finish(*harness.engine.taken)
+    assert client.read() == []
+
+
+def test_a_call_given_up_is_taken_from_its_engine(harness: Harness, client: Client) -> None:
+    client.open("m")
+    stream = client.open("m")
+    client.core.cancel(stream)
+    client.write()
+    assert [call.stream_id for call in harness.engine.cancelled] == [stream]
+    harness.finish(*harness.engine.taken)
+    assert harness.served.stats.by_status[Status.CANCELLED] == 1
+    assert harness.served.stats.by_status[Status.OK] == 1
+
+
+def test_a_lost_connection_takes_its_calls_from_their_engines(harness: Harness, client: Client) -> None:
+    client.open("m")
+    client.open("m", deadline=5.0)
+    client.protocol.connection_lost(None)
+    assert harness.engine.cancelled == harness.engine.taken
+    assert harness.front.sessions == set()
+    harness.finish(*harness.engine.taken)
+    assert client.wire.written == b""
+
+
+def test_a_model_that_is_loaded_anew_gets_the_next_call_of_a_known_signature(harness: Harness, client: Client) -> None:
+    before = harness.engine
+    client.open("m")
+    client.open("m")
+    after = harness.serve()
+    client.open("m")
+    assert (len(before.taken), len(after.taken)) == (2, 1)
+
+
+def test_a_big_body_on_its_way_while_its_engine_goes_is_refused_there(harness: Harness, client: Client) -> None:
+    stream, data = client.begin("m", BIG)
+    client.feed(data[:-1])
+    harness.engine.refuse = Failure([], Status.UNAVAILABLE, "the model is being unloaded", started=False)
+    after = harness.serve()
+    client.feed(data[-1:])
+    assert client.ended(stream).not_started
+    assert after.taken == []
+
+
+def test_a_big_body_that_breaks_off_gives_its_memory_back(harness: Harness, client: Client) -> None:
+    _, data = client.begin("m", BIG)
+    client.feed(data[:-1])
+    assert harness.pool.in_use >= BIG.nbytes
+    client.protocol.connection_lost(None)
+    assert harness.pool.in_use == 0
+
+
+# -- drain
+
+
+def test_an_idle_client_that_does_not_read_holds_a_drain_up_for_a_moment_only(harness: Harness, client: Client) -> None:
+    client.protocol._session.drain()
+    assert not client.wire.eof
+    harness.loop.advance(0.06)
+    assert client.wire.eof
+    first, last, closed = client.read()
+    assert isinstance(first, GoAway)
+    assert isinstance(last, GoAway)
+    assert (first.last_stream_id, last.last_stream_id) == ((1 << 64) - 1, 0)
+    assert isinstance(closed, Closed)
+    assert closed.code == 0
+
+
+def test_the_answer_to_the_ping_ends_the_wait(harness: Harness, client: Client) -> None:
+    client.protocol._session.drain()
+    client.read()
+    client.write()
+    assert client.wire.eof
+
+
+def test_a_call_in_flight_is_answered_before_a_draining_connection_closes(harness: Harness, client: Client) -> None:
+    stream = client.open("m")
+    client.protocol._session.drain()
+    harness.loop.advance(1.0)
+    assert not client.wire.eof
+    harness.finish(*harness.engine.taken)
+    assert client.wire.eof
+    assert [event.stream_id for event in client.read() if hasattr(event, "stream_id")] == [stream]
+
+
+def test_a_call_sent_before_the_peer_knew_is_served(harness: Harness, client: Client) -> None:
+    client.protocol._session.drain()
+    stream = client.open("m")
+    harness.loop.advance(0.06)
+    harness.finish(*harness.engine.taken)
+    assert len(client.replies(stream)) == 1
+
+
+def test_a_call_sent_after_the_last_one_is_refused_as_not_started(harness: Harness, client: Client) -> None:
+    client.open("m")
+    client.protocol._session.drain()
+    harness.loop.advance(1.0)
+    stream = client.open("m")
+    ended = client.ended(stream)
+    assert (ended.status, ended.not_started) == (Status.UNAVAILABLE, True)
