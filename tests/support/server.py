@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -11,7 +12,6 @@ import textwrap
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 START_TIMEOUT = 120.0
@@ -62,11 +62,18 @@ class ServerProcess:
         return self.process.wait(timeout)
 
 
-@contextmanager
-def running_server(models: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[ServerProcess]:
-    """A server on a free port, stopped at the end. Its log goes to stderr, which pytest shows if a test fails."""
+@contextlib.contextmanager
+def running_server(
+    models: Path, *flags: str, env: dict[str, str] | None = None, log: Path | None = None
+) -> Iterator[ServerProcess]:
+    """A server on a free port, stopped at the end. Its log goes to stderr, which pytest shows if a test fails, or to a
+    file.
+    """
     command = [sys.executable, "-m", "tensorwire.server", str(models), "--port", "0", "--admin-port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+    with contextlib.ExitStack() as files:
+        stderr = None if log is None else files.enter_context(log.open("wb"))
+        environment = {**os.environ, **(env or {})}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
     try:
         assert process.stdout is not None
         ready = process.stdout.readline()
