@@ -10,9 +10,9 @@ import sys
 from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
-PROTOCOL = "header limits errors events extension records states streams outframes assembly reader writer calls control connection"
+FRAMES = "header limits errors events extension records states streams outframes assembly reader writer"
 HOT = {
-    "protocol": PROTOCOL.split(),
+    "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
     "server/front": ["calls", "estimate", "replies", "drain", "open_calls", "session"],

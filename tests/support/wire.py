@@ -63,6 +63,8 @@ class WireClient:
 
     def _shake_hands(self, address: tuple[str, int] | str) -> None:
         self.socket.connect(address)
+        if self.socket.family == socket.AF_INET:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection = Connection(
             Config(role=Role.CLIENT), nonce=os.urandom(32), now=monotonic(), reserve=self._reserve
         )
