@@ -299,6 +299,7 @@ class Driver:
 
     def _give_up(self, call: Call) -> bool:
         if call.finished:
+            self._settle()  # it may have been lost with its connection
             return False
         now = monotonic()
         self._core.cancel(call, now)
