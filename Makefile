@@ -6,8 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILED := build/compiled
 # With a CUDA device the index decides which torch fits; without one the CPU build is pinned (anything else pulls gigabytes).
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
+COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/server tests/clients tests/integration
 DEMO_DATA := scikit-image==0.26.0
 
 help:  ## list the targets
@@ -27,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: $(STAMP)  ## real photos through a real model: both clients, the CLI, a small load
 	@$(BIN)/python examples/demo.py
 
-test: lint types contracts unit  ## lint, types, import contracts, every test
+test: lint types contracts unit unit-compiled  ## lint, types, import contracts, every test, the core's also compiled
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -43,13 +45,25 @@ contracts: $(STAMP)  ## who may import whom
 unit: $(STAMP)  ## the tests, on both cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
+$(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server clients -name '*.py') $(STAMP)
+	@echo "Compiling the hot modules into $(COMPILED) (about a minute) ..."
+	@mkdir -p build && rm -rf $(COMPILED) build/lib.* build/bdist.* build/temp.*
+	@TENSORWIRE_COMPILE=1 $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+		--target $(COMPILED) . > build/compile.log 2>&1 || { tail -n 30 build/compile.log; exit 1; }
+	@touch $@
+
+compiled: $(COMPILED)/.done  ## a copy of the package with the hot modules compiled by mypyc, in build/compiled
+
+unit-compiled: $(COMPILED)/.done  ## the tests of what is compiled, and those over sockets, against that copy
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -o pythonpath=. -n 2 --dist loadgroup $(COMPILED_TESTS) $(ARGS)
+
 generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs
 	$(BIN)/python -m tensorwire.codec.generate
 
 vectors: $(STAMP)  ## regenerate tests/vectors from their own description
 	$(BIN)/python tests/vectors/generate.py
 
-bench: $(STAMP)  ## the benchmark against the raw echo and gRPC; writes bench/results/
+bench: $(COMPILED)/.done  ## the benchmark against the raw echo and gRPC; writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 fuzz: $(STAMP)  ## property tests with a large budget
@@ -68,4 +82,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: help setup demo test lint types contracts unit generate vectors bench fuzz gpu-check format clean
+.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench fuzz gpu-check format clean

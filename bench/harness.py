@@ -1,7 +1,8 @@
 """Runs peers in interleaved rounds: every server pinned to core 0, every client to core 1, in processes of their own.
 
 A peer is a module of ``bench.peers`` with ``NAME``, ``serve()`` (blocks; calls ``announce(address)`` once it listens)
-and ``measure(work, address, calls) -> Sample``. Servers stay up and idle while others are measured.
+and ``measure(work, address, calls) -> Sample``; ``PATH`` says where tensorwire is imported from. Servers stay up and
+idle while others are measured.
 """
 
 from __future__ import annotations
@@ -48,6 +49,13 @@ def percentile(values: list[float], percent: float) -> float:
     """Return the nearest-rank percentile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def client_process(core: int, path: str | None) -> None:
+    """Prepare a client process: its core, and where its peer is imported from."""
+    pin(core)
+    if path is not None:
+        sys.path.insert(0, str(ROOT / path))
 
 
 def pin(core: int) -> None:
@@ -120,13 +128,15 @@ def started(module: str) -> Iterator[Running]:
         "-c",
         f"from bench import harness; harness.pin({SERVER_CORE}); harness.load({module!r}).serve()",
     ]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    peer = load(module)
+    path: str | None = getattr(peer, "PATH", None)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / path)} if path else None
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         address = wait_listening(server, module)
-        with ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=pin, initargs=(CLIENT_CORE,)
-        ) as client:
-            yield Running(load(module).NAME, module, address, server, client)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=client_process, initargs=(CLIENT_CORE, path)) as client:
+            yield Running(peer.NAME, module, address, server, client)
     finally:
         server.terminate()
         try:

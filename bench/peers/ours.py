@@ -18,6 +18,7 @@ from bench.harness import Sample, closed_loop
 from bench.works import WORKS, Work
 
 NAME = "tensorwire"
+PATH = "build/compiled"
 SOURCES = {
     "echo": "def load():\n    return lambda inputs: {'y': inputs['x']}\n",
     "image": (
