@@ -43,6 +43,10 @@ into a reset before the peer has seen them."""
 LAST_WORDS = 0.1
 """The same when the server itself ends: an idle peer, which does not read, shall not hold it up for long."""
 
+LINGER_BYTES = 16 << 20
+"""Bytes thrown away at most meanwhile: more than both kernels hold. Who sends on does not listen, and was read at
+400 MB/s in the others' time."""
+
 JOIN_BELOW = 64 << 10
 """Bytes of small frames that are joined for one write: the loop takes 0.7 us for each buffer it is given."""
 
@@ -109,6 +113,9 @@ class ConnectionTransport(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` bytes are there."""
         if self._closing:
+            self._budget -= nbytes
+            if self._budget < 0:
+                self._transport.abort()
             return
         front = self._front
         now = monotonic()
@@ -216,6 +223,7 @@ class ConnectionTransport(asyncio.BufferedProtocol):
         if self._closing:
             return
         self._closing = True
+        self._budget = LINGER_BYTES
         while self._connection.outbound_bytes:
             buffers = self._connection.data_to_send(WRITE_BUDGET)
             if not buffers:

@@ -127,7 +127,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     log = tmp_path_factory.mktemp("log") / "server.log"
     limits = ("--body-timeout", str(BODY_TIMEOUT), "--write-timeout", "1", "--handshake-timeout", "1.5")
     with running_server(models, "--pool-bytes", str(POOL), "--log-format", "json", *limits, log=log) as server:
-        yield Target(server, log)
+        target = Target(server, log)
+        yield target
+        target.wait("pool_used_bytes", 0)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +149,9 @@ def others_served(running: Target) -> Iterator[Bystander]:
     bystander.finish()
     assert bystander.error is None
     assert bystander.times
-    for name in ("pool_used_bytes", "calls", "connections", "connections_pending"):
+    for name in ("calls", "connections", "connections_pending"):
         running.wait(name, 0)
+    running.wait_pool(0, 0)
     assert running.descriptors <= descriptors + 2  # the admin page that asks has one
     assert running.rss < RSS_LIMIT
     check_log(running)

@@ -11,6 +11,7 @@ import pytest
 from tensorwire.server.front import transport as module
 from tensorwire.server.front.deadlines import Deadlines
 from tensorwire.server.front.transport import (
+    LINGER_BYTES,
     READ_BUDGET,
     READ_FIRST,
     READ_LEAST,
@@ -214,6 +215,14 @@ def test_a_peer_that_drains_in_time_stays(harness: Harness) -> None:
     harness.socket.drained()
     harness.advance(60.0)
     assert not harness.socket.aborted
+
+
+def test_a_closed_connection_that_goes_on_sending_is_dropped_at_once(harness: Harness) -> None:
+    harness.protocol.close()
+    harness.protocol.buffer_updated(LINGER_BYTES)
+    assert not harness.socket.aborted
+    harness.protocol.buffer_updated(1)
+    assert harness.socket.aborted
 
 
 def test_a_closed_connection_lingers_for_a_second_and_drops_what_comes(harness: Harness) -> None:
