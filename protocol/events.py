@@ -21,13 +21,20 @@ class Event:
     __slots__: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__)
+        return type(self) is type(other) and all(getattr(self, n) == getattr(other, n) for n in _fields(self))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{n}={_short(getattr(self, n))}" for n in self.__slots__)
+        shown = ", ".join(f"{n}={_short(getattr(self, n))}" for n in _fields(self))
         return f"{type(self).__name__}({shown})"
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _fields(event: Event) -> tuple[str, ...]:
+    """Names of an event's fields; a compiled class has no __slots__ but a list of its own."""
+    kind = type(event)
+    names: tuple[str, ...] = getattr(kind, "__mypyc_attrs__", None) or kind.__slots__
+    return names
 
 
 def _short(value: object) -> str:

@@ -336,6 +336,37 @@ class TestCalls:
         with pytest.raises(LocalError, match="accept"):
             client.accept(READY)
 
+    def test_cancel_is_sent_once(self) -> None:
+        client, _ = open_pair()
+        client.open(b"", b"", [], 0)
+        wire_bytes(client)
+        client.cancel(1)
+        client.cancel(1)
+        assert wire_bytes(client) == frame(CANCEL, 1)
+
+    def test_nothing_is_sent_on_a_call_whose_last_message_is_out(self) -> None:
+        client, _ = open_pair()
+        client.open(b"", b"", [], 0)
+        with pytest.raises(LocalError, match="half_closed"):
+            client.send(1, b"", b"", [], 0)
+        with pytest.raises(LocalError, match="not open"):
+            client.send(2, b"", b"", [], 0)
+
+    def test_a_large_reply_waits_for_accept_too(self) -> None:
+        server = connection_in(Role.SERVER, State.READY)
+        with pytest.raises(LocalError, match="accept"):
+            server.send(1, b"", b"", [bytes(TOTAL)], TOTAL)
+
+    @pytest.mark.parametrize(("meta", "ext"), [(bytes(65537), b""), (b"", bytes(1016)), (b"", bytes(1026))])
+    @pytest.mark.parametrize("size", [0, TOTAL])
+    def test_caps_hold_for_later_messages_and_large_ones(self, meta: bytes, ext: bytes, size: int) -> None:
+        client, _ = open_pair()
+        client.open(b"", b"", [], 0, flags=0)
+        if size or len(ext) != 1016:  # 1016 and BODY_LENGTH are too much together
+            with pytest.raises(LocalError, match="at most"):
+                client.send(1, meta, ext, [bytes(size)], size)
+            client.send(1, b"", b"", [], 0)  # nothing was queued or counted
+
     def test_goaway_and_accept_are_the_servers(self) -> None:
         client, server = open_pair()
         with pytest.raises(LocalError, match="server's"):
