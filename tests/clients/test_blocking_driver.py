@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tensorwire.clients import blocking_dialler, blocking_wire, sockets
 from tensorwire.clients.blocking import Pending
 from tensorwire.clients.errors import ClientClosed, LocalCancelled
 from tensorwire.protocol import Message, pack_extension
+from tensorwire.protocol.capture import CaptureWriter
 from tests.support.peer import Peer, PeerConnection, echo, silent
 
 X = np.arange(16, dtype=np.float32).reshape(1, 16)
@@ -251,7 +253,7 @@ class Counting:
         return getattr(self.sock, name)
 
 
-def test_a_large_body_takes_few_system_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_large_body_takes_few_system_calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[Counting] = []
 
     def counted(*args: Any) -> Any:
@@ -284,15 +286,18 @@ def test_a_wire_that_cannot_be_written_fails_its_calls(monkeypatch: pytest.Monke
         assert len(peer.connections) == 2
 
 
-def test_an_interrupt_while_bytes_are_taken_in_takes_the_connection_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_args: object) -> None:
-        raise KeyboardInterrupt
+def test_an_interrupt_while_bytes_are_taken_in_takes_the_connection_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(_writer: object, _name: bytes, *, received: bool, now: float, data: object) -> None:
+        if received:
+            raise KeyboardInterrupt
 
-    with Peer() as peer, tensorwire.connect(peer.url) as client:
-        decoder = client._driver._core.decoder
-        monkeypatch.setattr(type(decoder), "decode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            client.infer("m", {"x": X})
-        monkeypatch.undo()
+    # The recorder stands in for whatever runs while bytes are taken in: it is never compiled.
+    with Peer() as peer, tensorwire.connect(peer.url, capture=tmp_path / "capture") as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(CaptureWriter, "record", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.infer("m", {"x": X})
         np.testing.assert_array_equal(client.infer("m", {"x": X}, deadline=10.0)["x"], X)
         assert len(peer.connections) == 2
