@@ -1,7 +1,7 @@
 """The engine process: `python -m tensorwire.server.engine.child`, started by worker.py and by nobody else.
 
-What lives here: the other side of process.py: taking requests from the ring, running the same core as the inline
-engine, laying results into shared memory. What must not: asyncio, decisions about batches (core).
+What lives here: the other side of process.py: taking requests from the ring and running the same core as the inline
+engine. What must not: laying results into shared memory (publisher.py), asyncio, decisions about batches (core).
 
 One thread. It sleeps in poll() while it has nothing to do; while it has, it takes what has arrived, runs one batch, and
 publishes its result with one system call. It ends with its front, whichever way that ends: the control socket closes,
@@ -19,49 +19,37 @@ import select
 import signal
 import socket
 import sys
-from array import array
 from collections.abc import Callable
 from math import ceil, inf
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
 
-import msgpack
-
 from ...codec import decode_metadata, resolve
-from ...gpu import Slab, SlabPool
+from ...gpu import SlabPool
 from ...gpu.pinned import PinError, Registration
-from ...protocol import Status
-from .api import BatchResult, Failure, OutputSignature, Prepared, Request
+from .api import BatchResult, Failure, Prepared, Request
 from .backends import LoadError
 from .control import Channel
 from .core import EngineCore
 from .prepare import Preparer
+from .publisher import Publisher
 from .records import (
     CANCEL,
     CANCELLED,
-    ENCODED,
     FORGET,
     PREPARE,
     PREPARED,
     RELEASE,
     REQUEST,
-    RESULT,
-    SHORT,
-    SIGNATURE,
     TO_ENGINE,
     TO_FRONT,
-    output_places,
 )
 from .ring import Ring
 from .slots import Block, Slots
 from .spec import SpecError, load_spec
 
 _PR_SET_PDEATHSIG = 1
-#: Slots in one failure message; keeps it far below the channel's limit.
-_SLOTS_PER_MESSAGE = 8192
-#: Output layouts remembered. A model whose output shapes never repeat costs a message per batch, not memory.
-_MAX_SIGNATURES = 1024
 #: Blocks kept. The front forms its batches in few places; large bodies come in many.
 _MAX_BLOCKS = 64
 
@@ -95,15 +83,14 @@ class Child:
         self._pool = SlabPool(message["pool_bytes"], fd=descriptors["pool"])
         self._results = SlabPool(message["result_bytes"], fd=descriptors["results"], allocates=True)
         self._requests = Ring(TO_ENGINE, message["capacity"], descriptors["requests"], descriptors["requests_event"])
-        self._replies = Ring(TO_FRONT, message["capacity"], descriptors["replies"], descriptors["replies_event"])
+        replies = Ring(TO_FRONT, message["capacity"], descriptors["replies"], descriptors["replies_event"])
+        self._publisher = Publisher(self._results, replies, channel, self._wait_for_front, self._stand_by)
         self._marks = _map(descriptors["marks"], message["slots"])
         for descriptor in descriptors.values():
             os.close(descriptor)
         self._live: dict[int, Request] = {}
         self._blocks: dict[int, Block] = {}
         self._prepared: dict[int, Prepared] = {}
-        self._signatures: dict[OutputSignature, int] = {}
-        self._slabs: dict[int, Slab] = {}
         self._leaving = False
         spec = load_spec(Path(message["folder"]))
         self._slots = Slots(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
@@ -130,8 +117,8 @@ class Child:
                 if descriptor == self._channel.fileno() and self._told_to_stop():
                     return
             self._take()
-            core.step(monotonic(), self._lay_out)
-            self._replies.publish()
+            core.step(monotonic(), self._done)
+            self._publisher.flush()
             if self._leaving and not core.queue.count:
                 return
 
@@ -153,7 +140,7 @@ class Child:
             elif kind == CANCEL:
                 self._cancel(record[3])
             elif kind == RELEASE:
-                self._slabs.pop(record[8]).release()
+                self._publisher.released(record[8])
             elif kind == PREPARE:
                 self._prepare(record[4], record[8], record[6], record[7])
             elif kind == FORGET:
@@ -196,119 +183,33 @@ class Child:
         request = self._live.get(slot)
         if request is not None and self._core.cancel(request):
             del self._live[slot]
-            self._say(CANCELLED, count=slot)
+            self._publisher.say(CANCELLED, count=slot)
 
     def _prepare(self, number: int, offset: int, meta_length: int, dims_length: int) -> None:
         meta = bytes(self._pool.view(offset, meta_length))
         dims = bytes(self._pool.view(offset + meta_length, dims_length))
         self._prepared[number] = self._preparer.prepare(resolve(decode_metadata(meta), dims), meta, dims)
-        self._say(PREPARED, count=number)
+        self._publisher.say(PREPARED, count=number)
 
-    # publishing
+    # giving
 
-    def _lay_out(self, outcome: list[BatchResult | Failure]) -> None:
+    def _done(self, outcome: list[BatchResult | Failure]) -> None:
         for each in outcome:
             for request in each.requests:
                 del self._live[request.slot]
-            if isinstance(each, Failure):
-                self._publish_failure(each)
-            elif each.encoded is not None:
-                self._publish_encoded(each)
-            else:
-                self._publish_batch(each)
+        self._publisher.lay_out(outcome)
 
-    def _publish_batch(self, result: BatchResult) -> None:
-        signature = result.signature
-        number = self._signatures.get(signature)
-        if number is None:
-            number = self._introduce(signature)
-        slots = [request.slot for request in result.requests]
-        places, nbytes = output_places(len(slots), result.batch_rows, signature)
-        slab = self._allocate(nbytes, result)
-        if slab is None:
-            return
-        view = slab.view
-        view[: 4 * len(slots)] = array("I", slots).tobytes()
-        for (start, size), data in zip(places, result.outputs, strict=True):
-            view[start : start + size] = data
-        self._say_result(RESULT, result, slab, number, len(slots), nbytes)
-
-    def _publish_encoded(self, result: BatchResult) -> None:
-        encoded = result.encoded
-        if encoded is None:
-            return
-        meta, dims, nbytes = encoded.meta, encoded.dims, encoded.body_length
-        slab = self._allocate(64 + nbytes + len(meta) + len(dims), result)
-        if slab is None:
-            return
-        view = slab.view
-        view[:4] = result.requests[0].slot.to_bytes(4, sys.byteorder)
-        end = 64
-        pieces: list[memoryview | bytes] = [*encoded.buffers, meta, dims]
-        for buffer in pieces:
-            view[end : end + len(buffer)] = buffer
-            end += len(buffer)
-        self._say_result(ENCODED, result, slab, len(meta), len(dims), nbytes)
-
-    def _publish_failure(self, failure: Failure) -> None:
-        slots = [request.slot for request in failure.requests]
-        for start in range(0, len(slots), _SLOTS_PER_MESSAGE):
-            self._channel.send(
-                "failure",
-                slots=slots[start : start + _SLOTS_PER_MESSAGE],
-                status=int(failure.status),
-                message=failure.message,
-                started=failure.started,
-            )
-
-    def _introduce(self, signature: OutputSignature) -> int:
-        """Number an output layout, and tell the front what the number stands for."""
-        if len(self._signatures) >= _MAX_SIGNATURES:
-            self._signatures.clear()
-        raw = msgpack.packb(signature)
-        slab = self._allocate(len(raw), None)
-        if slab is None:
-            raise MemoryError("no result memory for the layout of the outputs")
-        slab.view[:] = raw
-        number = self._signatures[signature] = len(self._signatures)
-        self._say(SIGNATURE, signature=number, offset=slab.offset, nbytes=len(raw))
-        return number
-
-    def _allocate(self, nbytes: int, result: BatchResult | None) -> Slab | None:
-        """Result memory, waited for while callers hold it; None (and the batch has failed) if it can never fit."""
-        while (slab := self._results.allocate(nbytes)) is None:
-            if not self._slabs:
-                self._fail_too_large(nbytes, result)
-                return None
-            self._say(SHORT)
-            self._replies.publish()
-            for descriptor, _ in self._poll.poll():
-                if descriptor == self._channel.fileno() and self._told_to_stop():
-                    _leave_now(0)
-            self._take()
-        self._slabs[slab.offset] = slab
-        return slab
-
-    def _fail_too_large(self, nbytes: int, result: BatchResult | None) -> None:
-        if result is not None:
-            text = f"the outputs have {nbytes} bytes, more than the result memory of {self._results.nbytes}"
-            self._publish_failure(Failure(result.requests, Status.RESOURCE_EXHAUSTED, text, started=True))
-
-    def _say_result(self, kind: int, result: BatchResult, slab: Slab, signature: int, count: int, nbytes: int) -> None:
-        times = (result.planned, result.copied_in, result.computed, monotonic())
-        self._push(kind, 0, signature, count, result.batch_rows, slab.offset, nbytes, *times)
-
-    def _say(self, kind: int, *, signature: int = 0, count: int = 0, offset: int = 0, nbytes: int = 0) -> None:
-        self._push(kind, 0, signature, count, 0, offset, nbytes, 0.0, 0.0, 0.0, 0.0)
-
-    def _push(self, *record: Any) -> None:
-        """Wait for room: the front takes everything at once whenever it looks."""
-        while not self._replies.push(*record):
-            self._replies.publish()
-            with contextlib.suppress(InterruptedError):
-                select.select([self._channel.fileno()], [], [], 0.001)
-            if self._told_to_stop():
+    def _wait_for_front(self) -> None:
+        for descriptor, _ in self._poll.poll():
+            if descriptor == self._channel.fileno() and self._told_to_stop():
                 _leave_now(0)
+        self._take()
+
+    def _stand_by(self) -> None:
+        with contextlib.suppress(InterruptedError):
+            select.select([self._channel.fileno()], [], [], 0.001)
+        if self._told_to_stop():
+            _leave_now(0)
 
     def _pinned(self, nbytes: int) -> memoryview:
         """Memory that a device copies its results into; given back when the views of it are gone."""

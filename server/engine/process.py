@@ -1,8 +1,8 @@
 """An engine behind a process boundary: its own GIL, its own CUDA context, its own crash.
 
-What lives here: the front's side: placing requests in shared memory, telling the process, turning its answers into
-results, and what happens when it hangs or dies. What must not: batching and running (child.py does both, with the same
-core as the inline engine), and asyncio: the front watches `descriptors()` and calls `on_readable`.
+What lives here: the front's side of calls: placing them in shared memory and telling the process. What must not: the
+process itself, when it starts, hangs or dies (lifecycle.py), batching and running (child.py does both, with the same
+core as the inline engine), and asyncio.
 
 Who owns what
 - Request bodies lie in the pool shared with the front; only the front allocates there and frees there. The rows of a
@@ -11,124 +11,34 @@ Who owns what
   view of it here was dropped.
 - `marks[slot]` is set by the process just before the model may see the request. So after a crash it is known exactly
   which calls may have started, and the others are provably safe to retry.
-
-Times of life
-- Crash: everything in flight fails UNAVAILABLE, memory returns, the process starts again after 0.1 s, doubling up to
-  10 s, and back to 0.1 s once it has served for 10 s.
-- Hang: with requests in flight and none finished for `stall_timeout` the health is STALLED; after `kill_after` without
-  progress the process is killed, which is a crash as above.
-- A model that fails to load says why (`health().detail`) and is not tried again unless it has loaded before.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import select
-import subprocess
-import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ...codec import CodecError, check_body
 from ...protocol import Status
-from .answers import NONSENSE, Answers
-from .api import BatchResult, Engine, Failure, Health, HealthState, Prepared, Request, Sink
-from .control import ChannelError
-from .inflight import InFlight
-from .introductions import Introductions
-from .leases import Leases
+from .api import Failure, HealthState, Prepared, Request
+from .lifecycle import Lifecycle
 from .prepare import Preparer
-from .records import CANCEL, RELEASE, REQUEST
-from .slots import Slots
-from .timer import TimerDescriptor
-from .worker import Worker, printable
+from .records import CANCEL, REQUEST
 
 if TYPE_CHECKING:
     from ...codec import Resolved
     from ...gpu import Slab, SlabPool
     from .spec import ModelSpec
 
-logger = logging.getLogger("tensorwire.engine")
-
-#: Seconds before the first restart, at most, and of serving after which the next crash starts over at the first.
-BACK_OFF_FIRST: Final = 0.1
-BACK_OFF_MOST: Final = 10.0
-BACK_OFF_RESET: Final = 10.0
-#: Seconds an idle process gets to leave by itself at stop(); it takes a few milliseconds.
-STOP_GRACE: Final = 2.0
+__all__ = ["ProcessEngine"]
 
 
-class _Life:
-    """One life of the process, and what is only true during it. `fate` is set when it has been condemned."""
+class ProcessEngine(Lifecycle):
+    """`spec`'s model in a process of its own; options are Lifecycle's."""
 
-    __slots__ = ("answers", "fate", "introductions", "leases", "overflow", "retry", "worker")
-
-    def __init__(self, engine: ProcessEngine, worker: Worker, pool: SlabPool, in_flight: InFlight) -> None:
-        self.worker = worker
-        self.leases = Leases(engine.wake_once)
-        self.introductions = Introductions(pool, engine.tell)
-        self.answers = Answers(worker, in_flight, self.leases, self.introductions.read)
-        self.overflow: deque[tuple[Any, ...]] = deque()
-        self.fate = ""
-        self.retry = True
-
-
-class ProcessEngine(Engine):
-    """`spec`'s model in a process of its own. All methods on one thread.
-
-    `wake(engine)` is called once when there is something to hand over; answer it by calling `step()` soon (in the next
-    turn of the loop), which costs one system call for everything submitted by then. Times in seconds.
-    `on_change(engine)`, if given, is called when the state of health may have changed.
-    """
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        pool: SlabPool,
-        wake: Callable[[ProcessEngine], object],
-        *,
-        stall_timeout: float = 30.0,
-        kill_after: float = 120.0,
-        load_timeout: float = 300.0,
-        result_bytes: int = 256 << 20,
-        on_change: Callable[[ProcessEngine], object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.spec = spec
-        self.sink: Sink = _no_sink
-        self.effective_max_batch = 0
-        self.warm_up: dict[int, float] = {}
-        self.restarts = 0
-        self._pool = pool
-        self._wake = wake
-        self._clock = clock
-        self._on_change = on_change
-        self._stall_timeout = stall_timeout
-        self._kill_after = max(kill_after, stall_timeout)
-        self._load_timeout = load_timeout
-        self._result_bytes = result_bytes
-        self._slots = Slots(pool, max(1, spec.max_batch))
-        self._in_flight = InFlight(spec.max_queue + 2 * max(1, spec.max_batch), self._slots)
+    def __init__(self, spec: ModelSpec, pool: SlabPool, wake: Callable[[Any], object], **options: Any) -> None:
+        super().__init__(spec, pool, wake, **options)
         self._preparer = Preparer(spec, self._slots, self)
-        self._life: _Life | None = None
-        self._state = HealthState.UNLOADED
-        self._detail = "not started"
-        self._stopped = False
-        self._ever_ready = False
-        self._back_off = BACK_OFF_FIRST
-        self._since = 0.0  # when the present state began
-        self._progress = 0.0  # when a request last finished, or the first of a busy period came
-        self._finished = 0.0  # when a batch last finished
-        self._woken = False
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._timer = TimerDescriptor()
-        self._cold = select.epoll()
-        self._cold.register(self._timer.fileno(), select.EPOLLIN)
-
-    # what the front calls
 
     @property
     def queue_depth(self) -> int:
@@ -142,32 +52,6 @@ class ProcessEngine(Engine):
     def in_use(self) -> int:
         """Bytes of the pool held for requests in flight and for metadata on its way to the process."""
         return self._slots.in_use + (0 if self._life is None else self._life.introductions.in_use)
-
-    def start(self) -> None:
-        """Start the process and return; `health()` says when it is ready, or why it is not."""
-        if self._life is None and not self._stopped:
-            if self.spec.device != "cpu":
-                self._pool.hold_pages()  # it will be pinned over there
-            self._spawn()
-
-    def stop(self) -> None:
-        """End the process: at once with requests in flight (they fail), else within STOP_GRACE. Idempotent."""
-        if self._stopped:
-            return
-        self._stopped = True
-        life = self._life
-        if life is not None:
-            if self._state is HealthState.SERVING and not self._in_flight.count:
-                life.worker.channel.send("stop")
-                with suppress(subprocess.TimeoutExpired):
-                    life.worker.process.wait(STOP_GRACE)
-            life.worker.kill()
-            self._bury(life, "the model is being unloaded")
-        self._become(HealthState.UNLOADED, "stopped")
-        self._slots.trim()
-        self._cold.close()
-        self._timer.close()
-        os.close(self._event)
 
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         """See Engine.prepare. The process does the same again from the same bytes."""
@@ -249,228 +133,12 @@ class ProcessEngine(Engine):
         if self._life is not None and self._life.leases.released:
             self.wake_once()
 
-    def health(self) -> Health:
-        """SERVING turns into IDLE with nothing in flight and into STALLED without progress."""
-        state, detail = self._state, self._detail
-        if state is HealthState.SERVING:
-            quiet = self._clock() - self._progress
-            if not self._in_flight.count:
-                state = HealthState.IDLE
-            elif quiet > self._stall_timeout:
-                state, detail = HealthState.STALLED, f"no request finished for {quiet:.1f} s"
-        return Health(state, self._finished, self.queue_depth, detail)
-
-    def step(self) -> None:
-        """Hand over what was submitted since the last time, with one system call."""
-        self._woken = False
-        life = self._life
-        if life is None:
-            return
-        ring = life.worker.to_engine
-        released = life.leases.released
-        while released and ring.push(RELEASE, 0, 0, 0, 0, 0, 0, 0, released[0], 0, 0.0, 0.0, 0.0):
-            released.popleft()
-        overflow = life.overflow
-        while overflow and ring.push(*overflow[0]):
-            overflow.popleft()
-        ring.publish()
-
-    def descriptors(self) -> tuple[int, ...]:
-        """The same two until stop(): one for results, one for everything that is rare."""
-        return () if self._stopped else (self._event, self._cold.fileno())
-
-    def on_readable(self, descriptor: int) -> None:
-        """Results arrived, or (the other descriptor) a message, output, the timer or the end of the process."""
-        if self._stopped:
-            return
-        if descriptor == self._event:
-            self._collect()
-            return
-        for ready, _ in self._cold.poll(0):
-            self._on_cold(ready)
-
-    # what the parts of a life call
-
-    def tell(
-        self, kind: int, *, slot: int = 0, number: int = 0, start: int = 0, capacity: int = 0, offset: int = 0
-    ) -> None:
-        """Anything but a request, to the process; waits its turn here if the ring is full."""
-        life = self._life
-        if life is not None:
-            record = (kind, 0, 0, slot, number, 0, start, capacity, offset, 0, 0.0, 0.0, 0.0)
-            if life.overflow or not life.worker.to_engine.push(*record):
-                life.overflow.append(record)
-            self.wake_once()
-
-    def wake_once(self) -> None:
-        """Ask for a `step()`, unless that was done already."""
-        if not self._woken and not self._stopped:
-            self._woken = True
-            self._wake(self)
-
     def _withdraw(self, request: Request) -> None:
-        if self._in_flight.holds(request):
-            self.tell(CANCEL, slot=request.slot)
-
-    def _collect(self) -> None:
-        life = self._life
-        if life is None or life.fate:
-            return
-        outcome: list[BatchResult | Failure] = []
-        try:
-            if life.answers.read(outcome):
-                self._progress = self._finished = self._clock()
-        except NONSENSE as error:
-            self._distrust(life, error)
-        if outcome:
-            self.sink(outcome)
-
-    # life and death
-
-    def _spawn(self) -> None:
-        try:
-            worker = Worker(self.spec, self._pool, self._event, self._in_flight.capacity, self._result_bytes)
-        except OSError as error:
-            self._become(HealthState.FAILED, f"its process cannot be started: {error.strerror}")
-            self._retry_later()
-            return
-        self._life = _Life(self, worker, self._pool, self._in_flight)
-        for descriptor in worker.descriptors:
-            self._cold.register(descriptor, select.EPOLLIN)
-        self._timer.once(self._load_timeout)
-        self._become(HealthState.LOADING, "loading")
-
-    def _on_cold(self, descriptor: int) -> None:
-        if descriptor == self._timer.fileno():
-            if self._timer.clear():
-                self._on_timer()
-            return
-        life = self._life
-        if life is None or self._stopped:
-            return
-        channel, output, pidfd = life.worker.descriptors
-        if descriptor == channel:
-            self._on_messages(life)
-        elif descriptor == output:
-            if not life.worker.log_output():
-                self._cold.unregister(output)
-        elif descriptor == pidfd:
-            self._on_death(life)
-
-    def _on_timer(self) -> None:
-        life = self._life
-        if life is None:
-            self.restarts += 1
-            self._spawn()
-        elif life.fate:
-            return
-        elif self._state is HealthState.LOADING:
-            self._condemn(life, f"not loaded after {self._load_timeout:g} s", retry=False)
-        elif self._in_flight.count and self._clock() - self._progress > self._kill_after:
-            self._condemn(life, f"its process hung for {self._kill_after:g} s and was killed")
-
-    def _on_messages(self, life: _Life) -> None:
-        try:
-            for message in life.worker.channel.receive():
-                self._on_message(life, message)
-        except (ChannelError, *NONSENSE) as error:
-            self._distrust(life, error)
-        if life.worker.channel.ended:
-            self._cold.unregister(life.worker.channel.fileno())
-            life.worker.kill()  # its end is on the way, and what comes of it is decided when it is there
-
-    def _on_message(self, life: _Life, message: dict[str, Any]) -> None:
-        kind = message["kind"]
-        if kind == "failure":
-            status, text, started = Status(message["status"]), printable(message["message"]), bool(message["started"])
-            requests = self._in_flight.finish(life.worker.marks, [abs(int(slot)) for slot in message["slots"]])
-            self._progress = self._finished = self._clock()
-            self.sink([Failure(requests, status, text, started)])
-        elif kind == "ready":
-            self.effective_max_batch = int(message["effective_max_batch"])
-            self.warm_up = {int(rows): float(seconds) for rows, seconds in message["seconds"].items()}
-            self._ever_ready = True
-            self._timer.every(min(1.0, self._stall_timeout / 4))
-            self._become(HealthState.SERVING, "")
-        elif kind == "failed":
-            self._condemn(life, printable(message["message"]), retry=self._ever_ready)
-        else:
-            raise ChannelError(f"a message of kind {printable(kind)}")
-
-    def _distrust(self, life: _Life, error: Exception) -> None:
-        self._condemn(life, f"its process says what makes no sense ({printable(str(error))}) and was killed")
-
-    def _condemn(self, life: _Life, why: str, *, retry: bool = True) -> None:
-        """Kill the process; its calls fail when it is gone, which can take a while with a device to let go of."""
-        if not life.fate:
-            life.fate = why
-            life.retry = retry
-            self._note_service()
-            self._become(HealthState.FAILED, why)
-            logger.error("%s: %s", life.worker.label, why)
-        life.worker.kill()
-
-    def _on_death(self, life: _Life) -> None:
-        if not life.fate:
-            self._note_service()
-        how = self._bury(life, life.fate)
-        self._become(HealthState.FAILED, life.fate or f"its process {how}")
-        if life.retry:
-            self._retry_later()
-
-    def _note_service(self) -> None:
-        if self._state is HealthState.SERVING and self._clock() - self._since >= BACK_OFF_RESET:
-            self._back_off = BACK_OFF_FIRST
-
-    def _retry_later(self) -> None:
-        logger.warning("%s: %s; next start in %g s", self.spec.name, self._detail, self._back_off)
-        self._timer.once(self._back_off)
-        self._back_off = min(2 * self._back_off, BACK_OFF_MOST)
-
-    def _bury(self, life: _Life, why: str) -> str:
-        """The process has ended: take what it finished, fail the rest, give all memory back."""
-        worker = life.worker
-        worker.kill()  # whatever it has started itself, too
-        how = worker.reap()
-        outcome: list[BatchResult | Failure] = []
-        if not life.fate:
-            with suppress(*NONSENSE):
-                life.answers.read(outcome)
-        started, waiting = self._in_flight.finish_all(worker.marks)
-        why = why or f"the model's process {how}"
-        if started:
-            outcome.append(Failure(started, Status.UNAVAILABLE, f"{why} while it ran this call", True))
-        if waiting:
-            text = f"{why} before it began this call; try again"
-            outcome.append(Failure(waiting, Status.UNAVAILABLE, text, False))
-        for descriptor in worker.descriptors:
-            with suppress(OSError):
-                self._cold.unregister(descriptor)
-        self._timer.off()
-        self._life = None
-        life.introductions.close()
-        life.leases.close()
-        worker.close()
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._event)
-        if outcome:
-            self.sink(outcome)
-        return how
-
-    def _become(self, state: HealthState, detail: str) -> None:
-        self._state = state
-        self._detail = detail
-        self._since = self._clock()
-        if self._on_change is not None:
-            self._on_change(self)
+        if self._life is not None and self._in_flight.holds(request):
+            self._life.tell(CANCEL, slot=request.slot)
 
 
 def _refuse(slab: Slab | None, request: Request, status: Status, message: str) -> Failure:
     if slab is not None:
         slab.release()
     return Failure([request], status, message, started=False)
-
-
-def _no_sink(outcome: list[BatchResult | Failure]) -> None:
-    """Before the front has set one there are no requests either."""
-    del outcome

@@ -19,7 +19,7 @@ import pytest
 
 from tensorwire.codec import SignatureError, decode_arrays, decode_metadata, resolve
 from tensorwire.protocol import Status
-from tensorwire.server.engine import process
+from tensorwire.server.engine import lifecycle
 from tensorwire.server.engine.api import BatchResult, Failure, HealthState
 from tests.server.engine.process_front import MODEL, Front, write_model
 
@@ -284,7 +284,7 @@ def test_results_published_before_a_crash_are_delivered(make: Make) -> None:
 def test_whenever_it_is_killed_every_call_is_answered_once_and_memory_comes_back(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "BACK_OFF_MOST", 0.1)
+    monkeypatch.setattr(lifecycle, "BACK_OFF_MOST", 0.1)
     front = make(max_batch=4)
     front.engine.start()
     random = np.random.default_rng(3)
@@ -314,8 +314,8 @@ def test_whenever_it_is_killed_every_call_is_answered_once_and_memory_comes_back
 def test_a_storm_of_crashes_leaves_no_memory_descriptor_or_child_behind(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "BACK_OFF_FIRST", 0.01)
-    monkeypatch.setattr(process, "BACK_OFF_MOST", 0.01)
+    monkeypatch.setattr(lifecycle, "BACK_OFF_FIRST", 0.01)
+    monkeypatch.setattr(lifecycle, "BACK_OFF_MOST", 0.01)
     front = make()
     front.engine._back_off = 0.01
     front.ready()

@@ -1,0 +1,111 @@
+"""Results as the front finds them: one record and one slab per batch, layouts told once, memory waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensorwire.codec import Encoded
+from tensorwire.gpu import SlabPool
+from tensorwire.protocol import Status
+from tensorwire.server.engine.api import BatchResult, Failure, Request
+from tensorwire.server.engine.publisher import SLOTS_PER_MESSAGE, Publisher
+from tensorwire.server.engine.records import ENCODED, RESULT, SHORT, SIGNATURE, TO_FRONT
+from tensorwire.server.engine.ring import Ring
+
+
+class Other:
+    """A publisher, and the front's end of its ring."""
+
+    def __init__(self, pool_bytes: int = 1 << 20) -> None:
+        self.pool = SlabPool(pool_bytes)
+        self.ring = Ring(TO_FRONT, 8)
+        self.front = Ring(TO_FRONT, 8, self.ring.fd, self.ring.event)
+        self.sent: list[dict[str, Any]] = []
+        self.records: list[tuple[Any, ...]] = []
+        channel: Any = SimpleNamespace(send=lambda kind, **fields: self.sent.append({"kind": kind, **fields}))
+        self.publisher = Publisher(self.pool, self.ring, channel, self.give_back, self.read)
+
+    def read(self) -> list[tuple[Any, ...]]:
+        fresh = self.front.read()
+        self.records += fresh
+        return fresh
+
+    def give_back(self) -> None:
+        for record in self.read():
+            if record[0] in {RESULT, SIGNATURE}:
+                self.publisher.released(record[5])
+
+    def publish(self, *outcome: BatchResult | Failure) -> list[tuple[Any, ...]]:
+        self.publisher.lay_out([*outcome])
+        self.publisher.flush()
+        return self.read()
+
+
+@pytest.fixture
+def other() -> Iterator[Other]:
+    made = Other()
+    yield made
+    made.front.close()
+    made.ring.close()
+
+
+def requests(*slots: int) -> list[Request]:
+    made = [Request(slot, None, 1.0) for slot in slots]
+    for request in made:
+        request.slot = request.stream_id
+    return made
+
+
+def batch(*slots: int, row_bytes: int = 8) -> BatchResult:
+    y = np.arange(len(slots) * row_bytes, dtype=np.uint8).data
+    signature = (("y", "uint8", (row_bytes,), row_bytes),)
+    return BatchResult(requests(*slots), signature, [y], len(slots), 1.0, 2.0, 3.0, 4.0)
+
+
+def test_a_layout_is_told_once_and_each_batch_is_slots_and_outputs(other: Other) -> None:
+    layout, result = other.publish(batch(5, 3))
+    assert (layout[0], result[0]) == (SIGNATURE, RESULT)
+    view = other.pool.view(result[5], result[6])
+    assert list(view[:8].cast("I")) == [5, 3]
+    assert bytes(view[64:]) == bytes(range(16))
+    assert [record[0] for record in other.publish(batch(1))] == [RESULT]
+
+
+def test_one_that_ran_alone_is_body_metadata_and_dims(other: Other) -> None:
+    encoded = Encoded(b"meta", b"di", [memoryview(b"the body")], 8)
+    (record,) = other.publish(BatchResult(requests(7), (), [], 1, 1.0, 2.0, 3.0, 4.0, encoded))
+    assert (record[0], record[2], record[3], record[6]) == (ENCODED, 4, 2, 8)
+    view = other.pool.view(record[5], 64 + 8 + 4 + 2)
+    assert (view[0], bytes(view[64:])) == (7, b"the bodymetadi")
+
+
+def test_a_failure_goes_by_the_channel_in_pieces_that_fit(other: Other) -> None:
+    slots = range(SLOTS_PER_MESSAGE + 1)
+    other.publish(Failure(requests(*slots), Status.INTERNAL, "no", started=True))
+    assert [len(message["slots"]) for message in other.sent] == [SLOTS_PER_MESSAGE, 1]
+
+
+def test_memory_is_waited_for_and_the_front_is_told(other: Other) -> None:
+    for slot in range(6):
+        other.publisher.lay_out([batch(slot, row_bytes=400_000)])
+        other.publisher.flush()
+    assert SHORT in {record[0] for record in other.records}
+    assert other.sent == []
+
+
+def test_outputs_that_can_never_fit_fail_their_batch(other: Other) -> None:
+    other.publish(batch(2, row_bytes=4 << 20))
+    assert [(message["kind"], message["slots"]) for message in other.sent] == [("failure", [2])]
+
+
+def test_a_full_ring_is_stood_by_for(other: Other) -> None:
+    for _ in range(20):
+        other.publisher.say(SHORT)
+    other.publisher.flush()
+    other.read()
+    assert len(other.records) == 20
