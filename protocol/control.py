@@ -166,7 +166,7 @@ class Control(Calls):
             line, detail = answer
             self._over(ErrorCode.NOT_TENSORWIRE, detail, events, remote=False, frame=line)
             return
-        if len(first) < len(PREFACE) or not first.startswith(PREFACE):
+        if not first.startswith(PREFACE):
             self._preface = first
             return
         self._preface = b""

@@ -199,6 +199,11 @@ class TestHandshakeOrder:
         with pytest.raises(ValueError, match="receive_buffer"):
             Connection(Config(Role.CLIENT), now=0.0, nonce=bytes(32), receive_buffer=memoryview(bytearray(131072)))
 
+    @pytest.mark.parametrize("wrong", [memoryview(bytes(262144)), memoryview(bytearray(262144)).cast("I")])
+    def test_a_receive_buffer_is_writable_bytes(self, wrong: memoryview) -> None:
+        with pytest.raises(ValueError, match="receive_buffer"):
+            Connection(Config(Role.CLIENT), now=0.0, nonce=bytes(32), receive_buffer=wrong)
+
     def test_macs_that_are_not_built_are_refused_at_once(self) -> None:
         with pytest.raises(ValueError, match="only"):
             Connection(Config(Role.CLIENT, mac_algorithms=("hmac-sha256",)), now=0.0, nonce=bytes(32))
@@ -398,6 +403,12 @@ class TestDrain:
         with pytest.raises(LocalError, match="draining"):
             client.open(b"", b"", [], 0)
 
+    def test_a_client_takes_the_same_or_a_lower_last_stream_and_refuses_a_higher_one(self) -> None:
+        client = connection_in(Role.CLIENT, State.OPEN)
+        events = feed(client, b"".join(frame(T.GOAWAY, n) for n in (9, 9, 4)))
+        assert [e.last_stream_id for e in events if isinstance(e, GoAway)] == [9, 9, 4]
+        assert code_of(feed(client, frame(T.GOAWAY, 5))) is ErrorCode.STREAM
+
     def test_the_last_stream_only_falls(self) -> None:
         _client, server = open_pair()
         server.goaway(5, ErrorCode.SHUTDOWN)
@@ -426,6 +437,11 @@ class TestTime:
         assert connection.handle_timeout(101.9) == []
         assert code_of(connection.handle_timeout(102.0)) is ErrorCode.TIMEOUT
         assert connection.closed
+
+    def test_a_stranger_that_says_nothing_is_answered_nothing(self) -> None:
+        server = make_server(Limits(handshake_timeout=2.0))
+        assert code_of(server.handle_timeout(2.0)) is ErrorCode.TIMEOUT
+        assert wire_bytes(server) == b""
 
     def test_no_timer_is_wanted_once_open(self) -> None:
         client, server = open_pair()
