@@ -9,7 +9,8 @@ STAMP := $(VENV)/.installed
 COMPILED := build/compiled
 # With a CUDA device the index decides which torch fits; without one the CPU build is pinned (anything else pulls gigabytes).
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
-COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/server tests/clients tests/integration
+# Not tests/server: its unit tests put fakes in the place of compiled classes, which take only their own kind.
+COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration
 DEMO_DATA := scikit-image==0.26.0
 
 help:  ## list the targets

@@ -16,7 +16,7 @@ HOT = {
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
     "server/front": ["calls", "estimate", "replies", "drain", "open_calls", "session"],
-    "clients": ["link", "core"],
+    "clients": ["calls", "replies", "retry", "link", "core", "lead", "blocking_wire", "blocking_driver"],
 }
 
 
