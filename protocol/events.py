@@ -33,7 +33,7 @@ class Event:
 def _fields(event: Event) -> tuple[str, ...]:
     """Names of an event's fields; a compiled class has no __slots__ but a list of its own."""
     kind = type(event)
-    names: tuple[str, ...] = getattr(kind, "__mypyc_attrs__", None) or kind.__slots__
+    names: tuple[str, ...] = getattr(kind, "__mypyc_attrs__", None) or getattr(kind, "__slots__")  # noqa: B009 - the compiler knows no such attribute
     return names
 
 
