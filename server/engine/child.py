@@ -54,26 +54,6 @@ _PR_SET_PDEATHSIG = 1
 _MAX_BLOCKS = 64
 
 
-class _Request(Request):
-    """A request whose `started` is kept in shared memory, where the front finds it when this process has crashed."""
-
-    __slots__ = ("_marks",)
-
-    def __init__(self, marks: memoryview, slot: int, arrived: float, priority: int, principal: int, deadline: float):
-        self._marks = marks
-        super().__init__(slot, None, arrived, priority=priority, principal=principal, deadline=deadline)
-        self.slot = slot
-
-    @property
-    def started(self) -> bool:
-        return self._marks[self.slot] == 1
-
-    @started.setter
-    def started(self, value: bool) -> None:
-        if value:
-            self._marks[self.slot] = 1
-
-
 class Child:
     """Everything after the load message. `serve()` returns when the process should end."""
 
@@ -95,7 +75,7 @@ class Child:
         spec = load_spec(Path(message["folder"]))
         self._slots = Slots(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
         self._preparer = Preparer(spec, self._slots, self)
-        self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned)
+        self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned, starting=self._mark)
         self._registrations = [] if spec.device == "cpu" else _pin(spec.device, self._pool, self._results)
         self._core.load()
         self._poll = select.poll()
@@ -151,7 +131,8 @@ class Child:
     def _request(self, record: tuple[Any, ...]) -> None:
         _, priority, _, slot, number, principal, start, capacity, offset, nbytes, deadline, arrived, _ = record
         prepared = self._prepared[number]
-        request = _Request(self._marks, slot, arrived, priority, principal, deadline)
+        request = Request(slot, None, arrived, priority=priority, principal=principal, deadline=deadline)
+        request.slot = slot
         block = self._blocks.get(offset)
         if (
             block is None
@@ -178,6 +159,12 @@ class Child:
             self._blocks.clear()
         self._blocks[offset] = block
         return block
+
+    def _mark(self, requests: list[Request]) -> None:
+        """Note in shared memory what the model may see from now on: there the front finds it if this process dies."""
+        marks = self._marks
+        for request in requests:
+            marks[request.slot] = 1
 
     def _cancel(self, slot: int) -> None:
         request = self._live.get(slot)

@@ -50,8 +50,9 @@ Outcome = BatchResult | Failure
 class EngineCore:
     """One model instance. Not loaded until `load()`; all methods on one thread.
 
-    `release(block, rows)` is called when rows are done with, whatever became of them. `allocate(nbytes)` gives host
-    memory for outputs that come from a device (default: plain memory; pinned memory copies faster).
+    `release(block, rows)` is called when rows are done with, whatever became of them; `starting(requests)` just before
+    the model may see these. `allocate(nbytes)` gives host memory for outputs that come from a device (default: plain
+    memory; pinned memory copies faster).
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class EngineCore:
         *,
         clock: Callable[[], float] = time.monotonic,
         allocate: Callable[[int], memoryview] | None = None,
+        starting: Callable[[list[Request]], object] | None = None,
     ) -> None:
         self.spec = spec
         self.queue = Queue()
@@ -71,6 +73,7 @@ class EngineCore:
         self._release = release
         self._clock = clock
         self._allocate = allocate
+        self._starting = starting
         self._executor: Executor | None = None
         self._log_again = -inf
 
@@ -131,6 +134,8 @@ class EngineCore:
         if requests:
             for request in requests:
                 request.started = True
+            if self._starting is not None:
+                self._starting(requests)
             self._run(requests, planned.rows, now, results)
         try:
             if results:
@@ -168,10 +173,10 @@ class EngineCore:
             return
         try:
             results.append(executor.run(requests, rows, now))
-        except OutputError as error:
-            results.append(Failure(requests, Status.INTERNAL, str(error)[:MESSAGE_LENGTH], started=True))
-        except CodecError as error:
-            results.append(Failure(requests, Status.INVALID_ARGUMENT, str(error)[:MESSAGE_LENGTH], started=False))
+        except OutputError as wrong:  # each has a name of its own: compiled, one name has one type
+            results.append(Failure(requests, Status.INTERNAL, str(wrong)[:MESSAGE_LENGTH], started=True))
+        except CodecError as malformed:
+            results.append(Failure(requests, Status.INVALID_ARGUMENT, str(malformed)[:MESSAGE_LENGTH], started=False))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may raise anything; the engine lives on
             if len(requests) == 1:
                 message = _raised(error)

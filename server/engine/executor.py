@@ -196,8 +196,8 @@ class Executor:
                 again = self._time(inputs, rows)
                 spent += again
                 fastest = min(fastest, again)
-        except OutputError as error:
-            raise LoadError(f"warm-up with {rows} rows: {error}") from error
+        except OutputError as wrong:
+            raise LoadError(f"warm-up with {rows} rows: {wrong}") from wrong
         except (Exception, SystemExit) as error:
             raise LoadError(
                 f"warm-up with {rows} rows of zeros: model raised {type(error).__name__}: {error}; "
