@@ -163,7 +163,7 @@ class Front:
 
     def assert_memory_is_back(self) -> None:
         """Nothing in flight: only the one idle forming block may be held, and trim() gives that back too."""
-        assert self.engine.in_use == 0
+        self.until(lambda: not self.engine.in_use)  # that metadata was read is told apart from results
         self.engine.trim()
         assert self.pool.in_use == 0
 
