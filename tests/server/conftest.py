@@ -13,6 +13,6 @@ STAND_INS = [
     "front/test_open_calls.py",
     "front/test_replies.py",
 ]
-"""A compiled method takes no duck for an argument. Most of their rules are shown by test_session.py and test_core.py."""
+"""A compiled method takes no duck for an argument. Most of their rules are in test_session.py and test_core.py, too."""
 
 collect_ignore = [] if str(core.__file__).endswith(".py") else STAND_INS
