@@ -183,6 +183,5 @@ def _print(report: Report, rate: float | None) -> None:
         click.echo(line)
     if rate is not None and report.lateness > LATE:
         late = duration(report.lateness * 1e6)
-        click.echo(
-            f"sends left up to {late} late, which is counted: client or --concurrency did not keep up with the rate"
-        )
+        click.echo(f"sends left up to {late} late, which is counted:")
+        click.echo("the client or --concurrency did not keep up with the rate")

@@ -451,7 +451,7 @@ def test_a_cancel_after_the_end_is_harmless(make: Make) -> None:
 
 
 def test_a_call_past_its_deadline_is_failed_by_the_process(make: Make) -> None:
-    front = make().ready()
+    front = make(max_batch=1).ready()
     slow = front.submit([-7, 0, 0, 0])
     front.turn()
     late = front.submit([1, 0, 0, 0], deadline=time.monotonic() + 0.05)
