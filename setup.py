@@ -15,8 +15,19 @@ HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
-    "server/front": ["calls", "estimate", "replies", "drain", "open_calls", "session"],
-    "clients": ["calls", "replies", "retry", "link", "core", "lead", "blocking_wire", "blocking_driver"],
+    "server/front": ["calls", "estimate", "replies", "drain", "open_calls", "session", "transport", "front"],
+    "clients": [
+        "calls",
+        "replies",
+        "retry",
+        "link",
+        "core",
+        "sockets",
+        "lead",
+        "blocking_wire",
+        "blocking_driver",
+        "blocking",
+    ],
 }
 
 

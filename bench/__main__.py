@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import harness, report
 from .works import WORKS
 
-PEERS = ("raw_echo", "ours", "ours_pure", "grpc_aio")
+PEERS = ("raw_echo", "ours", "ours_spin", "ours_pure", "grpc_aio")
 
 
 def main() -> int:
@@ -32,8 +32,9 @@ def main() -> int:
         progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
         rows = {}
         for key, work in works.items():
-            task = progress.add_task(f"{key}: {work.title}", total=arguments.rounds * len(peers))
-            samples = harness.interleaved(peers, work, arguments.rounds, lambda task=task: progress.advance(task))  # type: ignore[misc]
+            doing = [peer for peer in peers if key in peer.works]
+            task = progress.add_task(f"{key}: {work.title}", total=arguments.rounds * len(doing))
+            samples = harness.interleaved(doing, work, arguments.rounds, lambda task=task: progress.advance(task))  # type: ignore[misc]
             rows[key] = report.figures(work, samples)
         names = {peer.module: peer.name for peer in peers}
     results = {"machine": report.machine(), "rounds": arguments.rounds, "targets": report.targets(rows), "works": rows}

@@ -1,8 +1,8 @@
 """Runs peers in interleaved rounds: every server pinned to core 0, every client to core 1, in processes of their own.
 
 A peer is a module of ``bench.peers`` with ``NAME``, ``serve()`` (blocks; calls ``announce(address)`` once it listens)
-and ``measure(work, address, calls) -> Sample``; ``PATH`` says where tensorwire is imported from. Servers stay up and
-idle while others are measured.
+and ``measure(work, address, calls) -> Sample``; ``PATH`` says where tensorwire is imported from, ``WORKS`` which works
+it does (default: all). Servers stay up and idle while others are measured.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ class Running:
 
     name: str
     module: str
+    works: str
     address: str
     server: subprocess.Popen[str]
     client: ProcessPoolExecutor
@@ -136,7 +137,7 @@ def started(module: str) -> Iterator[Running]:
         address = wait_listening(server, module)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, spawn, initializer=client_process, initargs=(CLIENT_CORE, path)) as client:
-            yield Running(peer.NAME, module, address, server, client)
+            yield Running(peer.NAME, module, getattr(peer, "WORKS", "".join(WORKS)), address, server, client)
     finally:
         server.terminate()
         try:

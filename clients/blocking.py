@@ -31,16 +31,23 @@ def connect(
     timeout: float = CONNECT_TIMEOUT,
     max_reply: int = MAX_REPLY,
     capture: str | Path | None = None,
+    spin: float = 0.0,
 ) -> Client:
     """Connect to ``tw://host:port`` or ``tw+unix:///path`` and give back a :class:`Client`.
 
     ``timeout``: seconds for the connection and the handshake. ``wait_for_ready``: a server that is not there yet is
     tried again until ``timeout``, and later calls wait for a lost server until their deadline instead of failing at
     once. ``max_reply``: bytes of the largest reply that is taken. ``capture``: a file that records every byte, for
-    ``tensorwire decode``. Raises :class:`InvalidURL`, :class:`ConnectFailed`.
+    ``tensorwire decode``. ``spin``: seconds to keep asking for a reply before sleeping until it comes, for callers who
+    buy latency with a core: waking up takes tens of microseconds. Raises :class:`InvalidURL`, :class:`ConnectFailed`.
     """
     client = Client(
-        parse_url(url), wait_for_ready=wait_for_ready, timeout=timeout, max_reply=max_reply, capture=capture
+        parse_url(url),
+        wait_for_ready=wait_for_ready,
+        timeout=timeout,
+        max_reply=max_reply,
+        capture=capture,
+        spin=spin,
     )
     try:
         client.wait_connected(timeout)
@@ -91,12 +98,13 @@ class Client:
         timeout: float = CONNECT_TIMEOUT,
         max_reply: int = MAX_REPLY,
         capture: str | Path | None = None,
+        spin: float = 0.0,
     ) -> None:
         self._capture = open_capture(capture)
         core = ClientCore(
             wake, address=str(address), wait_for_ready=wait_for_ready, max_reply=max_reply, capture=self._capture
         )
-        self._driver = Driver(core, address, timeout)
+        self._driver = Driver(core, address, timeout, spin)
 
     def infer(
         self,
@@ -137,7 +145,7 @@ class Client:
     def ping(self, *, deadline: float | None = None) -> float:
         """Seconds to the server and back, without a model."""
         call = self._driver.control(PING, deadline)
-        _outcome(call)
+        _check(call)
         return call.finished_at - call.opened_at
 
     def models(self, *, deadline: float | None = None) -> ModelList:
@@ -180,7 +188,7 @@ class Client:
 
     def wait_connected(self, timeout: float) -> None:
         """Wait until the handshake is done. Raises :class:`ConnectFailed`."""
-        _outcome(self._driver.control(CONNECT, timeout))
+        _check(self._driver.control(CONNECT, timeout))
 
     def close(self) -> None:
         """Say goodbye and close the connection; calls under way fail with :class:`ClientClosed`. May be repeated."""
@@ -196,8 +204,13 @@ class Client:
         self.close()
 
 
-def _outcome(call: Call) -> Result:
-    """What a call that is done gives back, or raises."""
+def _check(call: Call) -> None:
+    """Raise what a call that is done failed with."""
     if call.error is not None:
         raise call.error
+
+
+def _outcome(call: Call) -> Result:
+    """What a call that is done gives back, or raises."""
+    _check(call)
     return cast("Result", call.outcome)

@@ -41,8 +41,9 @@ monotonic = time.monotonic
 class Driver:
     """Carries the calls of one client."""
 
-    def __init__(self, core: ClientCore, address: Address, connect_timeout: float) -> None:
+    def __init__(self, core: ClientCore, address: Address, connect_timeout: float, spin: float = 0.0) -> None:
         self._core = core
+        self._spin = spin
         self._lock = allocate_lock()
         self._dialler = Dialler(core, address, connect_timeout, self._lock)
         self._wire: Wire | None = None
@@ -232,7 +233,8 @@ class Driver:
         try:
             lock.release()
             try:
-                n = wire.sock.recv_into(buffer, 0, flags)
+                spin = self._spin and not flags
+                n = wire.spin(buffer, self._spin) if spin else wire.sock.recv_into(buffer, 0, flags)
             finally:
                 lock.acquire()
         except BlockingIOError:

@@ -86,9 +86,9 @@ async def many_in_flight(work: Work, address: str, calls: int) -> Sample:
         return Sample(latencies, clock() - begin)
 
 
-def measure(work: Work, address: str, calls: int) -> Sample:
+def measure(work: Work, address: str, calls: int, spin: float = 0.0) -> Sample:
     if work.in_flight > 1:
         return uvloop.run(many_in_flight(work, address, calls))
     tensor = np.ones(work.shape, np.float32)
-    with tensorwire.connect(f"tw://{address}") as client:
+    with tensorwire.connect(f"tw://{address}", spin=spin) as client:
         return closed_loop(lambda: client.infer(work.model, {"x": tensor}), calls, warmup=100)

@@ -13,6 +13,7 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 DEFAULT_PORT = 7411
 """TCP port of `tw://host` without a port."""
@@ -91,8 +92,8 @@ def _remove_stale(path: Path) -> None:
 class Listener:
     """The listening sockets of one server."""
 
-    def __init__(self, make_protocol: Callable[[], asyncio.BufferedProtocol]) -> None:
-        self._make_protocol = make_protocol
+    def __init__(self, make_protocol: Callable[[], object]) -> None:
+        self._make_protocol = cast("Callable[[], asyncio.BufferedProtocol]", make_protocol)
         self._servers: list[asyncio.Server] = []
         self._paths: list[tuple[Path, int]] = []
         self.addresses: list[str] = []

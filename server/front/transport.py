@@ -54,8 +54,10 @@ _TURN, _WRITE = 1, 2  # the two reasons to stop reading
 _POISON = b"\xdb"
 
 
-class ConnectionTransport(asyncio.BufferedProtocol):
-    """The asyncio side of one connection."""
+class ConnectionTransport:
+    """The asyncio side of one connection: a BufferedProtocol by its methods, which is what uvloop asks for. Not by
+    inheritance: a class on top of an interpreted one cannot be compiled.
+    """
 
     __slots__ = (
         "_budget",

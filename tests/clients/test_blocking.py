@@ -188,6 +188,26 @@ def test_the_lead_is_passed_on() -> None:
         assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.parametrize("spin", [0.0001, 5.0])
+def test_a_client_that_spins_gets_the_same_answers(peer: Peer, spin: float) -> None:
+    """Whether the reply comes while it asks (5 s) or after it went to sleep (0.1 ms at a reply held back)."""
+    with tensorwire.connect(peer.url, spin=spin) as client:
+        for size in (1, 100, 100_000, 1_000_000):
+            array = np.arange(size, dtype=np.float32)
+            np.testing.assert_array_equal(client.infer("m", {"x": array})["x"], array)
+
+
+def test_a_client_that_spins_sleeps_when_the_reply_takes_longer() -> None:
+    release = threading.Event()
+
+    def later(connection: PeerConnection, message: Message) -> None:
+        threading.Timer(0.05, release.set).start()
+        reply_when(release, connection, message)
+
+    with Peer(later) as peer, tensorwire.connect(peer.url, spin=0.0001) as client:
+        np.testing.assert_array_equal(client.infer("m", {"x": X})["x"], X)
+
+
 @pytest.mark.parametrize("deadline", [0.005, 0.1])
 def test_a_deadline_passes_in_time_and_the_server_is_told(deadline: float) -> None:
     with Peer(silent) as peer, tensorwire.connect(peer.url) as client:
