@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorwire.protocol import Config, Connection, Limits, Refusal, Role, Status, events
+from tensorwire.protocol import Config, Connection, ErrorCode, Limits, Refusal, Role, Status, events
 from tests.vectors.wire import WANT_TIMING, ready_payload
 
 HERE = Path(__file__).resolve().parent
@@ -147,9 +147,9 @@ class Player:
         elif action == "ping":
             connection.ping(bytes.fromhex(step["payload"]))
         elif action == "goaway":
-            connection.goaway(step["last_stream"], step["code"], step["detail"])
+            connection.goaway(step["last_stream"], ErrorCode(step["code"]), step["detail"])
         elif action == "close":
-            connection.close(step["code"], step["detail"])
+            connection.close(ErrorCode(step["code"]), step["detail"])
         else:
             self._record(connection.receive_eof(NOW))
 
