@@ -28,14 +28,19 @@ def decode_arrays(resolved: Resolved, body: memoryview | bytes | bytearray) -> d
     DENSE: an array (0-d ones too). STRING: an object array of str, copied. RAGGED: a RaggedArray. CodecError if the
     body has another length than `resolved` says, breaks a rule of tensor.fbs, or has a dtype that needs ml_dtypes here.
     """
-    view = memoryview(body).toreadonly()
-    if view.nbytes != resolved.body_length:
-        raise CodecError(f"body: {view.nbytes} bytes, expected {resolved.body_length}")
-    if resolved.unchecked:
-        check_body(resolved, view)
-    # An array over a memoryview would hold the object below it, but not the export: mmap.close() could pull the memory
-    # away. One over this array holds both.
-    memory = np.frombuffer(view, _UINT8)
+    nbytes = len(body) if type(body) is bytes else memoryview(body).nbytes
+    if nbytes != resolved.body_length:
+        raise CodecError(f"body: {nbytes} bytes, expected {resolved.body_length}")
+    memory: Any
+    if type(body) is bytes and body and not resolved.unchecked:
+        memory = body  # never moves, never changes: the arrays may hold it themselves
+    else:
+        view = memoryview(body).toreadonly()
+        if resolved.unchecked:
+            check_body(resolved, view)
+        # An array over a memoryview would hold the object below it, but not the export: mmap.close() could pull the
+        # memory away. One over this array holds both.
+        memory = np.frombuffer(view, _UINT8)
     arrays: dict[str, Any] = {}
     for tensor in resolved.tensors:
         dtype = tensor.dtype.numpy
