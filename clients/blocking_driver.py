@@ -224,6 +224,8 @@ class Driver:
         due = self._core.next_timer()
         if until != FOREVER:
             due = min(due, until)
+        if self._spin and not wire.unsent and self._spin_read(wire, due):
+            return
         if (due != FOREVER or wire.unsent or wire.receive_timeout) and not self._may_block(wire, due):
             return
         link, lock = wire.link, self._lock
@@ -233,8 +235,7 @@ class Driver:
         try:
             lock.release()
             try:
-                spin = self._spin and not flags
-                n = wire.spin(buffer, self._spin) if spin else wire.sock.recv_into(buffer, 0, flags)
+                n = wire.sock.recv_into(buffer, 0, flags)
             finally:
                 lock.acquire()
         except BlockingIOError:
@@ -250,6 +251,29 @@ class Driver:
             wire.arrived(n)
         if not link.ready:
             self._settle()
+
+    def _spin_read(self, wire: Wire, due: float) -> bool:
+        """Keep asking for bytes, never beyond ``due``; false where none came, so that the thread may sleep."""
+        buffer = wire.link.next_buffer()
+        if len(buffer) != wire.usual:
+            return False
+        self._lock.release()
+        try:
+            n = wire.spin(buffer, min(due, monotonic() + self._spin))
+        except OSError as error:
+            self._lock.acquire()
+            wire.broke(error)
+        except BaseException:
+            self._lock.acquire()
+            raise
+        else:
+            self._lock.acquire()
+            if n < 0:
+                return False
+            wire.arrived(n)
+        if not wire.link.ready:
+            self._settle()
+        return True
 
     def _may_block(self, wire: Wire, due: float) -> bool:
         """See to timers and to what is unsent; true where nothing but a read is left, which then ends by ``due``."""

@@ -65,15 +65,14 @@ class Wire:
         """How to read into the link's buffer: waiting for all of it where all of it is owed."""
         return socket.MSG_WAITALL if self.link.exact else 0
 
-    def spin(self, buffer: memoryview, seconds: float) -> int:
-        """Ask for bytes for so many seconds, then sleep until there are some: waking up costs more than asking."""
-        until = monotonic() + seconds
+    def spin(self, buffer: memoryview, until: float) -> int:
+        """Ask for bytes until some came (how many) or the time is over (-1): waking up costs more than asking."""
         while monotonic() < until:
             try:
                 return self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 continue
-        return self.sock.recv_into(buffer)
+        return -1
 
     def read_now(self) -> bool:
         """Read once what is there without waiting; false where there was nothing."""

@@ -19,8 +19,8 @@ from bench.harness import Sample, announce, closed_loop
 from bench.works import Work
 
 NAME = "raw uvloop echo"
-#: what our frames add to the tensor bytes of a small call: header, extension, metadata
-FRAME = 32 + 18 + 160
+#: what our frames add to the tensor bytes of a small call: header, extension, metadata of a request and of a reply
+REQUEST_FRAME, REPLY_FRAME = 162, 170
 
 
 class Echo(asyncio.BufferedProtocol):
@@ -67,7 +67,7 @@ def connect(address: str) -> socket.socket:
 
 
 def sizes(work: Work) -> tuple[int, int]:
-    return work.request_bytes + FRAME, work.reply_bytes + FRAME
+    return work.request_bytes + REQUEST_FRAME, work.reply_bytes + REPLY_FRAME
 
 
 def one_in_flight(work: Work, address: str, calls: int) -> Sample:

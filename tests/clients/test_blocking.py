@@ -208,6 +208,15 @@ def test_a_client_that_spins_sleeps_when_the_reply_takes_longer() -> None:
         np.testing.assert_array_equal(client.infer("m", {"x": X})["x"], X)
 
 
+@pytest.mark.parametrize("spin", [0.001, 30.0])
+def test_a_client_that_spins_keeps_its_deadline(spin: float) -> None:
+    with Peer(silent) as peer, tensorwire.connect(peer.url, spin=spin) as client:
+        before = time.monotonic()
+        with pytest.raises(LocalDeadlineExceeded):
+            client.infer("m", {"x": X}, deadline=0.1)
+        assert 0.1 <= time.monotonic() - before < 1.1
+
+
 @pytest.mark.parametrize("deadline", [0.005, 0.1])
 def test_a_deadline_passes_in_time_and_the_server_is_told(deadline: float) -> None:
     with Peer(silent) as peer, tensorwire.connect(peer.url) as client:
