@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import harness, report
 from .works import WORKS
 
-PEERS = ("raw_echo", "ours", "ours_spin", "ours_pure", "grpc_aio")
+PEERS = ("raw_echo", "raw_echo_spin", "ours", "ours_sleeps", "ours_spin", "ours_pure", "grpc_aio")
 
 
 def main() -> int:

@@ -31,15 +31,16 @@ def connect(
     timeout: float = CONNECT_TIMEOUT,
     max_reply: int = MAX_REPLY,
     capture: str | Path | None = None,
-    spin: float = 0.0,
+    spin: float | None = None,
 ) -> Client:
     """Connect to ``tw://host:port`` or ``tw+unix:///path`` and give back a :class:`Client`.
 
     ``timeout``: seconds for the connection and the handshake. ``wait_for_ready``: a server that is not there yet is
     tried again until ``timeout``, and later calls wait for a lost server until their deadline instead of failing at
     once. ``max_reply``: bytes of the largest reply that is taken. ``capture``: a file that records every byte, for
-    ``tensorwire decode``. ``spin``: seconds to keep asking for a reply before sleeping until it comes, for callers who
-    buy latency with a core: waking up takes tens of microseconds. Raises :class:`InvalidURL`, :class:`ConnectFailed`.
+    ``tensorwire decode``. ``spin``: seconds to keep asking for a reply before sleeping until it comes, since waking up
+    takes tens of microseconds. By default the client asks for at most 0.1 ms and only while replies do come that fast;
+    0 never asks; more is for callers who buy latency with a core. Raises :class:`InvalidURL`, :class:`ConnectFailed`.
     """
     client = Client(
         parse_url(url),
@@ -98,7 +99,7 @@ class Client:
         timeout: float = CONNECT_TIMEOUT,
         max_reply: int = MAX_REPLY,
         capture: str | Path | None = None,
-        spin: float = 0.0,
+        spin: float | None = None,
     ) -> None:
         self._capture = open_capture(capture)
         core = ClientCore(

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .blocking_dialler import Dialler
-from .blocking_wire import Wire
+from .blocking_wire import Patience, Wire, ask
 from .calls import FOREVER, Call
 from .core import ClientCore
 from .forks import check_fork, generation
@@ -41,9 +41,9 @@ monotonic = time.monotonic
 class Driver:
     """Carries the calls of one client."""
 
-    def __init__(self, core: ClientCore, address: Address, connect_timeout: float, spin: float = 0.0) -> None:
+    def __init__(self, core: ClientCore, address: Address, connect_timeout: float, spin: float | None = None) -> None:
         self._core = core
-        self._spin = spin
+        self._patience = Patience(spin)
         self._lock = allocate_lock()
         self._dialler = Dialler(core, address, connect_timeout, self._lock)
         self._wire: Wire | None = None
@@ -224,7 +224,7 @@ class Driver:
         due = self._core.next_timer()
         if until != FOREVER:
             due = min(due, until)
-        if self._spin and not wire.unsent and self._spin_read(wire, due):
+        if not wire.unsent and self._patience.asks() and self._spin_read(wire, due):
             return
         if (due != FOREVER or wire.unsent or wire.receive_timeout) and not self._may_block(wire, due):
             return
@@ -259,7 +259,7 @@ class Driver:
             return False
         self._lock.release()
         try:
-            n = wire.spin(buffer, min(due, monotonic() + self._spin))
+            n = ask(wire.sock, buffer, due, self._patience)
         except OSError as error:
             self._lock.acquire()
             wire.broke(error)

@@ -18,6 +18,72 @@ from .sockets import Buffers, send_now, set_receive_timeout
 
 monotonic = time.monotonic
 
+SPIN = 0.0001
+"""Seconds that asking for a reply may take before sleeping is tried: about what going to sleep and being woken costs
+together, so that even a reply that comes just after costs no more than twice the best choice (Karlin et al.,
+Competitive randomized algorithms for nonuniform problems, 1990)."""
+LOST_TURN = 0.000_01
+"""Seconds that asking once stays well below, unless another thread took the interpreter or the core meanwhile."""
+LONGEST_PAUSE = 1024
+"""Replies slept for, at most, before asking is tried again where it has not paid."""
+
+
+class Patience:
+    """How long to keep asking for the next reply before sleeping until it comes.
+
+    Where nobody has said, it learns from the replies: asking goes on while it pays. Each time it did not, twice as many
+    replies are slept for before it is tried again, so that slow models and machines without a spare core cost nothing.
+    Losing the interpreter or the core while asking counts as not paid: other threads of the caller come first. (The
+    first time is not judged: after a sleep everything is slow once.)
+    """
+
+    __slots__ = ("_learns", "_pause", "_skip", "seconds", "turn")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._learns = seconds is None
+        self._pause = 0
+        self._skip = 0
+        self.seconds = SPIN if seconds is None else seconds
+        """Seconds to ask at most."""
+        self.turn = LOST_TURN if seconds is None else FOREVER
+        """Seconds that asking once may take, but for the first time; after more, asking ends."""
+
+    def asks(self) -> bool:
+        """Whether to ask for the next reply."""
+        if self._skip:
+            self._skip -= 1
+            return False
+        return self.seconds > 0.0
+
+    def learn(self, paid: bool) -> None:
+        """Take in whether the reply came while it was asked for."""
+        if paid:
+            self._pause //= 2
+        elif self._learns:
+            self._skip = self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
+
+
+def ask(sock: socket.socket, buffer: memoryview, until: float, patience: Patience) -> int:
+    """Ask for bytes until some came (how many, 0 at the end of the stream) or it is time to sleep (-1).
+
+    Raises ``OSError`` where the connection broke.
+    """
+    now = monotonic()
+    until, turn = min(until, now + patience.seconds), FOREVER  # the first turn may be a cold one
+    while now < until:
+        try:
+            n = sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            before, now = now, monotonic()
+            if now - before > turn:
+                break
+            turn = patience.turn
+        else:
+            patience.learn(True)
+            return n
+    patience.learn(False)
+    return -1
+
 
 class Wire:
     """A connected socket with its link, from the dial to the hang-up."""
@@ -64,15 +130,6 @@ class Wire:
     def read_flags(self) -> int:
         """How to read into the link's buffer: waiting for all of it where all of it is owed."""
         return socket.MSG_WAITALL if self.link.exact else 0
-
-    def spin(self, buffer: memoryview, until: float) -> int:
-        """Ask for bytes until some came (how many) or the time is over (-1): waking up costs more than asking."""
-        while monotonic() < until:
-            try:
-                return self.sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                continue
-        return -1
 
     def read_now(self) -> bool:
         """Read once what is there without waiting; false where there was nothing."""

@@ -86,7 +86,7 @@ async def many_in_flight(work: Work, address: str, calls: int) -> Sample:
         return Sample(latencies, clock() - begin)
 
 
-def measure(work: Work, address: str, calls: int, spin: float = 0.0) -> Sample:
+def measure(work: Work, address: str, calls: int, spin: float | None = None) -> Sample:
     if work.in_flight > 1:
         return uvloop.run(many_in_flight(work, address, calls))
     tensor = np.ones(work.shape, np.float32)

@@ -7,6 +7,7 @@ flight) or an asyncio protocol with one future a call (many in flight). Nothing 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 import struct
@@ -70,8 +71,8 @@ def sizes(work: Work) -> tuple[int, int]:
     return work.request_bytes + REQUEST_FRAME, work.reply_bytes + REPLY_FRAME
 
 
-def one_in_flight(work: Work, address: str, calls: int) -> Sample:
-    """Time a bare blocking socket: one send, receives until the reply is whole."""
+def one_in_flight(work: Work, address: str, calls: int, spin: bool = False) -> Sample:
+    """Time a bare blocking socket: one send, receives until the reply is whole; ``spin``: without sleeping."""
     request, reply = sizes(work)
     payload, into = bytes(request), memoryview(bytearray(reply))
     with connect(address) as sock:
@@ -83,7 +84,14 @@ def one_in_flight(work: Work, address: str, calls: int) -> Sample:
             while got < reply:
                 got += sock.recv_into(into[got:])
 
-        return closed_loop(call, calls, warmup=100)
+        def call_spinning() -> None:
+            sock.sendall(payload)
+            got = 0
+            while got < reply:
+                with contextlib.suppress(BlockingIOError):
+                    got += sock.recv_into(into[got:], 0, socket.MSG_DONTWAIT)
+
+        return closed_loop(call_spinning if spin else call, calls, warmup=100)
 
 
 class RawClient(asyncio.BufferedProtocol):
