@@ -11,7 +11,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.vectors import cases_chunks, cases_frames, cases_handshake, cases_sessions, cases_streams
+from tests.vectors import (
+    cases_chunks,
+    cases_forged,
+    cases_frames,
+    cases_handshake,
+    cases_sessions,
+    cases_streams,
+    cases_tensors,
+)
 from tests.vectors.case import CONFIG, PRELUDE, Vector
 
 HERE = Path(__file__).resolve().parent
@@ -25,7 +33,9 @@ FILES: dict[str, Callable[[], list[Vector]]] = {
     "draft/streams": cases_streams.streams,
     "draft/chunks": cases_chunks.chunks,
     "draft/sessions": cases_sessions.sessions,
+    "draft/metadata": lambda: [*cases_tensors.tensors(), *cases_forged.forged()],
 }
+KINDS = {"draft/extension": "extension", "draft/metadata": "metadata"}  # all others: connection
 
 
 def render(name: str) -> str:
@@ -34,7 +44,7 @@ def render(name: str) -> str:
     head: dict[str, object] = {
         "spec": {"version": 1, "draft": 1},
         "status": name.split("/", maxsplit=1)[0],
-        "kind": "extension" if name == "draft/extension" else "connection",
+        "kind": KINDS.get(name, "connection"),
     }
     if head["kind"] == "connection":
         head["config"] = CONFIG
