@@ -1,0 +1,511 @@
+/*
+ * twire.h: the thin tensorwire client in C. Tensors in, tensors out, over one TCP or Unix socket.
+ *
+ * What lives here: the whole public interface of twire.c, in three layers, each usable without the one above it.
+ *   1. Tensors and prepared calls: what a message holds. No I/O, no connection.
+ *   2. The core (twire_core_*): the protocol as a state machine without I/O. Bytes and a clock go in, events and
+ *      iovecs come out. For those who have an event loop of their own.
+ *   3. The client (twire_connect, twire_infer, twire_submit, twire_poll ...): blocking calls on a socket.
+ * What must not: rules of the wire that protocol/SPEC.md does not state. Both were written from that page alone.
+ *
+ * The usual program needs layers 1 and 3:
+ *
+ *     twire_client *client;
+ *     twire_call *call;
+ *     twire_reply *reply = twire_reply_new();
+ *     float x[3] = {1, 2, 3};
+ *     twire_tensor input = twire_dense("x", TWIRE_FLOAT32, x, 2, (int64_t[]){1, 3});
+ *
+ *     if (twire_connect("tw://127.0.0.1:7411", NULL, &client)) die(twire_connect_error());
+ *     if (twire_call_new("echo", NULL, &input, 1, &call)) die("echo");
+ *     if (twire_infer(client, call, &input, NULL, reply)) die(twire_reply_text(reply));
+ *     const float *y = twire_reply_tensors(reply)[0].data;
+ *
+ * Units. Sizes are bytes. Times are nanoseconds of CLOCK_MONOTONIC (twire_now); durations too, unless the name ends in
+ * _us (microseconds, as on the wire). 0 as a time or duration means "none".
+ *
+ * Errors. Functions that return int return TWIRE_OK (0), a status of the server (1..16), or a local TWIRE_E_* code
+ * (negative). twire_strerror names any of them; the objects hold a text that says what was wrong, what was expected and
+ * what to do, with control characters of the server's words escaped.
+ *
+ * Ownership. What a *_new function or twire_connect makes, the caller frees with the function named beside it. Tensor
+ * memory stays the caller's: it is read while it is sent, never copied, and must not change until the call is over.
+ *
+ * Threads. A client (or core), its calls and its replies belong to one thread at a time; the library keeps no global
+ * state but a text per thread (twire_connect_error). Use one client per thread. Nothing here raises a signal, calls exit or
+ * prints.
+ */
+#ifndef TWIRE_H
+#define TWIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TWIRE_VERSION "0.1.0"
+
+/* What this implementation speaks (SPEC 9.4). */
+#define TWIRE_PROTOCOL_VERSION 1
+#define TWIRE_PROTOCOL_DRAFT 1
+
+#define TWIRE_MAX_DIMS 8       /* dims of one tensor */
+#define TWIRE_MAX_TENSORS 1024 /* tensors of one message */
+#define TWIRE_MAX_NAME 256     /* bytes of a model's, version's or tensor's name */
+#define TWIRE_INLINE_BODY 65536
+#define TWIRE_REQUEST_ID 40 /* bytes that hold any request id and its NUL (SPEC 19.5) */
+
+/* ------------------------------------------------------------------------------------------------ outcomes of a call */
+
+/* The server's status codes: gRPC's seventeen, by name and number (SPEC 19.1). Local outcomes are negative. */
+enum {
+  TWIRE_OK = 0,
+  TWIRE_CANCELLED = 1,
+  TWIRE_UNKNOWN = 2,
+  TWIRE_INVALID_ARGUMENT = 3,
+  TWIRE_DEADLINE_EXCEEDED = 4,
+  TWIRE_NOT_FOUND = 5,
+  TWIRE_ALREADY_EXISTS = 6,
+  TWIRE_PERMISSION_DENIED = 7,
+  TWIRE_RESOURCE_EXHAUSTED = 8,
+  TWIRE_FAILED_PRECONDITION = 9,
+  TWIRE_ABORTED = 10,
+  TWIRE_OUT_OF_RANGE = 11,
+  TWIRE_UNIMPLEMENTED = 12,
+  TWIRE_INTERNAL = 13,
+  TWIRE_UNAVAILABLE = 14,
+  TWIRE_DATA_LOSS = 15,
+  TWIRE_UNAUTHENTICATED = 16,
+
+  TWIRE_E_LOST = -1,     /* the connection ended before the outcome was known: the call may or may not have run */
+  TWIRE_E_CLOSED = -2,   /* the connection is closed: nothing was sent; connect anew */
+  TWIRE_E_AGAIN = -3,    /* nothing has finished within the time given; not an error */
+  TWIRE_E_ARGUMENT = -4, /* the caller's arguments contradict each other; nothing was sent */
+  TWIRE_E_MEMORY = -5,   /* malloc failed */
+  TWIRE_E_SYSTEM = -6,   /* a system call failed; the text names it and errno */
+  TWIRE_E_ADDRESS = -7,  /* the URL is malformed, or its host is not found */
+  TWIRE_E_REFUSED = -8,  /* the server closed the handshake: version, feature, key; the text is its own */
+  TWIRE_E_PROTOCOL = -9, /* the server broke the protocol, or speaks another one (HTTP, TLS ...) */
+  TWIRE_E_BUSY = -10,    /* the stream still sends an earlier message; or too much is queued: drain first */
+};
+
+/* Name of a code, such as "NOT_FOUND" or "E_LOST"; never NULL. Static. */
+const char *twire_strerror(int code);
+
+/* Why a connection ended: error codes of SPEC 19.2. */
+enum {
+  TWIRE_CLOSE_NO_ERROR = 0,
+  TWIRE_CLOSE_PROTOCOL = 1,
+  TWIRE_CLOSE_FRAME = 2,
+  TWIRE_CLOSE_TOO_LARGE = 3,
+  TWIRE_CLOSE_STREAM = 4,
+  TWIRE_CLOSE_EXTENSION = 5,
+  TWIRE_CLOSE_HANDSHAKE = 6,
+  TWIRE_CLOSE_VERSION = 7,
+  TWIRE_CLOSE_FEATURE = 8,
+  TWIRE_CLOSE_MAC = 9,
+  TWIRE_CLOSE_AUTHENTICATION = 10,
+  TWIRE_CLOSE_TIMEOUT = 11,
+  TWIRE_CLOSE_CALM = 12,
+  TWIRE_CLOSE_SHUTDOWN = 13,
+  TWIRE_CLOSE_INTERNAL = 14,
+  TWIRE_CLOSE_NOT_TENSORWIRE = 15
+};
+
+/* Name of such a code, such as "STREAM"; of an unknown one "PROTOCOL". Static. */
+const char *twire_close_name(uint32_t code);
+
+/* CLOCK_MONOTONIC in nanoseconds: the clock of every `now` and deadline below. */
+uint64_t twire_now(void);
+
+/* --------------------------------------------------------------------------------------------------- 1a. the tensors */
+
+/* Element types: DLPack's type code << 8 | bits of an element (SPEC 18.3). */
+typedef enum twire_dtype {
+  TWIRE_BOOL = 0x0608, /* one byte, 0 or 1 */
+  TWIRE_INT8 = 0x0008,
+  TWIRE_INT16 = 0x0010,
+  TWIRE_INT32 = 0x0020,
+  TWIRE_INT64 = 0x0040,
+  TWIRE_UINT8 = 0x0108,
+  TWIRE_UINT16 = 0x0110,
+  TWIRE_UINT32 = 0x0120,
+  TWIRE_UINT64 = 0x0140,
+  TWIRE_FLOAT16 = 0x0210,
+  TWIRE_FLOAT32 = 0x0220,
+  TWIRE_FLOAT64 = 0x0240,
+  TWIRE_BFLOAT16 = 0x0410,
+  TWIRE_COMPLEX64 = 0x0540,
+  TWIRE_COMPLEX128 = 0x0580,
+  TWIRE_FLOAT8_E3M4 = 0x0708,
+  TWIRE_FLOAT8_E4M3 = 0x0808,
+  TWIRE_FLOAT8_E4M3B11FNUZ = 0x0908,
+  TWIRE_FLOAT8_E4M3FN = 0x0a08,
+  TWIRE_FLOAT8_E4M3FNUZ = 0x0b08,
+  TWIRE_FLOAT8_E5M2 = 0x0c08,
+  TWIRE_FLOAT8_E5M2FNUZ = 0x0d08,
+  TWIRE_FLOAT8_E8M0FNU = 0x0e08
+} twire_dtype;
+
+/* Bytes of one element, or 0 if the number is no dtype. */
+size_t twire_dtype_size(twire_dtype dtype);
+/* SPEC's name, such as "float32"; NULL if the number is no dtype. Static. */
+const char *twire_dtype_name(twire_dtype dtype);
+/* The dtype of a name; 0 if there is none of that name. */
+twire_dtype twire_dtype_of(const char *name);
+
+/* How the bytes of a tensor are laid out (SPEC 18.5). */
+typedef enum twire_kind {
+  TWIRE_DENSE = 0,  /* data: product(shape) elements, C order, little-endian */
+  TWIRE_STRING = 1, /* product(shape) strings; string i is data[offsets[i]] .. data[offsets[i + 1]], UTF-8 */
+  TWIRE_RAGGED = 2  /* shape[0] rows; row i is items offsets[i] .. offsets[i + 1] of [items, shape[1], ...] in data */
+} twire_kind;
+
+/* One tensor: what the caller sends, or a view of what was received. Zero what you do not set. */
+typedef struct twire_tensor {
+  const char *name; /* NUL-terminated; received names may hold further NULs: see name_length */
+  size_t name_length; /* set on received tensors; ignored on those sent */
+  twire_dtype dtype;
+  twire_kind kind;
+  uint32_t dim_count; /* 0 = a scalar */
+  int64_t shape[TWIRE_MAX_DIMS];
+  const void *data;       /* the elements, the blob of a STRING, the values of a RAGGED; may be NULL if size is 0 */
+  size_t size;            /* bytes of data. Sending DENSE: 0 = as the shape says */
+  const int64_t *offsets; /* STRING and RAGGED: rows + 1 numbers from 0, never decreasing. DENSE: NULL */
+} twire_tensor;
+
+/* A dense tensor of `dim_count` dims over the caller's memory. */
+twire_tensor twire_dense(const char *name, twire_dtype dtype, const void *data, uint32_t dim_count,
+                         const int64_t *shape);
+
+/* -------------------------------------------------------------------------------------------------- 1b. prepared calls */
+
+/*
+ * A call site: model, version, and name, dtype, kind and rank of each input. Its metadata bytes are built once, here, and
+ * sent with every call of it (SPEC 5.4); shapes may differ from call to call. It also remembers how its last reply was laid
+ * out, so that a reply of the same layout is not verified again. Make it once, use it a million times.
+ */
+typedef struct twire_call twire_call;
+
+/*
+ * Make a call site. `version` NULL or "" = the server chooses. Of `inputs` only name, dtype, kind and dim_count are read.
+ * Errors: TWIRE_E_ARGUMENT (a name empty, too long, twice, or not UTF-8; unknown dtype or kind; too many dims or tensors;
+ * more dims than the extension of a frame holds, 124), TWIRE_E_MEMORY. Strings are copied. Free: twire_call_free.
+ */
+int twire_call_new(const char *model, const char *version, const twire_tensor *inputs, size_t input_count,
+                   twire_call **call);
+void twire_call_free(twire_call *call); /* NULL is allowed. Not while one of its calls is under way */
+/* The metadata bytes that it sends; they live as long as the call. */
+const void *twire_call_metadata(const twire_call *call, size_t *length);
+
+/* ------------------------------------------------------------------------------------------- 1c. reading a message */
+
+/* Verified metadata of a message: who answered and how the body is cut. Immutable. */
+typedef struct twire_layout twire_layout;
+
+/*
+ * Verify metadata (SPEC 18.1 to 18.3) and make a layout of it; the bytes are copied. `reason` (may be NULL) gets a static
+ * text on error. Errors: TWIRE_INVALID_ARGUMENT, TWIRE_E_MEMORY. Free: twire_layout_free.
+ */
+int twire_layout_read(const void *metadata, size_t length, twire_layout **layout, const char **reason);
+void twire_layout_free(twire_layout *layout); /* NULL is allowed */
+const char *twire_layout_model(const twire_layout *layout);
+const char *twire_layout_version(const twire_layout *layout); /* "" if absent */
+/* The tensors as declared: name, dtype, kind, shape with -1 for a free dim; no data. */
+const twire_tensor *twire_layout_tensors(const twire_layout *layout, size_t *count);
+/*
+ * The length of the body that goes with these dims (SPEC 18.4, 18.6), overflow-safe. TWIRE_INVALID_ARGUMENT if their number
+ * is not what the layout asks for, or a size does not fit.
+ */
+int twire_layout_length(const twire_layout *layout, const uint64_t *dims, size_t dim_count, uint64_t *length,
+                        const char **reason);
+/*
+ * Cut a body: fill tensors[0 .. count of the layout) with shapes and views of `body`, whose length must be exact. Checks
+ * padding, offsets and bools (SPEC 18.3, 18.5, 18.6). Names point into the layout. Errors: TWIRE_INVALID_ARGUMENT.
+ */
+int twire_layout_views(const twire_layout *layout, const uint64_t *dims, size_t dim_count, const void *body,
+                       uint64_t body_length, twire_tensor *tensors, const char **reason);
+
+/* --------------------------------------------------------------------------------------------- 2. the core without I/O */
+
+/* Where received bodies go. Defaults: aligned_alloc(64) and free. */
+typedef struct twire_allocator {
+  void *(*allocate)(void *context, size_t size); /* 64-byte aligned; NULL = refused: that call fails, no other */
+  void (*release)(void *context, void *memory, size_t size);
+  void *context;
+} twire_allocator;
+
+/* All may be zero. Give NULL for all defaults. */
+typedef struct twire_options {
+  const char *agent;         /* name and version of your program, for the server's log; 1 to 128 bytes; "twire-c/..." */
+  uint64_t max_message;      /* largest body that this side will receive; 65,536 or more; default 2^40 */
+  uint32_t chunk;            /* largest chunk body to receive, 16,384 to 1,048,576; default 262,144 */
+  uint32_t receive_buffer;   /* bytes of the receive buffer; default and least 262,144 */
+  uint64_t connect_timeout;  /* for connecting and the handshake; default 5 s */
+  uint64_t timeout;          /* deadline of every call that names none; default none */
+  uint64_t spin;             /* wait for replies without sleeping for so long first: buys latency with a core */
+  twire_allocator allocator; /* for large bodies that are received */
+} twire_options;
+
+/* Timing of a call inside the server, in microseconds (SPEC 14.1). */
+typedef struct twire_timing {
+  uint32_t receive, queue, batch_wait, copy_in, compute, copy_out, server_total;
+} twire_timing;
+
+/* What an extension holds (SPEC 4.4). */
+typedef struct twire_extension {
+  uint64_t dims[128];
+  size_t dim_count;
+  bool has_body_length, has_trace, has_timing, has_retry_after, has_queue_estimate;
+  uint64_t body_length;
+  uint8_t trace[25];
+  twire_timing timing;
+  uint32_t retry_after_us, queue_estimate_us;
+} twire_extension;
+
+/* Read an extension region. False: malformed (SPEC 4.1 to 4.4, of any frame). */
+bool twire_extension_read(const void *bytes, size_t length, twire_extension *extension);
+
+typedef struct twire_core twire_core;
+
+/* One stream of a core; never reused within a connection. 0 is no stream. */
+typedef uint64_t twire_handle;
+
+/* Flags of a message that is sent, as on the wire (SPEC 3.3). */
+enum { TWIRE_END_STREAM = 0x0001, TWIRE_WANT_TIMING = 0x0004 };
+
+/* A message to send. All memory but this struct, `body`'s array and `dims` stays in use until the message is sent, or
+ * the stream has had its last event. */
+typedef struct twire_message {
+  const void *metadata; /* a FlatBuffer of codec/tensor.fbs, at most 65,536 bytes */
+  size_t metadata_length;
+  const uint64_t *dims; /* free dims and lengths (SPEC 18.4); at most 124 */
+  size_t dim_count;
+  const uint8_t *trace; /* 25 bytes as in W3C Trace Context, or NULL */
+  const struct iovec *body;
+  size_t body_count;
+  uint16_t flags;
+  uint8_t priority; /* larger is more urgent; 0 is ordinary */
+} twire_message;
+
+typedef enum twire_event_type {
+  TWIRE_EVENT_NONE = 0,
+  TWIRE_EVENT_READY,   /* the handshake is done: calls may be opened */
+  TWIRE_EVENT_MESSAGE, /* a whole message of the server. With end_stream: success, and the stream's last event */
+  TWIRE_EVENT_ABORTED, /* `body`, memory that `place` gave, will not be filled: it is the owner's again */
+  TWIRE_EVENT_ENDED,   /* the stream's last event: `status`, which is TWIRE_E_LOST if its outcome is unknown */
+  TWIRE_EVENT_PONG,    /* answer to twire_core_ping; `body` has its 8 bytes */
+  TWIRE_EVENT_GOAWAY,  /* the server drains: open no new streams here. `stream` is the last it serves, 2^64 - 1 = not said yet */
+  TWIRE_EVENT_CLOSED   /* the last event: `code`, `remote`, `text`. Send what is left to send, then close the socket */
+} twire_event_type;
+
+/*
+ * What happened. Pointers are valid until the next call of any core function, except `body` of a large message, which is
+ * the memory that `place` gave.
+ */
+typedef struct twire_event {
+  twire_event_type type;
+  twire_handle handle; /* of the stream; 0 if the event is the connection's */
+  void *tag;           /* as given to twire_core_open */
+  uint64_t stream;     /* its id on the wire; 0 = its OPEN was never sent */
+  bool end_stream;     /* MESSAGE */
+  bool placed;         /* MESSAGE, ABORTED: `body` is memory that `place` gave */
+  bool not_started;    /* ENDED: the model has not seen this call; a retry cannot run it twice */
+  bool remote;         /* ENDED, CLOSED: the server said so */
+  uint32_t seq;        /* MESSAGE */
+  uint8_t priority;    /* MESSAGE */
+  int status;          /* ENDED: 0..16, or TWIRE_E_LOST */
+  uint32_t code;       /* CLOSED, GOAWAY: error code of SPEC 19.2 */
+  const uint8_t *extension; /* MESSAGE, ENDED: raw; already checked. twire_extension_read reads it */
+  size_t extension_length;
+  const uint8_t *metadata; /* MESSAGE: of the first frame, not verified. READY: the msgpack map, checked */
+  size_t metadata_length;
+  const void *body; /* MESSAGE */
+  uint64_t body_length;
+  const char *text; /* ENDED, CLOSED, GOAWAY: for people; NUL-terminated, escaped */
+  const uint8_t *raw_text; /* the server's words as they came; escape before printing */
+  size_t raw_text_length;
+} twire_event;
+
+/* The large body that is about to be received. */
+typedef struct twire_incoming {
+  twire_handle handle;
+  void *tag;
+  uint64_t stream;
+  const uint8_t *extension, *metadata;
+  size_t extension_length, metadata_length;
+  uint64_t body_length; /* above 65,536 and at most max_message */
+} twire_incoming;
+
+/* Give `body_length` bytes of memory for it, or NULL to refuse: the core cancels the stream (SPEC 7.9), whose last event
+ * follows. Called inside twire_core_poll_event; must not call the core. */
+typedef void *(*twire_place)(void *context, const twire_incoming *incoming);
+
+/* Random bytes and clock are arguments, so that a session can be replayed byte by byte. */
+typedef struct twire_core_config {
+  const twire_options *options; /* agent, max_message, chunk, receive_buffer are read; may be NULL */
+  uint8_t nonce[32];            /* fresh random bytes for every connection (twire_random) */
+  twire_place place;            /* NULL = every large reply is refused */
+  void *place_context;
+  uint64_t now;
+  uint64_t handshake_deadline; /* a time; 0 = none */
+} twire_core_config;
+
+/* Fill from the kernel's generator. False if there is none. */
+bool twire_random(void *bytes, size_t length);
+
+/* A connection about to begin; preface and HELLO are its first output. NULL: no memory, or an option out of its bounds. */
+twire_core *twire_core_new(const twire_core_config *config);
+void twire_core_free(twire_core *core); /* NULL is allowed; gives no events */
+
+/*
+ * Where the next bytes from the peer go: 1 or 2 buffers, for readv or recvmsg. Bodies of large messages are received
+ * straight into their place. Valid until the next call of the core. Call only after twire_core_poll_event has said NONE.
+ */
+int twire_core_next_buffers(twire_core *core, struct iovec buffers[2]);
+/* The first of them alone, for recv. */
+void twire_core_next_buffer(twire_core *core, void **pointer, size_t *length);
+/* `count` bytes were put there; then poll events. 0 is allowed and does nothing. */
+void twire_core_received(twire_core *core, size_t count, uint64_t now);
+/* The peer's byte stream has ended; then poll events. */
+void twire_core_eof(twire_core *core);
+/* The next event, in wire order. False (and type NONE) when there is none. */
+bool twire_core_poll_event(twire_core *core, twire_event *event);
+
+/*
+ * What to write next: up to `max` iovecs (at least 8), for writev; 0 = nothing. Stream ids and remaining times are fixed
+ * here. Then write and say by twire_core_sent how much of it went out; call nothing else of the core in between.
+ */
+size_t twire_core_output(twire_core *core, struct iovec *buffers, size_t max, uint64_t now);
+void twire_core_sent(twire_core *core, size_t count);
+/* Is there anything to write? */
+bool twire_core_wants_write(const twire_core *core);
+
+/* When twire_core_timer wants to be called; 0 = never. */
+uint64_t twire_core_next_deadline(const twire_core *core);
+/* Time has passed: ends calls whose deadline is over (DEADLINE_EXCEEDED, and CANCEL to the server). Then poll events. */
+void twire_core_timer(twire_core *core, uint64_t now);
+
+/*
+ * Open a stream; nothing is sent before twire_core_output. `deadline` is a time, 0 = none. Calls above the server's
+ * max_streams wait in the queue. Errors: TWIRE_E_CLOSED, TWIRE_UNAVAILABLE (draining, or not READY yet), TWIRE_E_ARGUMENT,
+ * TWIRE_E_MEMORY; then there is no stream and no event.
+ */
+int twire_core_open(twire_core *core, const twire_message *message, uint64_t deadline, void *tag, twire_handle *handle);
+/* A further message of a stream opened without TWIRE_END_STREAM. TWIRE_E_BUSY while the last one is not yet sent. */
+int twire_core_send(twire_core *core, twire_handle handle, const twire_message *message);
+/* Give a call up: its memory is the caller's again and no further event of it comes (but ABORTED, if `place` gave memory).
+ * Unknown handles are ignored. True: there was such a call. */
+bool twire_core_cancel(twire_core *core, twire_handle handle);
+/* Ask for a PONG. TWIRE_E_BUSY while an earlier PING is unsent. */
+int twire_core_ping(twire_core *core, const uint8_t payload[8]);
+/* End the connection with CLOSE; open streams end at once. Send the output, then close the socket. */
+void twire_core_close(twire_core *core, uint32_t code, const char *text);
+
+bool twire_core_ready(const twire_core *core);    /* READY has come, and neither GOAWAY nor the end */
+size_t twire_core_open_streams(const twire_core *core); /* streams under way or queued, cancelled ones without END too */
+uint64_t twire_core_connection_id(const twire_core *core); /* as the request id shows it; 0 before WELCOME */
+/* "5f0c1d2e3b4a5968-17" (SPEC 19.5) into `text`; returns it. */
+const char *twire_request_id(uint64_t connection_id, uint64_t stream, char text[TWIRE_REQUEST_ID]);
+
+/* ----------------------------------------------------------------------------------------------- 3a. replies */
+
+/*
+ * The outcome of one call, in memory that is used again by the next: make one for each call in flight. From twire_submit
+ * until twire_poll hands it back it belongs to the client; tensors in it are valid until it is submitted again or freed.
+ */
+typedef struct twire_reply twire_reply;
+
+twire_reply *twire_reply_new(void); /* NULL: no memory */
+void twire_reply_free(twire_reply *reply); /* NULL is allowed; not while it is submitted. May outlive its client */
+/* Receive bodies into the caller's memory: 64-byte aligned if tensors shall be. A larger reply fails with RESOURCE_EXHAUSTED
+ * and says its size. NULL: the library's own memory again. Not while it is submitted. */
+void twire_reply_memory(twire_reply *reply, void *memory, size_t size);
+/* A pointer of yours, kept untouched. */
+void twire_reply_set_user(twire_reply *reply, void *user);
+void *twire_reply_user(const twire_reply *reply);
+
+int twire_reply_status(const twire_reply *reply);      /* 0, a status of the server, or TWIRE_E_* */
+bool twire_reply_not_started(const twire_reply *reply); /* it certainly did not run: a retry is safe */
+const char *twire_reply_text(const twire_reply *reply); /* code, detail and request id in one line; "" if it succeeded */
+const twire_tensor *twire_reply_tensors(const twire_reply *reply);
+size_t twire_reply_tensor_count(const twire_reply *reply);
+/* The tensor of that name, or NULL. */
+const twire_tensor *twire_reply_tensor(const twire_reply *reply, const char *name);
+const char *twire_reply_model(const twire_reply *reply);   /* who answered; "" after an error */
+const char *twire_reply_version(const twire_reply *reply);
+/* The body as received, all tensors in one piece. */
+const void *twire_reply_body(const twire_reply *reply, uint64_t *length);
+/* False: timing was not asked for, or not sent. */
+bool twire_reply_timing(const twire_reply *reply, twire_timing *timing);
+uint32_t twire_reply_retry_after_us(const twire_reply *reply);    /* 0 = not said */
+uint32_t twire_reply_queue_estimate_us(const twire_reply *reply); /* 0 = not said */
+/* Its request id, as the server's log shows it; "" if it was never sent. */
+const char *twire_reply_request_id(const twire_reply *reply, char text[TWIRE_REQUEST_ID]);
+
+/* ----------------------------------------------------------------------------------------------- 3b. the client */
+
+typedef struct twire_client twire_client;
+
+/* Of one call. All may be zero; NULL for defaults. */
+typedef struct twire_call_options {
+  uint64_t timeout;     /* a duration: the call's deadline is that far away. 0 = that of twire_options */
+  bool want_timing;     /* twire_reply_timing */
+  uint8_t priority;     /* larger is more urgent; 0 is ordinary */
+  const uint8_t *trace; /* 25 bytes, W3C Trace Context; NULL = none */
+} twire_call_options;
+
+/*
+ * Connect: "tw://host:port" (port 7411 if missing) or "tw+unix:///path". Blocks until the handshake is done. Errors:
+ * TWIRE_E_ADDRESS, TWIRE_E_SYSTEM, TWIRE_E_REFUSED, TWIRE_E_PROTOCOL, TWIRE_DEADLINE_EXCEEDED, TWIRE_E_MEMORY,
+ * TWIRE_E_ARGUMENT; the text is twire_connect_error(). Never tries a second version or transport (SPEC 9.9).
+ */
+int twire_connect(const char *url, const twire_options *options, twire_client **client);
+/* Why this thread's last twire_connect or twire_call_new failed; "" if it did not. */
+const char *twire_connect_error(void);
+/* Say CLOSE, close the socket, free the client. Calls under way end (their replies with TWIRE_E_LOST or CANCELLED) and are
+ * the caller's again. NULL is allowed. */
+void twire_close(twire_client *client);
+
+/*
+ * One call, from start to end: returns the reply's status. `inputs` are the call's, in its order, with shapes and data.
+ * Other calls under way go on meanwhile; twire_poll hands them out later.
+ */
+int twire_infer(twire_client *client, twire_call *call, const twire_tensor *inputs, const twire_call_options *options,
+                twire_reply *reply);
+
+/*
+ * Queue one call. Nothing is written before twire_flush or a twire_poll that has to wait: submit N, then poll, is one write.
+ * `inputs` (the array) may go at once; the tensors' memory and `reply` are in use until twire_poll returns the reply.
+ * Errors: TWIRE_E_ARGUMENT (and the reason in twire_reply_text), TWIRE_E_CLOSED, TWIRE_UNAVAILABLE (the server drains:
+ * connect anew), TWIRE_E_MEMORY; then nothing is under way, and reply has the status too.
+ */
+int twire_submit(twire_client *client, twire_call *call, const twire_tensor *inputs, const twire_call_options *options,
+                 twire_reply *reply);
+/* Write what is queued, reading meanwhile if the socket is full. TWIRE_E_CLOSED if the connection ended. */
+int twire_flush(twire_client *client);
+/*
+ * The next call that is over. Waits up to `timeout` (a duration; 0 = does not wait; UINT64_MAX = as long as it takes).
+ * Returns TWIRE_OK with *reply, whatever that reply's status; TWIRE_E_AGAIN if none is over in time, or none is under
+ * way. A lost connection ends every call, each with its own outcome.
+ */
+int twire_poll(twire_client *client, uint64_t timeout, twire_reply **reply);
+/* Give a submitted call up. Its reply comes from twire_poll with CANCELLED (if it was not over already). */
+void twire_cancel(twire_client *client, twire_reply *reply);
+
+size_t twire_in_flight(const twire_client *client); /* submitted and not yet handed back */
+int twire_fd(const twire_client *client);           /* for poll or epoll: readable = call twire_poll(client, 0, ...) */
+bool twire_alive(const twire_client *client);       /* new calls can be submitted: neither drained nor closed */
+/* Why the connection ended or what last went wrong on it, in one line; "" if all is well. */
+const char *twire_error(const twire_client *client);
+/* "5f0c1d2e3b4a5968": the connection's part of request ids. */
+uint64_t twire_connection_id(const twire_client *client);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
