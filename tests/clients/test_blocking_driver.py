@@ -262,7 +262,7 @@ def test_a_large_body_takes_few_system_calls(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(blocking_dialler, "dial", counted)
     frame, large = np.zeros(602_112, np.uint8), np.zeros(20 << 18, np.uint8)
-    with Peer(unix=tmp_path / "s") as peer, tensorwire.connect(peer.url) as client:
+    with Peer(unix=tmp_path / "s") as peer, tensorwire.connect(peer.url, spin=0) as client:
         client.infer("m", {"x": frame})
         made[0].calls.clear()
         client.infer("m", {"x": frame})
