@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__ as __version__
-from .cache import BoundedCache, MetadataCache
+from .cache import BoundedCache, FairCache, MetadataCache, metadata_cost
 from .decoder import check_body, decode_arrays
 from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of
 from .encoder import Encoded, Encoder
@@ -55,6 +55,7 @@ __all__ = [
     "Description",
     "Encoded",
     "Encoder",
+    "FairCache",
     "Health",
     "HealthReport",
     "HealthRequest",
@@ -82,6 +83,7 @@ __all__ = [
     "dtype_by_triple",
     "dtype_of",
     "encode_metadata",
+    "metadata_cost",
     "pack_service",
     "resolve",
     "unpack_service",

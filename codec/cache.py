@@ -1,7 +1,8 @@
-"""A cache bounded in entries and in cost, and the one of decoded metadata that both sides keep on the hot path.
+"""Caches bounded in entries and in cost, and the one of decoded metadata that clients and engines keep.
 
-What lives here: least-recently-used storage. What must not: authorisation; a hit says that these bytes were verified
-before, not that anyone may use them. One instance belongs to one principal (server) or one client.
+What lives here: storage, and what is forgotten first: the least recently used (BoundedCache), or what the owner with
+most of it brought (FairCache). What must not: authorisation; a hit says that these bytes were verified before, not that
+anyone may use them. One instance belongs to one principal (server) or one client.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from .metadata import Metadata, decode_metadata
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+_NOBODY = b""
+"""The owner of what those brought who are gone."""
 
 _ENTRY_OVERHEAD = 1024
 """Bytes charged for one decoded entry beyond its key: the objects of a one-tensor message take about this much."""
@@ -85,6 +89,95 @@ class BoundedCache(Generic[K, V]):
             self.cost -= self._costs.pop(key)
 
 
+class _Share(Generic[K]):
+    """What one owner brought: the cost of each key, the oldest first."""
+
+    __slots__ = ("cost", "keys")
+
+    def __init__(self) -> None:
+        self.cost = 0
+        self.keys: dict[K, int] = {}
+
+
+class FairCache(Generic[K, V]):
+    """Map with at most `max_entries` entries and `max_cost` total cost, shared by owners who do not trust each other.
+
+    When it is full, the oldest entry of the owner with the highest cost goes: a flood of one owner's pushes out its
+    own, and everybody else's hits stay hits. What an owner that left brought goes first. Any owner may use any entry.
+    An owner without entries takes no memory. A hit is one dictionary look-up.
+    """
+
+    __slots__ = ("_entries", "_least", "_shares", "cost", "max_cost")
+
+    def __init__(self, max_entries: int, max_cost: int) -> None:
+        self._entries: dict[K, V] = {}
+        self._shares: dict[bytes, _Share[K]] = {}
+        self._least = -(-max_cost // max_entries)  # no entry costs less, so that cost bounds the entries too
+        self.cost = 0
+        self.max_cost = max_cost
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
+    def get(self, key: K) -> V | None:
+        """The value of `key`; None if there is none."""
+        return self._entries.get(key)
+
+    def add(self, key: K, value: V, cost: int, owner: bytes) -> None:
+        """Stores `value` for a key that is not there yet. `owner` is not empty; one dearer than all is not kept."""
+        cost = max(cost, self._least)
+        if cost > self.max_cost or key in self._entries:
+            return
+        share = self._shares.get(owner)
+        if share is None:
+            share = self._shares[owner] = _Share()
+        self._entries[key] = value
+        share.keys[key] = cost
+        share.cost += cost
+        self.cost += cost
+        while self.cost > self.max_cost:
+            self._evict()
+
+    def leave(self, owner: bytes) -> None:
+        """`owner` is gone: its entries stay while there is room."""
+        share = self._shares.pop(owner, None)
+        if share is not None:
+            left = self._shares.get(_NOBODY)
+            if left is None:
+                self._shares[_NOBODY] = share
+            else:
+                left.keys.update(share.keys)
+                left.cost += share.cost
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries.clear()
+        self._shares.clear()
+        self.cost = 0
+
+    def _evict(self) -> None:
+        owner = _NOBODY if _NOBODY in self._shares else max(self._shares, key=self._cost_of)
+        share = self._shares[owner]
+        oldest = next(iter(share.keys))
+        cost = share.keys.pop(oldest)
+        share.cost -= cost
+        self.cost -= cost
+        del self._entries[oldest]
+        if not share.keys:
+            del self._shares[owner]
+
+    def _cost_of(self, owner: bytes) -> int:
+        return self._shares[owner].cost
+
+
+def metadata_cost(raw: bytes, decoded: Metadata) -> int:
+    """Bytes that one decoded metadata takes, its key included."""
+    return len(raw) + _ENTRY_OVERHEAD * (1 + len(decoded.tensors))
+
+
 class MetadataCache:
     """Metadata bytes -> verified, decoded Metadata. A hit costs about 0.2 us, a miss about 60 us.
 
@@ -107,5 +200,5 @@ class MetadataCache:
         if found is None:
             self.misses += 1
             found = decode_metadata(raw)
-            self._cache.put(raw, found, len(raw) + _ENTRY_OVERHEAD * (1 + len(found.tensors)))
+            self._cache.put(raw, found, metadata_cost(raw, found))
         return found

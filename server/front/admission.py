@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...codec import CodecError, Resolved, resolve
+from ...codec import CodecError, Metadata, Resolved, decode_metadata, metadata_cost, resolve
 from ...protocol import Status, pack_extension, parse_extension
 from .bodies import room
 from .calls import Call, Refuse, Route, body_length_text, microseconds
@@ -36,11 +36,14 @@ class Admission:
         self._pool = pool
         self.receiving = 0
 
-    def route(self, principal: Principal, ext: bytes, meta: bytes) -> Route | Resolved:
-        """The route of a call whose signature is not in the cache; Resolved for a service call. Raises Refuse."""
+    def route(self, principal: Principal, ext: bytes, meta: bytes, owner: bytes) -> Route | Resolved:
+        """The route of a call whose signature is not in the cache; Resolved for a service call. Raises Refuse.
+
+        owner: the connection that is answerable for what is remembered of it.
+        """
         try:
             dims = parse_extension(ext).dims
-            resolved = resolve(principal.metadata.get(meta), dims)
+            resolved = resolve(_decode(principal, meta, owner), dims)
         except CodecError as error:
             raise Refuse(Status.INVALID_ARGUMENT, f"tensor metadata: {error}") from None
         if resolved.model.startswith("$"):
@@ -50,10 +53,10 @@ class Admission:
         route = routes.get((normal, meta))
         if route is None:
             route = self._make_route(resolved, dims, meta)
-            routes.put((normal, meta), route, len(normal) + len(meta) + ENTRY_COST)
+            routes.add((normal, meta), route, len(normal) + len(meta) + ENTRY_COST, owner)
         if ext != normal and len(ext) <= len(normal) + _BODY_LENGTH_ITEM:
             # Nothing in it but dims and length: the same at every call, so that the next one finds it at once.
-            routes.put((ext, meta), route, len(ext) + len(meta) + ENTRY_COST)
+            routes.add((ext, meta), route, len(ext) + len(meta) + ENTRY_COST, owner)
         return route
 
     def _make_route(self, resolved: Resolved, dims: bytes, meta: bytes) -> Route:
@@ -91,6 +94,15 @@ class Admission:
             raise _no_memory(route, body_length, f"{pool.in_use} of {pool.nbytes} bytes are in use")
         self.receiving += taken
         return slab
+
+
+def _decode(principal: Principal, meta: bytes, owner: bytes) -> Metadata:
+    """The verified form of `meta`. Raises CodecError if it is malformed, and that is never kept."""
+    found = principal.metadata.get(meta)
+    if found is None:
+        found = decode_metadata(meta)
+        principal.metadata.add(meta, found, metadata_cost(meta, found), owner)
+    return found
 
 
 def _no_memory(route: Route, body_length: int, why: str) -> Refuse:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from ...codec import BoundedCache, MetadataCache
+from ...codec import FairCache, Metadata
 from ...protocol import Config, ErrorCode, Limits, Role
 from ..engine.api import BatchResult, Failure
 from .admission import Admission
@@ -47,17 +47,23 @@ LOG_LINES = 10
 
 
 class Principal:
-    """Who calls, and what is remembered for them. Without signing there is one, `anonymous`."""
+    """Who calls, and what is remembered for them. Without signing there is one, `anonymous`, and its connections share
+    what is remembered: each owns what it brought, so that none can push out what another uses.
+    """
 
     __slots__ = ("metadata", "name", "number", "routes")
 
     def __init__(self, name: str, number: int, settings: Settings) -> None:
         self.name = name
         self.number = number
-        self.routes: BoundedCache[tuple[bytes, bytes], Route] = BoundedCache(
-            settings.cache_entries, int(settings.cache_bytes)
-        )
-        self.metadata = MetadataCache(settings.cache_entries, int(settings.cache_bytes))
+        entries, nbytes = settings.cache_entries, int(settings.cache_bytes)
+        self.routes: FairCache[tuple[bytes, bytes], Route] = FairCache(entries, nbytes)
+        self.metadata: FairCache[bytes, Metadata] = FairCache(entries, nbytes)
+
+    def leave(self, connection_id: bytes) -> None:
+        """One of its connections is gone."""
+        self.routes.leave(connection_id)
+        self.metadata.leave(connection_id)
 
 
 class Front:
@@ -136,6 +142,7 @@ class Front:
         """A connection is gone."""
         if session in self.sessions:
             self.sessions.remove(session)
+            session.principal.leave(session.connection.connection_id)
             self._pending.pop(session, None)
             if not self.sessions:
                 self._empty.set()

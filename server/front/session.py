@@ -177,7 +177,9 @@ class Session(OpenCalls):
         """The route of a call of one frame that the cache does not know; None if the call was answered here."""
         self._front.metrics.cache_misses += 1
         try:
-            found = self._front.admission.route(self.principal, message.ext, message.meta)
+            found = self._front.admission.route(
+                self.principal, message.ext, message.meta, self.connection.connection_id
+            )
             if isinstance(found, Route):
                 return found
             self._front.services.call(self, message.stream_id, found, message.body)
@@ -214,7 +216,7 @@ class Session(OpenCalls):
             self._front.metrics.cache_hits += 1
             return route
         self._front.metrics.cache_misses += 1
-        found = self._front.admission.route(self.principal, ext, meta)
+        found = self._front.admission.route(self.principal, ext, meta, self.connection.connection_id)
         if isinstance(found, Route):
             return found
         raise Refuse(Status.INVALID_ARGUMENT, f"a service call fits in one frame; sent {body_length} bytes")

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorwire.codec import BoundedCache, CodecError, Kind, MetadataCache, TensorSpec, dtype_by_name, encode_metadata
+from tensorwire.codec import (
+    BoundedCache,
+    CodecError,
+    FairCache,
+    Kind,
+    MetadataCache,
+    TensorSpec,
+    dtype_by_name,
+    encode_metadata,
+)
 
 
 def test_the_oldest_entry_goes_first_and_a_hit_makes_it_young() -> None:
@@ -97,3 +106,68 @@ def test_threads_may_share_it() -> None:
         thread.join()
     assert not failures
     assert len(cache) <= 4
+
+
+def test_the_owner_with_most_pays_for_a_full_cache_and_its_oldest_entry_goes_first() -> None:
+    cache: FairCache[int, str] = FairCache(4, 400)
+    cache.add(1, "a", 1, b"quiet")
+    for key in range(10, 20):
+        cache.add(key, "b", 1, b"flood")
+    assert [key for key in range(20) if key in cache] == [1, 17, 18, 19]
+    assert (len(cache), cache.get(1), cache.get(10)) == (4, "a", None)
+
+
+def test_few_dear_entries_weigh_more_than_many_cheap_ones() -> None:
+    cache: FairCache[int, str] = FairCache(100, 1000)
+    for key in range(20):
+        cache.add(key, "a", 10, b"many")
+    cache.add(100, "b", 500, b"few")
+    cache.add(101, "b", 400, b"few")
+    assert [key for key in (*range(20), 100, 101) if key not in cache] == [100]
+
+
+def test_what_an_owner_that_left_brought_stays_while_there_is_room_and_goes_first() -> None:
+    cache: FairCache[int, str] = FairCache(4, 400)
+    for key, owner in enumerate((b"one", b"two", b"three")):
+        cache.add(key, "a", 1, owner)
+        cache.leave(owner)
+        cache.leave(owner)
+    cache.add(3, "b", 1, b"here")
+    assert len(cache) == 4
+    for key in range(4, 7):
+        cache.add(key, "b", 1, b"here")
+    assert [key for key in range(7) if key in cache] == [3, 4, 5, 6]
+    cache.clear()
+    assert (len(cache), cache.cost) == (0, 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.sampled_from([b"a", b"b", b"c"]), st.booleans())),
+    st.integers(1, 5),
+    st.integers(1, 20),
+)
+def test_the_bounds_of_a_shared_cache_hold_after_every_step(
+    steps: list[tuple[int, int, bytes, bool]], entries: int, cost: int
+) -> None:
+    cache: FairCache[int, int] = FairCache(entries, cost)
+    for key, price, owner, leaves in steps:
+        cache.add(key, key, price, owner)
+        if leaves:
+            cache.leave(owner)
+        assert len(cache) <= entries
+        assert cache.cost <= cost
+        assert cache.get(key) in (None, key)
+    for owner in (b"a", b"b", b"c"):
+        cache.leave(owner)
+    cache.add(-1, -1, cost, b"d")  # everything else goes for it, and the books balance
+    assert (len(cache), cache.cost) == (1, cost)
+
+
+@given(st.lists(st.integers(0, 500), max_size=100))
+def test_no_flood_costs_another_owner_an_entry(flood: list[int]) -> None:
+    cache: FairCache[int, int] = FairCache(8, 800)
+    for key in (1000, 1001, 1002):
+        cache.add(key, key, 1, b"quiet")
+    for key in flood:
+        cache.add(key, key, 1, b"flood")
+    assert all(key in cache for key in (1000, 1001, 1002))

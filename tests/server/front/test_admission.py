@@ -55,9 +55,11 @@ class Harness:
         self.admission = Admission(registry, self.pool)
         self.principal = Principal("anonymous", 0, load_settings(flags=dict(flags)))
 
-    def route(self, dims: tuple[int, ...] = (2, 4), meta: bytes = META, **items: Any) -> Route | Resolved:
+    def route(
+        self, dims: tuple[int, ...] = (2, 4), meta: bytes = META, owner: bytes = b"one", **items: Any
+    ) -> Route | Resolved:
         ext = pack_extension(dims=struct.pack(f"<{len(dims)}Q", *dims), **items)
-        return self.admission.route(self.principal, ext, meta)
+        return self.admission.route(self.principal, ext, meta, owner)
 
     def refused(self, *arguments: Any, **options: Any) -> Refuse:
         with pytest.raises(Refuse) as refused:
@@ -95,6 +97,31 @@ def test_what_is_remembered_is_bounded() -> None:
         harness.route((rows, 4))
     assert len(harness.principal.routes) <= 8
     assert len(harness.principal.metadata) <= 8
+
+
+def test_a_flood_of_one_connection_pushes_out_its_own_signatures_only() -> None:
+    harness = Harness(("cache_entries", "8"))
+    first = [harness.route((rows, 4), owner=b"quiet") for rows in (1, 2, 3)]
+    for rows in range(4, 500):
+        harness.route((rows, 4), owner=b"flood")
+    worked_out = harness.engine.prepared
+    assert [harness.route((rows, 4), owner=b"quiet") for rows in (1, 2, 3)] == first
+    assert harness.engine.prepared == worked_out
+    assert len(harness.principal.routes) == 8
+
+
+def test_what_a_lost_connection_brought_goes_first() -> None:
+    harness = Harness(("cache_entries", "8"))
+    for rows in range(1, 9):
+        harness.route((rows, 4), owner=b"lost")
+    harness.principal.leave(b"lost")
+    mine = harness.route((100, 4), owner=b"mine")
+    worked_out = harness.engine.prepared
+    harness.route((2, 4), owner=b"mine")  # still there while there is room
+    assert harness.engine.prepared == worked_out
+    for rows in range(200, 207):
+        harness.route((rows, 4), owner=b"mine")
+    assert harness.route((100, 4), owner=b"mine") is mine
 
 
 def test_a_wrong_signature_is_refused_and_not_remembered() -> None:
