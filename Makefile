@@ -67,6 +67,17 @@ vectors: $(STAMP)  ## regenerate tests/vectors from their own description
 bench: $(COMPILED)/.done  ## the benchmark against the raw echo and gRPC; writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
+valgrind:
+	@command -v valgrind > /dev/null && test -f /usr/include/valgrind/callgrind.h || { \
+		echo "Installing the Debian package valgrind ..."; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq valgrind > /dev/null; }
+
+bench-check: $(COMPILED)/.done valgrind  ## instructions per call (callgrind); fails where they grew by more than 5%
+	$(BIN)/python -m bench.micro $(ARGS)
+
+bench-baseline: $(COMPILED)/.done valgrind  ## make today's instructions per call the baseline of bench-check
+	$(BIN)/python -m bench.micro --write $(ARGS)
+
 fuzz: $(STAMP)  ## property tests with a large budget
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests fuzz -k 'property or hypothesis or fuzz' $(ARGS)
 
@@ -83,4 +94,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench fuzz gpu-check format clean
+.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz gpu-check format clean
