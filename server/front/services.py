@@ -23,12 +23,15 @@ from ...codec import (
     HealthReport,
     HealthRequest,
     ImageHints,
+    Kind,
     ModelEntry,
     ModelList,
     Ready,
     State,
+    unpack_service,
 )
 from ...codec.errors import shown
+from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
 from .calls import body_length_text
@@ -143,7 +146,8 @@ class Services:
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
-    def _models(self, _session: Session, _stream_id: int, _body: memoryview) -> ModelList:
+    def _models(self, _session: Session, _stream_id: int, body: memoryview) -> ModelList:
+        Fields(unpack_service(body), "$models")  # a map of nothing that this version knows
         return ModelList(
             tuple(
                 ModelEntry(served.spec.name, served.spec.version, State(served.engine.health().state.name.lower()))
@@ -185,7 +189,7 @@ def _check_payload(resolved: Resolved, body: memoryview) -> None:
     if len(body) != resolved.body_length:
         raise BadRequest(Status.INVALID_ARGUMENT, body_length_text(len(body), resolved.body_length))
     tensors = resolved.tensors
-    if [(t.name, t.dtype.name, len(t.shape)) for t in tensors] != [(_PAYLOAD, "uint8", 1)]:
+    if [(t.name, t.dtype.name, t.kind, len(t.shape)) for t in tensors] != [(_PAYLOAD, "uint8", Kind.DENSE, 1)]:
         sent = ", ".join(f"{shown(tensor.name)} {tensor}" for tensor in tensors[:4]) or "none"
         raise BadRequest(
             Status.INVALID_ARGUMENT, f"a service call carries one tensor, 'payload' uint8[-1] with msgpack; sent {sent}"

@@ -16,6 +16,7 @@ from tests.vectors import (
     cases_forged,
     cases_frames,
     cases_handshake,
+    cases_messages,
     cases_sessions,
     cases_streams,
     cases_tensors,
@@ -34,8 +35,13 @@ FILES: dict[str, Callable[[], list[Vector]]] = {
     "draft/chunks": cases_chunks.chunks,
     "draft/sessions": cases_sessions.sessions,
     "draft/metadata": lambda: [*cases_tensors.tensors(), *cases_forged.forged()],
+    "draft/messages": cases_messages.messages,
 }
-KINDS = {"draft/extension": "extension", "draft/metadata": "metadata"}  # all others: connection
+KINDS = {
+    "draft/extension": "extension",
+    "draft/metadata": "metadata",
+    "draft/messages": "message",
+}  # all others: connection
 
 
 def render(name: str) -> str:

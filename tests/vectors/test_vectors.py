@@ -141,11 +141,13 @@ def check(value: Any, schema: Json, root: Json, where: str) -> None:
         assert any(fits(value, option, root, where) for option in schema["anyOf"]), f"{where}: {str(value)[:80]}"
     if "enum" in schema:
         assert value in schema["enum"], where
-    kinds: dict[str, type] = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    kinds: dict[str, type] = {
+        "object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)
+    }  # fmt: skip
     assert "type" not in schema or type(value) is kinds[schema["type"]], where
     if isinstance(value, str):
         assert re.search(schema.get("pattern", ""), value), where
-    if isinstance(value, list):
+    if isinstance(value, list) and "items" in schema:
         for n, item in enumerate(value):
             check(item, schema["items"], root, f"{where}[{n}]")
     if isinstance(value, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tensorwire.codec import DescribeRequest, HealthRequest, unpack_service
+from tensorwire.codec import DescribeRequest, HealthRequest, RaggedArray, unpack_service
 from tensorwire.protocol import Status
 from tensorwire.server.engine.api import HealthState
 from tensorwire.server.front.services import WATCH_INTERVAL
@@ -51,6 +51,8 @@ def test_health_of_all_and_of_one(client: Client) -> None:
         ("$describe", DescribeRequest("n").pack(), Status.NOT_FOUND, "'n' is not served"),
         ("$describe", b"\xc1", Status.INVALID_ARGUMENT, ""),
         ("$health", EMPTY[:0] + b"\x91\x01", Status.INVALID_ARGUMENT, ""),
+        ("$models", b"\xc1", Status.INVALID_ARGUMENT, "msgpack"),
+        ("$models", b"\xc0", Status.INVALID_ARGUMENT, "expected a map"),
     ],
 )
 def test_what_cannot_be_answered_says_why(
@@ -62,7 +64,8 @@ def test_what_cannot_be_answered_says_why(
 
 
 def test_the_payload_is_one_tensor_of_bytes(client: Client) -> None:
-    for name, array in (("x", np.zeros(3, np.uint8)), ("payload", np.zeros(3, np.float32))):
+    ragged = RaggedArray([0, 3], np.zeros(3, np.uint8))
+    for name, array in (("x", np.zeros(3, np.uint8)), ("payload", np.zeros(3, np.float32)), ("payload", ragged)):
         ended = client.ended(client.open("$models", array, name=name))
         assert "one tensor, 'payload' uint8[-1]" in ended.detail
 
