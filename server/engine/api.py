@@ -96,6 +96,11 @@ class Engine(ABC):
     def health(self) -> Health:
         """Report the state now, by forward progress."""
 
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether it waits for result memory, which replies that were not read yet hold."""
+        return False
+
     def expire(self, now: float) -> list[Failure]:
         """Take queued requests whose deadline has passed out of the queue; for the front's deadline timer."""
         del now

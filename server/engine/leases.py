@@ -45,10 +45,12 @@ class Leases:
         return owner.data
 
     def hurry(self) -> None:
-        """The process waits for memory: tell it now, and at once from now on until it has published something."""
+        """The process waits for memory: tell it now, and at once from now on until it has published something.
+
+        Also where there is nothing to tell: whoever is woken sees that replies are held which nobody reads.
+        """
         self.eager = True
-        if self.released:
-            self._urgent()
+        self._urgent()
 
     def close(self) -> None:
         """The process is gone and nothing needs telling any more. Views stay valid."""

@@ -53,6 +53,11 @@ class ProcessEngine(Lifecycle):
         """Bytes of the pool held for requests in flight and for metadata on its way to the process."""
         return self._slots.in_use + (0 if self._life is None else self._life.introductions.in_use)
 
+    @property
+    def short_of_memory(self) -> bool:
+        """See Engine.short_of_memory."""
+        return self._life is not None and self._life.leases.eager
+
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         """See Engine.prepare. The process does the same again from the same bytes."""
         return self._preparer.prepare(resolved, meta, dims)

@@ -19,6 +19,7 @@ from ...codec import FairCache, Metadata
 from ...protocol import Config, ErrorCode, Limits, Role
 from ..engine.api import BatchResult, Failure
 from .admission import Admission
+from .calls import SessionTimer
 from .deadlines import Deadlines
 from .logs import get_logger
 from .metrics import Metrics, gauge
@@ -41,6 +42,10 @@ RECEIVE_BUFFER_BYTES = 256 << 10
 
 ALONE = 16
 """Reads in a row from one connection after which its calls do not wait for those that others may send in the turn."""
+
+PRESSED = 0.25
+"""Seconds that a peer may let its replies wait while an engine waits for the memory they hold: else `write_timeout`,
+which is long, would be the time that one who does not read can stop a model for everybody."""
 
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
@@ -106,6 +111,9 @@ class Front:
         self._streak = 0
         self.admission = Admission(registry, pool)
         self.services = Services(self)
+        self.unread = 0  # bytes of replies that wait in connections above high water
+        self.reply_room = pool.nbytes // 2  # of which one connection may have half; an eighth is a crowd
+        self._pressed: SessionTimer | None = None
         self._capture = capture
         self._log = get_logger("front")
         self._log_second = 0.0
@@ -198,6 +206,8 @@ class Front:
         woken, self.woken = self.woken, []
         for engine in woken:
             engine.step()
+            if engine.short_of_memory and self._pressed is None:
+                self._press(monotonic())
 
     def complete(self, served: Served, results: list[BatchResult | Failure]) -> None:
         """What an engine finished: queue the replies, then write once per connection."""
@@ -216,6 +226,20 @@ class Front:
         for session in touched:
             session.flush()
         served.count(results, replied, now)
+
+    def _press(self, now: float) -> None:
+        self._pressed = SessionTimer(self._release)
+        self.deadlines.add(now + PRESSED, self._pressed)
+
+    def _release(self, now: float) -> None:
+        """An engine waited for the memory of replies. If one still does, peers that let theirs wait are dropped."""
+        self._pressed = None
+        if not any(served.engine.short_of_memory for served in self.registry.all()):
+            return
+        for session in list(self.sessions):
+            if session.gives_way(now - PRESSED):
+                session.abort("write_timeout")
+        self._press(now)
 
     def _engine_changed(self) -> None:
         self.anonymous.routes.clear()

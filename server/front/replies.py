@@ -28,6 +28,9 @@ MAX_PLANS = 1024
 MAX_SHAPES = 256
 """Numbers of rows remembered per signature; a call carries at most max_batch rows."""
 
+LARGE = 64 << 10
+"""Bytes of a reply after which the room for more is looked at."""
+
 _PADDING = tuple(bytes(count) for count in range(ALIGNMENT))
 
 
@@ -113,6 +116,9 @@ class Replies:
                 continue
             session: Session = call.session
             touched.add(session)
+            if session.behind:
+                _drop(call)
+                continue
             try:
                 shape = shapes.get(rows) or plan.add_shape(rows)
                 if len(outputs) == 1:
@@ -120,6 +126,8 @@ class Replies:
                     body: list[memoryview | bytes] = [outputs[0][first * size : start * size]]
                 else:
                     body = _gather(outputs, row_bytes, shape.padding, first, start)
+                if shape.length > LARGE and rows < result.batch_rows and session.crowded():
+                    body = [bytes(part) for part in body]  # a view would hold the whole batch until it is read
                 ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
                 session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
             except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
@@ -127,6 +135,8 @@ class Replies:
                 continue
             session.replied(call)
             replied.append(call)
+            if shape.length > LARGE:
+                session.count_unread()
 
     def _deliver_alone(
         self, result: BatchResult, encoded: Encoded, now: float, touched: set[Session], replied: list[Call]
@@ -136,6 +146,9 @@ class Replies:
                 continue
             session: Session = call.session
             touched.add(session)
+            if session.behind:
+                _drop(call)
+                continue
             try:
                 if call.want_timing:
                     ext = _with_timing(encoded.dims, call, result, now)
@@ -149,6 +162,8 @@ class Replies:
                 continue
             session.replied(call)
             replied.append(call)
+            if encoded.body_length > LARGE:
+                session.count_unread()
 
     def _plan(self, signature: OutputSignature) -> Plan:
         plan = self._plans.get(signature)
@@ -189,3 +204,9 @@ def _with_timing(dims: bytes, call: Call, result: BatchResult, now: float) -> by
 def _cannot_send(call: Call, error: Exception) -> None:
     """The model gave what the protocol cannot carry (too many outputs): its caller hears of it."""
     call.session.fail(call, Status.INTERNAL, f"the model's outputs cannot be sent: {error}", started=True)
+
+
+def _drop(call: Call) -> None:
+    """Its caller does not read: nothing more is kept for it (memory is everybody's)."""
+    text = "the reply was dropped: too many bytes of replies wait for this connection to read them; read them, or have"
+    call.session.fail(call, Status.RESOURCE_EXHAUSTED, f"{text} fewer calls in flight", started=True)

@@ -43,7 +43,7 @@ _ONE_MESSAGE = "a call is one message here: set END_STREAM on its first frame"
 
 
 class Session(OpenCalls):
-    """One connection from its HELLO to its end."""
+    """One connection from its HELLO to its end. `behind`: so many replies wait to be read that no more are kept."""
 
     __slots__ = (
         "_authenticated",
@@ -56,6 +56,7 @@ class Session(OpenCalls):
         "_routes",
         "_timer",
         "_transport",
+        "behind",
         "principal",
         "watches",
     )
@@ -79,6 +80,7 @@ class Session(OpenCalls):
         self.watches: dict[int, Watch] = {}
         self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
         self._authenticated = False
+        self.behind = False
         self._lost = False
         self._last_stream = NO_NEW_STREAMS
         self._timer: SessionTimer | None = None
@@ -306,9 +308,26 @@ class Session(OpenCalls):
         """Drop the connection without a word; `reason` is one of a few fixed words."""
         self._transport.abort(reason)
 
+    def count_unread(self) -> None:
+        """A large reply was queued: see whether there is room for another."""
+        self._transport.count_unread()
+
+    def crowded(self) -> bool:
+        """Whether so much waits to be read that a reply may keep no more memory than its own bytes."""
+        return self._front.unread > self._front.reply_room // 8
+
+    def gives_way(self, since: float) -> bool:
+        """Whether its peer has let replies wait since then."""
+        return self._transport.gives_way(since)
+
     def lost(self) -> None:
-        """The socket is gone."""
+        """The socket is gone. What was still to be sent is dropped now: until the collector finds the connection, it
+        would hold the memory of replies.
+        """
         self._over()
+        self.connection.close(ErrorCode.NO_ERROR, "")
+        while self.connection.data_to_send():
+            pass
         self._front.forget(self)
 
     def _over(self) -> None:

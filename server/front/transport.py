@@ -68,11 +68,13 @@ class ConnectionTransport:
         "_linger",
         "_patience",
         "_paused",
+        "_paused_at",
         "_poison",
         "_read_size",
         "_session",
         "_stall",
         "_transport",
+        "_unread",
         "_write_paused",
     )
 
@@ -83,6 +85,8 @@ class ConnectionTransport:
         self._read_size = READ_FIRST
         self._paused = 0
         self._write_paused = False
+        self._paused_at = 0.0
+        self._unread = 0
         self._closing = False
         self._stall: SessionTimer | None = None
         self._linger: SessionTimer | None = None
@@ -158,6 +162,8 @@ class ConnectionTransport:
         for timer in (self._stall, self._linger):
             self._front.deadlines.settle(timer)
         self._stall = self._linger = None
+        self._front.unread -= self._unread
+        self._unread = 0
         self._session.lost()
 
     def _pause(self, reason: int) -> None:
@@ -188,6 +194,23 @@ class ConnectionTransport:
             self._write(buffers)
         if self._write_paused and connection.outbound_bytes > self._high_water:
             self._pause(_WRITE)
+            self.count_unread()
+        elif self._unread:
+            self.count_unread()
+
+    def count_unread(self) -> None:
+        """Take stock of the replies that wait here for a peer that does not keep up, and of the room for more."""
+        waiting = self._connection.outbound_bytes
+        if waiting <= self._high_water:
+            waiting = 0
+        front = self._front
+        front.unread += waiting - self._unread
+        self._unread = waiting
+        self._session.behind = waiting > front.reply_room // 2 or (waiting > 0 and front.unread > front.reply_room)
+
+    def gives_way(self, since: float) -> bool:
+        """Whether replies wait here of which the peer has taken nothing to speak of since then."""
+        return self._write_paused and self._paused_at <= since and self._unread > 0
 
     def _write(self, buffers: list[bytes | memoryview]) -> None:
         nbytes = sum(map(len, buffers))
@@ -200,8 +223,9 @@ class ConnectionTransport:
     def pause_writing(self) -> None:
         """The kernel takes no more for now: what follows stays in the core, by priority. The peer has some time."""
         self._write_paused = True
+        self._paused_at = monotonic()
         self._stall = SessionTimer(self._stalled)
-        self._front.deadlines.add(monotonic() + self._front.settings.write_timeout, self._stall)
+        self._front.deadlines.add(self._paused_at + self._front.settings.write_timeout, self._stall)
 
     def resume_writing(self) -> None:
         """The kernel has taken all that the transport had."""

@@ -36,6 +36,11 @@ import numpy as np
 def build():
     return lambda inputs: {"y": np.zeros((len(inputs["x"]), 1 << 20), np.float32)}
 """
+FILLS = """
+import numpy as np
+def build():
+    return lambda inputs: {"y": np.full((len(inputs["x"]), 1 << 20), 1, np.float32)}
+"""
 SHOUTS = """
 def build():
     def run(inputs):
@@ -123,6 +128,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     models = write_models(tmp_path_factory.mktemp("models"), processes=False)
     write_model(models, "wide", WIDE, ANY.format(columns=1))
     write_model(models, "grows", GROWS, ANY.format(columns=1 << 20))
+    write_model(models, "fills", FILLS, ANY.format(columns=1 << 20))
     write_model(models, "shouts", SHOUTS, flat(warmup=False))
     log = tmp_path_factory.mktemp("log") / "server.log"
     limits = ("--body-timeout", str(BODY_TIMEOUT), "--write-timeout", "1", "--handshake-timeout", "1.5")

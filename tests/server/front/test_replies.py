@@ -23,6 +23,15 @@ class FakeSession:
         self.done: list[int] = []
         self.connection = self
         self.broken = False
+        self.behind = False
+        self.looked = 0
+        self.crowd = False
+
+    def crowded(self) -> bool:
+        return self.crowd
+
+    def count_unread(self) -> None:
+        self.looked += 1
 
     def send(self, stream_id: int, meta: bytes, ext: bytes, body: list[Any], length: int, flags: int) -> None:
         if self.broken:
@@ -145,3 +154,31 @@ def test_the_plan_is_kept_while_the_engine_gives_the_same_signature() -> None:
     again = BatchResult([call(session, 2, 1)], first.signature, first.outputs, 1, 1.1, 1.2, 1.4, 1.5)
     replies.deliver(again, 2.0, set(), [])
     assert session.sent[2][0] is session.sent[1][0]
+
+
+def test_who_does_not_read_gets_an_error_instead_of_a_reply() -> None:
+    y = np.arange(2, dtype=np.float32).reshape(2, 1)
+    slow, other = FakeSession(), FakeSession()
+    slow.behind = True
+    deliver({"y": y}, [call(slow, 1, 1), call(other, 1, 1)])
+    assert (slow.sent, slow.failed) == ({}, {1: Status.RESOURCE_EXHAUSTED})
+    assert other.arrays(1)["y"][0] == 1
+
+
+def test_the_room_for_more_is_looked_at_after_each_large_reply() -> None:
+    session = FakeSession()
+    deliver({"y": np.zeros((2, 1 << 15), np.float32)}, [call(session, 1, 1), call(session, 2, 1)])
+    assert session.looked == 2
+    deliver({"y": np.zeros((2, 4), np.float32)}, [call(session, 3, 1), call(session, 4, 1)])
+    assert session.looked == 2
+
+
+def test_in_a_crowd_a_large_reply_holds_its_own_rows_and_not_the_batch() -> None:
+    y = np.ones((2, 1 << 15), np.float32)
+    session = FakeSession()
+    session.crowd = True
+    deliver({"y": y}, [call(session, 1, 1), call(session, 2, 1)])
+    deliver({"y": y}, [call(session, 3, 2)])
+    shared = [np.shares_memory(np.frombuffer(session.sent[i][2][0], np.uint8), y) for i in (1, 2, 3)]
+    assert shared == [False, False, True]
+    np.testing.assert_array_equal(session.arrays(2)["y"], y[1:])

@@ -81,6 +81,7 @@ class FakeSession:
         self.queued: list[bytes] = []
         self.got = 0
         self.is_lost = False
+        self.behind = False
         self.buffer = memoryview(bytearray(64))
 
     @property
@@ -112,7 +113,9 @@ class Harness:
         self.dropped: list[str] = []
         self.buffer = memoryview(bytearray(b"secret"))
         settings = SimpleNamespace(poison=poison, unsent_low_water=1, write_high_water=1000, write_timeout=30.0)
-        front: Any = SimpleNamespace(
+        self.front: Any = SimpleNamespace(
+            unread=0,
+            reply_room=8000,
             settings=settings,
             metrics=SimpleNamespace(bytes_out=0),
             draining=False,
@@ -124,7 +127,7 @@ class Harness:
             admit=lambda session: True,
             connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
-        self.protocol = ConnectionTransport(front)
+        self.protocol = ConnectionTransport(self.front)
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
         self.socket.protocol = self.protocol
@@ -197,6 +200,53 @@ def test_nothing_is_read_while_more_than_high_water_waits_in_the_core(harness: H
     assert not harness.socket.reading
     harness.socket.drained()
     assert harness.socket.reading
+
+
+def test_what_waits_above_high_water_is_counted_until_it_is_sent(harness: Harness) -> None:
+    harness.session.queued = [b"a" * 2000, b"b" * 1000]
+    harness.protocol.flush()
+    assert harness.front.unread == 0  # at high water, not above it
+    harness.session.queued.append(b"c" * 500)
+    harness.protocol.flush()
+    assert (harness.front.unread, harness.session.behind) == (1500, False)
+    harness.socket.drained()
+    assert harness.front.unread == 0
+
+
+@pytest.mark.parametrize(("others", "mine", "behind"), [(0, 4000, False), (0, 4001, True), (7000, 1001, True)])
+def test_half_of_the_room_for_replies_is_one_connections_and_all_of_it_is_enough(
+    harness: Harness, others: int, mine: int, behind: bool
+) -> None:
+    harness.front.unread = others
+    harness.session.queued = [b"a" * 2000, b"b" * mine]
+    harness.protocol.flush()
+    assert harness.session.behind is behind
+    harness.socket.drained()
+    assert (harness.front.unread, harness.session.behind) == (others, False)
+
+
+def test_who_reads_keeps_its_replies_however_full_the_room_is(harness: Harness) -> None:
+    harness.front.unread = 100_000
+    harness.session.queued = [b"a" * 2000, b"b" * 1000]
+    harness.protocol.flush()
+    assert not harness.session.behind
+
+
+def test_a_lost_connection_is_not_counted_any_more(harness: Harness) -> None:
+    harness.session.queued = [b"a" * 2000, b"b" * 5000]
+    harness.protocol.flush()
+    harness.protocol.connection_lost(None)
+    assert harness.front.unread == 0
+
+
+def test_a_peer_gives_way_once_its_replies_have_waited(harness: Harness) -> None:
+    began = harness.now
+    harness.session.queued = [b"a" * 2000, b"b" * 5000]
+    harness.protocol.flush()
+    assert not harness.protocol.gives_way(began - 0.1)
+    assert harness.protocol.gives_way(began)
+    harness.socket.drained()
+    assert not harness.protocol.gives_way(began)
 
 
 def test_a_peer_that_does_not_drain_is_dropped_after_the_write_timeout(harness: Harness) -> None:
