@@ -179,7 +179,7 @@ def metadata_cost(raw: bytes, decoded: Metadata) -> int:
 
 
 class MetadataCache:
-    """Metadata bytes -> verified, decoded Metadata. A hit costs about 0.2 us, a miss about 60 us.
+    """Metadata bytes -> verified, decoded Metadata. A hit costs about 0.2 us, a miss about 15 us with one tensor.
 
     `misses` counts decodings: whoever charges a principal for them reads it.
     """

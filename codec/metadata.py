@@ -31,6 +31,9 @@ class Kind(IntEnum):
     RAGGED = 2
 
 
+_KINDS = tuple(Kind)  # by number
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Name, element type, shape (-1 = free) and kind of a tensor. STRING has dtype uint8, RAGGED at least one axis."""
@@ -84,13 +87,12 @@ def encode_metadata(model: str, version: str, tensors: Sequence[TensorSpec]) -> 
 
 def decode_metadata(raw: bytes) -> Metadata:
     """Verifies `raw` and reads it. CodecError says which field is wrong; no other exception leaves on any bytes."""
-    raw = bytes(raw)
-    verify(raw)
-    root = _wire.Metadata.GetRootAs(raw, 0)
-    tensors = tuple(_read_tensor(root.Tensors(index)) for index in range(root.TensorsLength()))
-    metadata = Metadata(str(root.Model(), "utf-8"), str(root.Version() or b"", "utf-8"), tensors)
-    _check(metadata.model, metadata.version, tensors)
-    return metadata
+    model, version, fields = verify(bytes(raw))
+    tensors = tuple(
+        TensorSpec(name, dtype_by_triple(*triple), shape, _KINDS[kind]) for name, triple, kind, shape in fields
+    )
+    _check(model, version, tensors)
+    return Metadata(model, version, tensors)
 
 
 def _build_tensor(builder: Any, spec: TensorSpec) -> int:
@@ -106,13 +108,6 @@ def _build_tensor(builder: Any, spec: TensorSpec) -> int:
     _wire.TensorAddName(builder, name)
     offset: int = _wire.TensorEnd(builder)
     return offset
-
-
-def _read_tensor(tensor: Any) -> TensorSpec:
-    dtype = tensor.Dtype()
-    shape = tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
-    element = dtype_by_triple(dtype.Code(), dtype.Bits(), dtype.Lanes())
-    return TensorSpec(str(tensor.Name(), "utf-8"), element, shape, Kind(tensor.Kind()))
 
 
 def _check(model: str, version: str, tensors: Sequence[TensorSpec]) -> None:

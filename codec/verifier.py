@@ -1,13 +1,15 @@
 """Verifies a FlatBuffer of tensor.fbs before anything reads it; the Python runtime of FlatBuffers has no verifier.
 
 What lives here: the structure of the bytes (offsets, vtables, vectors, strings, required fields, enum ranges, a budget
-on visited bytes). What must not: reading values for use; that is metadata.py, which calls this first.
-After `verify` returns, every accessor of the generated code stays inside the buffer and terminates.
+on visited bytes), and the values at the places that were proved: reading them again by the generated code would take
+five times as long, which is what a hostile peer would ask for. What must not: what the values mean (metadata.py).
+After `verify` returns, every accessor of the generated code stays inside the buffer and terminates, and gives the same.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from .dtypes import TypeCode
 from .errors import CodecError
@@ -18,11 +20,30 @@ IDENTIFIER = b"TWM1"
 _U16 = struct.Struct("<H").unpack_from
 _U32 = struct.Struct("<I").unpack_from
 _I32 = struct.Struct("<i").unpack_from
+_ELEMENT = struct.Struct("<BBH").unpack_from
+_SIZES = tuple(struct.Struct(f"<{count}q").unpack_from for count in range(MAX_DIMS + 1))
 _TYPE_CODES = frozenset(map(int, TypeCode))
 _KINDS = 3
 # Slot numbers of the tables' fields, in the order of tensor.fbs.
 _MODEL, _VERSION, _TENSORS = range(3)
 _NAME, _DTYPE, _KIND, _SHAPE = range(4)
+
+
+class RawTensor(NamedTuple):
+    """The fields of one Tensor table as they stand in the buffer."""
+
+    name: str
+    triple: tuple[int, int, int]
+    kind: int
+    shape: tuple[int, ...]
+
+
+class RawMetadata(NamedTuple):
+    """The fields of the root table; an absent version is ""."""
+
+    model: str
+    version: str
+    tensors: tuple[RawTensor, ...]
 
 
 class _Verifier:
@@ -92,8 +113,8 @@ class _Verifier:
             self.visit(position + 4, count * item_size, alignment, what)
         return count
 
-    def string(self, field: int, what: str) -> None:
-        """Proves the string that the offset at `field` points to: length, closing zero byte, UTF-8."""
+    def string(self, field: int, what: str) -> str:
+        """The string that the offset at `field` points to, proved: length, closing zero byte, UTF-8."""
         position = self.follow(field, what)
         count = self.vector(position, 1, 1, MAX_NAME_BYTES, what)
         end = position + 4 + count
@@ -101,31 +122,36 @@ class _Verifier:
         if self.raw[end]:
             raise CodecError(f"metadata: {what} does not end with a zero byte")
         try:
-            str(self.raw[position + 4 : end], "utf-8")
+            return str(self.raw[position + 4 : end], "utf-8")
         except UnicodeDecodeError as error:
             raise CodecError(f"metadata: {what} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
-    def tensor(self, position: int, what: str) -> None:
-        """Proves one Tensor table."""
+    def tensor(self, position: int, what: str) -> RawTensor:
+        """One Tensor table, proved."""
         fields = self.table(position, 4, what)
         if not fields[_NAME] or not fields[_DTYPE]:
             raise CodecError(f"metadata: {what} lacks its required {'dtype' if fields[_NAME] else 'name'}")
         self.inside(position, fields[_NAME], 4, 4, f"{what}.name")
-        self.string(fields[_NAME], f"{what}.name")
+        name = self.string(fields[_NAME], f"{what}.name")
         self.inside(position, fields[_DTYPE], 4, 2, f"{what}.dtype")
-        code = self.raw[fields[_DTYPE]]
-        if code not in _TYPE_CODES:
-            raise CodecError(f"metadata: {what}.dtype has unknown type code {code}")
+        triple = _ELEMENT(self.raw, fields[_DTYPE])
+        if triple[0] not in _TYPE_CODES:
+            raise CodecError(f"metadata: {what}.dtype has unknown type code {triple[0]}")
+        kind = 0
         if fields[_KIND]:
             self.inside(position, fields[_KIND], 1, 1, f"{what}.kind")
-            if self.raw[fields[_KIND]] >= _KINDS:
-                raise CodecError(f"metadata: {what}.kind {self.raw[fields[_KIND]]}, expected 0 to {_KINDS - 1}")
+            kind = self.raw[fields[_KIND]]
+            if kind >= _KINDS:
+                raise CodecError(f"metadata: {what}.kind {kind}, expected 0 to {_KINDS - 1}")
+        shape: tuple[int, ...] = ()
         if fields[_SHAPE]:
             self.inside(position, fields[_SHAPE], 4, 4, f"{what}.shape")
-            self.vector(self.follow(fields[_SHAPE], f"{what}.shape"), 8, 8, MAX_DIMS, f"{what}.shape")
+            vector = self.follow(fields[_SHAPE], f"{what}.shape")
+            shape = _SIZES[self.vector(vector, 8, 8, MAX_DIMS, f"{what}.shape")](self.raw, vector + 4)
+        return RawTensor(name, triple, kind, shape)
 
-    def metadata(self) -> None:
-        """Proves the whole buffer."""
+    def metadata(self) -> RawMetadata:
+        """The whole buffer, proved."""
         if not 8 <= self.size <= MAX_METADATA_BYTES:
             raise CodecError(f"metadata: {self.size} bytes, expected 8 to {MAX_METADATA_BYTES}")
         if self.raw[4:8] != IDENTIFIER:
@@ -135,17 +161,20 @@ class _Verifier:
         if not fields[_MODEL] or not fields[_TENSORS]:
             raise CodecError(f"metadata: the root lacks its required {'tensors' if fields[_MODEL] else 'model'}")
         self.inside(position, fields[_MODEL], 4, 4, "model")
-        self.string(fields[_MODEL], "model")
+        model = self.string(fields[_MODEL], "model")
+        version = ""
         if fields[_VERSION]:
             self.inside(position, fields[_VERSION], 4, 4, "version")
-            self.string(fields[_VERSION], "version")
+            version = self.string(fields[_VERSION], "version")
         self.inside(position, fields[_TENSORS], 4, 4, "tensors")
         vector = self.follow(fields[_TENSORS], "tensors")
+        tensors = []
         for index in range(self.vector(vector, 4, 4, MAX_TENSORS, "tensors")):
             what = f"tensors[{index}]"
-            self.tensor(self.follow(vector + 4 + 4 * index, what), what)
+            tensors.append(self.tensor(self.follow(vector + 4 + 4 * index, what), what))
+        return RawMetadata(model, version, tuple(tensors))
 
 
-def verify(raw: bytes) -> None:
-    """Proves that `raw` is a well-formed Metadata of tensor.fbs. CodecError names the first thing that is not."""
-    _Verifier(raw).metadata()
+def verify(raw: bytes) -> RawMetadata:
+    """The fields of `raw`, a well-formed Metadata of tensor.fbs; CodecError names the first thing that is not."""
+    return _Verifier(raw).metadata()
