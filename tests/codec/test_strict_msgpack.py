@@ -41,6 +41,8 @@ BOMBS = {
     "64k nested arrays": b"\x91" * 65_535 + b"\xc0",
     "16k nested maps": b"\x81\xa1a" * 16_384 + b"\xc0",
     "nine levels": b"\x91" * 9 + b"\xc0",
+    "arrays that each promise 65,000": b"\xdc\xfd\xe8" * 21_845,
+    "maps that each promise 32,000": b"\xde\x7d\x00\xa0" * 16_384,
     "an array of 2^32-1": b"\xdd\xff\xff\xff\xff",
     "a map of 2^32-1": b"\xdf\xff\xff\xff\xff",
     "a str of 2^32-1": b"\xdb\xff\xff\xff\xff",
@@ -75,8 +77,8 @@ def test_a_bomb_is_refused_quickly_and_in_little_memory(name: str) -> None:
     spent = time.process_time() - began
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert spent < 0.5  # measured under tracemalloc: 0.03 s at most
-    assert peak < 16 << 20
+    assert spent < 0.1  # measured under tracemalloc: 0.01 s at most
+    assert peak < 1 << 20
 
 
 @given(st.binary(max_size=300))
