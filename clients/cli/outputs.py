@@ -80,7 +80,7 @@ def table(
         show_header=any(columns),
         show_edge=False,
         pad_edge=False,
-        title=title or None,
+        title=printable(title) or None,
         title_justify="left",
         title_style="bold",
     )
@@ -91,9 +91,17 @@ def table(
     return result
 
 
+def say(text: str) -> None:
+    """Print one line that may hold a peer's words."""
+    console().print(printable(text), soft_wrap=True)
+
+
 def echo_json(value: Any) -> None:
-    """Print one JSON document on one line, so that several make JSON lines."""
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Print one JSON document on one line, so that several make JSON lines. What a terminal would obey is escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    click.echo(text)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -236,6 +244,8 @@ def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
             raise Failure(
                 f"the model has {len(arrays)} outputs: use --output npy=FILE.npz, which holds them all by name"
             )
+        elif odd := [name for name in arrays if not _is_file_name(name)]:
+            raise Failure(f"output {odd[0]!r} has no name for a file in an archive: use --output json")
         else:
             with file.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
@@ -243,6 +253,11 @@ def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
         if file is None:
             raise
         raise Failure(f"cannot write {printable(str(file), 200)!r}: {error.strerror or error}") from error
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether whoever unpacks an archive may find this name in it; numpy keeps two of them for itself."""
+    return name.isprintable() and not {"/", "\\"} & set(name) and name not in {"..", "file", "allow_pickle"}
 
 
 def _dtype_name(array: Any) -> str:

@@ -24,6 +24,7 @@ from .batcher import Rules, commit, expired, plan
 from .executor import Executor, WarmUp
 from .outputs import OutputError
 from .queue import Queue
+from .words import without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ class EngineCore:
             if len(requests) == 1:
                 message = _raised(error)
                 self._log(message, error)
-                results.append(Failure(requests, Status.INTERNAL, message, started=True))
+                results.append(Failure(requests, Status.INTERNAL, without_folders(message), started=True))
                 return
             for request in requests:
                 self._run([request], request.rows, now, results)

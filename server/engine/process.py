@@ -24,6 +24,7 @@ from .api import Failure, HealthState, Prepared, Request
 from .lifecycle import Lifecycle
 from .prepare import Preparer
 from .records import CANCEL, REQUEST
+from .words import without_folders
 
 if TYPE_CHECKING:
     from ...codec import Resolved
@@ -66,7 +67,9 @@ class ProcessEngine(Lifecycle):
         """See Engine.submit. The process learns of it at the next `step()`."""
         life = self._life
         if life is None or self._state is not HealthState.SERVING:
-            return _refuse(slab, request, Status.UNAVAILABLE, f"the model is not ready: {self._detail}")
+            return _refuse(
+                slab, request, Status.UNAVAILABLE, f"the model is not ready: {without_folders(self._detail)}"
+            )
         in_flight = self._in_flight
         free = in_flight.free
         if not free:

@@ -34,6 +34,7 @@ from ...codec.errors import shown
 from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
+from ..engine.words import without_folders
 from .calls import body_length_text
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _model_health(served: Served, now: float, *, draining: bool) -> Health:
         last_progress=max(0.0, now - health.last_progress) if health.last_progress else 0.0,
         effective_max_batch=served.engine.effective_max_batch,
         restarts=getattr(served.engine, "restarts", 0),
-        detail="the server is draining" if draining else health.detail[:1024],
+        detail="the server is draining" if draining else without_folders(health.detail)[:1024],
     )
 
 

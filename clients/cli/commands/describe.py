@@ -11,7 +11,7 @@ from ...blocking import connect
 from ..group import Command
 from ..inputs import describe_spec
 from ..options import json_option, model_argument, url_option, version_option
-from ..outputs import console, echo_json, table
+from ..outputs import console, echo_json, say, table
 
 
 @click.command(
@@ -39,10 +39,9 @@ def _print(about: Description) -> None:
     rows += [("output", describe_spec(spec)) for spec in about.outputs]
     if about.labels:
         rows.append(("labels", f"{len(about.labels)}: {', '.join(about.labels[:3])}, ..."))
-    out = console()
-    out.print(table(("", ""), rows))
+    console().print(table(("", ""), rows))
     example = " ".join(f"--input {spec.name}={_example(about, spec)}" for spec in about.inputs)
-    out.print(f"try: tensorwire send {about.model} {example}", soft_wrap=True)
+    say(f"try: tensorwire send {about.model} {example}")
 
 
 def _with_hints(about: Description, spec: TensorSpec) -> str:

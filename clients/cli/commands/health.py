@@ -12,7 +12,7 @@ from ...blocking import connect
 from ..failures import ExitCode
 from ..group import Command
 from ..options import json_option, model_argument, url_option
-from ..outputs import console, echo_json, table
+from ..outputs import console, echo_json, say, table
 
 GOOD = frozenset({State.IDLE, State.SERVING})
 """States in which new calls are expected to succeed."""
@@ -57,7 +57,7 @@ def _print(report: HealthReport, *, as_json: bool) -> None:
     console().print(table(columns, rows, right=("queued", "progress", "restarts")))
     for one in report.models:
         if one.detail:
-            console().print(f"{one.model}/{one.version}: {one.detail}", soft_wrap=True)
+            say(f"{one.model}/{one.version}: {one.detail}")
 
 
 def _print_change(report: HealthReport, *, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def _print_change(report: HealthReport, *, as_json: bool) -> None:
     now = time.strftime("%H:%M:%S")
     for health in report.models:
         detail = f": {health.detail}" if health.detail else ""
-        console().print(f"{now} {health.model}/{health.version} {health.state.value}{detail}", soft_wrap=True)
+        say(f"{now} {health.model}/{health.version} {health.state.value}{detail}")
 
 
 def _ago(seconds: float) -> str:

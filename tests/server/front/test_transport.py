@@ -113,7 +113,7 @@ class Harness:
         self.dropped: list[str] = []
         self.buffer = memoryview(bytearray(b"secret"))
         settings = SimpleNamespace(poison=poison, unsent_low_water=1, write_high_water=1000, write_timeout=30.0)
-        self.front: Any = SimpleNamespace(
+        front: Any = SimpleNamespace(
             unread=0,
             reply_room=8000,
             settings=settings,
@@ -127,7 +127,8 @@ class Harness:
             admit=lambda session: True,
             connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
-        self.protocol = ConnectionTransport(self.front)
+        self.front = front
+        self.protocol = ConnectionTransport(front)
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
         self.socket.protocol = self.protocol
