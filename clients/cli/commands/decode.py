@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import json
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import click
 
-from ....protocol.capture import CapturedFrame, CaptureError, format_frame, read_frames
+from ....protocol.capture import CaptureError
 from ...errors import printable
+from ..decoding.fields import Fields, fields_of
+from ..decoding.rows import Rows
+from ..decoding.text import line_of
 from ..failures import Failure
 from ..group import Command
 
@@ -19,29 +23,57 @@ from ..group import Command
     examples=(
         "tensorwire send echo --input x=random --capture call.twcap",
         "tensorwire decode call.twcap",
-        "tensorwire serve models/ --capture server.twcap",
-        "tensorwire decode server.twcap --stream 7",
+        "tcpdump -i lo -w session.pcap port 7411",
+        "tensorwire decode session.pcap --connection 2 --stream 7",
+        "tensorwire decode session.pcapng --json | jq 'select(.frame == \"END\")'",
+        "tcpdump -i lo -U -w - port 7411 | tensorwire decode -",
     ),
 )
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--stream", type=click.IntRange(0), help="Only frames of this stream; 0 is the connection itself.")
+@click.option("--connection", type=click.IntRange(1), metavar="N", help="Only the connection shown as #N.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Packets: only TCP connections of this port, also those that do not begin with tensorwire's preface."
+    " Default: all that do, and all of port 7411.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many frames.")
-def command(file: Path, stream: int | None, limit: int | None) -> None:
-    """Print the frames of FILE, one per line.
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+def command(
+    file: Path, stream: int | None, connection: int | None, port: int | None, limit: int | None, as_json: bool
+) -> None:
+    """Print the frames of FILE, one per line; - is standard input.
 
-    Each line has the time since the first frame in seconds, > for sent and < for received, the connection where it is
-    known, the frame's type and every field that is set.
+    FILE is a capture of ours (--capture), or packets as tcpdump, dumpcap and Wireshark write them (pcap, pcapng).
+
+    Each line has the time since the first frame in seconds, the connection, > for client to server and < for server to
+    client, the frame's type and every field that is set; what is wrong with a frame stands behind a !. The contents of
+    tensors are never shown.
     """
     try:
-        with file.open("rb") as capture:
-            start = None
-            frames = (frame for frame in read_frames(capture) if stream is None or _stream_of(frame) == stream)
-            for frame in islice(frames, limit):
-                start = frame.time_us if start is None else start
-                click.echo(format_frame(frame, start))
+        with click.open_file(str(file), "rb") as capture:
+            rows = Rows(cast("BinaryIO", capture), port)
+            start: int | None = None
+            count = 0
+            for row in rows:
+                start = row.time_us if start is None else start
+                if connection not in {None, row.connection}:
+                    continue
+                fields = fields_of(row)
+                if stream is not None and not _concerns(fields, stream):
+                    continue
+                click.echo(json.dumps(fields) if as_json else line_of(fields, start))
+                count += "frame" in fields
+                if count == limit:
+                    return
+            for remark in rows.remarks:
+                click.echo(f"{file.name}: {remark}", err=True)
     except CaptureError as error:
         raise Failure(f"{printable(str(file), 200)}: {error}") from error
 
 
-def _stream_of(frame: CapturedFrame) -> int:
-    return frame.header[4] if frame.header is not None else 0
+def _concerns(fields: Fields, stream: int) -> bool:
+    """Whether a row is a frame of this stream; the preface and notes are the connection's."""
+    number: int = fields.get("stream", 0)
+    return number == stream

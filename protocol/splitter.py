@@ -1,0 +1,253 @@
+"""One direction of a captured connection, cut into frames: what stands behind `tensorwire decode`.
+
+Here lives cutting and the checks that a header allows by itself, in bounded memory whatever the bytes say: bodies are
+counted, not kept. It takes no part in a connection, judges no stream, and knows neither files nor packets.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from .errors import ErrorCode, ProtocolError
+from .header import (
+    CANCEL,
+    CONTROL_RULES,
+    DATA,
+    DATA_FLAGS,
+    END,
+    HEADER,
+    HEADER_SIZE,
+    OPEN,
+    OPEN_FLAGS,
+    Header,
+    check_control,
+    check_message,
+    type_name,
+)
+from .limits import MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
+from .records import Buffer
+
+BODY_START: Final = 32  # bytes of a body that are kept: the fixed bodies of control frames fit
+
+
+class Piece(NamedTuple):
+    """A frame, the preface, or bytes that could not be read as either.
+
+    header: None where this is no frame. body: its first bytes, at most BODY_START. missing: bytes of the body that the
+    capture lacks. problem: what is wrong, "" if nothing is. cut: the capture ends within this frame.
+    """
+
+    header: Header | None
+    ext: bytes = b""
+    meta: bytes = b""
+    body: bytes = b""
+    missing: int = 0
+    problem: str = ""
+    cut: bool = False
+
+
+def header_problem(header: Header) -> str:
+    """What is wrong with a header on its own (SPEC 3.2 without state), "" if nothing is."""
+    kind, stream_id = header[1], header[4]
+    try:
+        if kind == DATA and not header[7] and not header[8]:
+            _check_chunk(header)
+        elif kind in {OPEN, DATA}:
+            check_message(header, OPEN_FLAGS if kind == OPEN else DATA_FLAGS)
+        elif kind in CONTROL_RULES:
+            check_control(CONTROL_RULES[kind], header)
+        else:
+            return f"FRAME: {type_name(kind)} is unknown, or not built"
+    except ProtocolError as error:
+        return f"{error.code.name}: {error.message}"
+    if not stream_id and kind in {OPEN, DATA, END, CANCEL}:
+        return f"STREAM: {type_name(kind)} on stream 0"
+    return ""
+
+
+def _check_chunk(header: Header) -> None:
+    """A DATA frame with nothing but a body may be a chunk, whose cap is higher and which may have MORE."""
+    length, _, _, flags, _, _, aux, _, _, reserved = header
+    if length > MAX_CHUNK:
+        raise ProtocolError(ErrorCode.TOO_LARGE, f"DATA: {length} bytes of body; a chunk has at most {MAX_CHUNK}")
+    if reserved or aux or flags & ~DATA_FLAGS:
+        raise ProtocolError(ErrorCode.FRAME, "DATA: a field or flag that this type does not use is not zero")
+
+
+def _framing_holds(header: Header) -> bool:
+    """Whether the lengths can be followed; if not, a receiver closes, and nothing behind them can be told apart."""
+    length, meta_len, ext_len = header[0], header[7], header[8]
+    body = length - meta_len - ext_len
+    return ext_len <= MAX_EXTENSION and meta_len <= MAX_METADATA and 0 <= body <= MAX_CHUNK
+
+
+class Splitter:
+    """Takes the bytes of one direction in order and gives the pieces they make.
+
+    Framing that is lost (by a header with impossible lengths, or bytes that the capture lacks) is found again where a
+    run of bytes handed to `feed` begins with a header that is right in every field: senders write whole frames.
+    """
+
+    __slots__ = ("_body_left", "_body_start", "_head", "_header", "_lost", "_lost_start", "_missing", "_reason")
+
+    def __init__(self, lost: str = "") -> None:
+        self._head = bytearray()  # header, extension and metadata of the frame that arrives
+        self._header: Header | None = None
+        self._body_left = 0
+        self._body_start = b""
+        self._missing = 0
+        self._reason = lost  # why there is no framing, "" while there is
+        self._lost = 0  # bytes since then
+        self._lost_start = b""
+
+    def feed(self, data: Buffer) -> list[Piece]:
+        """The pieces that these bytes complete. They follow all earlier ones, and a write may have begun here."""
+        pieces: list[Piece] = []
+        view = memoryview(data)
+        if self._reason and not self._found_again(view, pieces):
+            self._lose(bytes(view[:BODY_START]), len(view))
+            return pieces
+        while view:
+            view = view[self._take(view, pieces) :]
+            if self._reason:
+                self._lose(bytes(view[:BODY_START]), len(view))
+                break
+        return pieces
+
+    def skip(self, count: int) -> list[Piece]:
+        """The next `count` bytes are not in the capture."""
+        pieces: list[Piece] = []
+        if self._reason:
+            self._lost += count
+            return pieces
+        total = count
+        if self._body_left:  # a body is only counted: the frame can be followed across the gap
+            inside = min(count, self._body_left)
+            self._missing += inside
+            self._body_left -= inside
+            count -= inside
+            if not self._body_left:
+                pieces.append(self._finished())
+        if count:
+            if self._header is not None:
+                pieces.append(self._cut())
+            self._reason = f"{total} bytes are missing in the capture"
+            self._lost = len(self._head) + count
+            self._lost_start = bytes(self._head[:BODY_START])
+            self._reset()
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        """No more bytes come: what is unfinished."""
+        pieces: list[Piece] = []
+        if self._reason:
+            if self._lost:
+                self._report_lost(pieces)
+        elif self._header is not None:
+            pieces.append(self._cut())
+        elif self._head:
+            text = f"cut off: {len(self._head)} of {HEADER_SIZE} bytes of a header are in the capture"
+            pieces.append(Piece(None, body=bytes(self._head), problem=text, cut=True))
+        self._reset()
+        return pieces
+
+    # ---- one frame ----
+
+    def _take(self, view: memoryview, pieces: list[Piece]) -> int:
+        """Use bytes of `view` for the frame that arrives; how many."""
+        if self._body_left:
+            n = min(self._body_left, len(view))
+            if len(self._body_start) < BODY_START and not self._missing:
+                self._body_start += bytes(view[: min(n, BODY_START - len(self._body_start))])
+            self._body_left -= n
+            if not self._body_left:
+                pieces.append(self._finished())
+            return n
+        wanted = self._wanted()
+        n = min(wanted - len(self._head), len(view))
+        self._head += view[:n]
+        if len(self._head) < wanted:
+            return n
+        if self._header is None:
+            self._begin(pieces)
+        if self._header is not None and len(self._head) == self._wanted() and not self._body_left:
+            self._measure_body(pieces)
+        return n
+
+    def _wanted(self) -> int:
+        """Bytes that the head shall have: the preface's, then the header's, then extension and metadata too."""
+        if self._header is not None:
+            return HEADER_SIZE + self._header[7] + self._header[8]
+        return len(PREFACE) if len(self._head) < len(PREFACE) else HEADER_SIZE
+
+    def _begin(self, pieces: list[Piece]) -> None:
+        """The head holds 8 bytes or 32: the preface, or a header to look at."""
+        if self._head == PREFACE:
+            pieces.append(Piece(None, body=PREFACE))
+            self._reset()
+        elif len(self._head) == HEADER_SIZE:
+            header: Header = HEADER.unpack(self._head)
+            if _framing_holds(header):
+                self._header = header
+            else:
+                self._reason = header_problem(header) or "no header of a frame"
+                self._lost, self._lost_start = HEADER_SIZE, bytes(self._head)
+                self._reset()
+
+    def _measure_body(self, pieces: list[Piece]) -> None:
+        header = self._header
+        if header is not None:
+            self._body_left = header[0] - header[7] - header[8]
+            if not self._body_left:
+                pieces.append(self._finished())
+
+    def _cut(self) -> Piece:
+        """The frame that arrived in part."""
+        header = self._header or HEADER.unpack(bytes(HEADER_SIZE))
+        whole = HEADER_SIZE + header[0]
+        have = whole - self._body_left - self._missing if self._body_left else len(self._head)
+        text = f"cut off: {have} of {whole} bytes are in the capture"
+        if len(self._head) < self._wanted():  # a part of an extension or of metadata says nothing
+            piece = Piece(header, problem=text, cut=True)
+            self._reset()
+            return piece
+        return self._finished()._replace(problem=text, cut=True)
+
+    def _finished(self) -> Piece:
+        header = self._header
+        if header is None:  # not reached: only called with a frame at hand
+            return Piece(None)
+        meta_at = HEADER_SIZE + header[8]
+        ext, meta = bytes(self._head[HEADER_SIZE:meta_at]), bytes(self._head[meta_at:])
+        piece = Piece(header, ext, meta, self._body_start, self._missing, header_problem(header))
+        self._reset()
+        return piece
+
+    def _reset(self) -> None:
+        self._head.clear()
+        self._header = None
+        self._body_left = self._missing = 0
+        self._body_start = b""
+
+    # ---- framing lost and found ----
+
+    def _lose(self, start: bytes, count: int) -> None:
+        if not self._lost_start:
+            self._lost_start = start
+        self._lost += count
+
+    def _found_again(self, view: memoryview, pieces: list[Piece]) -> bool:
+        if bytes(view[: len(PREFACE)]) != PREFACE and (
+            len(view) < HEADER_SIZE or header_problem(HEADER.unpack_from(view))
+        ):
+            return False
+        self._report_lost(pieces)
+        return True
+
+    def _report_lost(self, pieces: list[Piece]) -> None:
+        text = f"{self._reason}; {self._lost} bytes could not be read as frames" if self._lost else self._reason
+        pieces.append(Piece(None, body=self._lost_start, problem=text))
+        self._reason, self._lost, self._lost_start = "", 0, b""
+
+
+__all__ = ["BODY_START", "Piece", "Splitter", "header_problem"]
