@@ -78,6 +78,11 @@ class Connection(Control):
         return self._writer.nbytes
 
     @property
+    def unfinished(self) -> int:
+        """Bytes kept of a small frame that is not whole yet; those of a chunk lie in its message's memory."""
+        return len(self._reader.tail)
+
+    @property
     def open_streams(self) -> int:
         """Number of streams without terminal."""
         return len(self._streams)

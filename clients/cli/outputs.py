@@ -244,8 +244,8 @@ def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
             raise Failure(
                 f"the model has {len(arrays)} outputs: use --output npy=FILE.npz, which holds them all by name"
             )
-        elif odd := [name for name in arrays if not _is_file_name(name)]:
-            raise Failure(f"output {odd[0]!r} has no name for a file in an archive: use --output json")
+        elif strange := [name for name in arrays if not _is_file_name(name)]:
+            raise Failure(f"output {strange[0]!r} has no name for a file in an archive: use --output json")
         else:
             with file.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **arrays)

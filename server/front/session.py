@@ -49,6 +49,8 @@ class Session(OpenCalls):
         "_authenticated",
         "_bodies",
         "_drain",
+        "_frame_began",
+        "_frame_timer",
         "_front",
         "_last_stream",
         "_lost",
@@ -56,6 +58,7 @@ class Session(OpenCalls):
         "_routes",
         "_timer",
         "_transport",
+        "_unfinished",
         "behind",
         "principal",
         "watches",
@@ -83,6 +86,9 @@ class Session(OpenCalls):
         self.behind = False
         self._lost = False
         self._last_stream = NO_NEW_STREAMS
+        self._unfinished = 0
+        self._frame_began = self._now
+        self._frame_timer: SessionTimer | None = None
         self._timer: SessionTimer | None = None
         self._drain: Drain | None = None
 
@@ -103,8 +109,31 @@ class Session(OpenCalls):
                 self._other(event, now)
                 if self._lost:  # the last call of a draining connection ended: nothing after it is served
                     return
+        unfinished = self.connection.unfinished
+        if unfinished:
+            if not self._unfinished or unfinished != self._unfinished + nbytes:  # not the frame of the last read
+                self._frame_began = now
+            if self._frame_timer is None:
+                self._watch_frame()
+        self._unfinished = unfinished
         if self.connection.outbound_bytes:
             self._transport.flush()
+
+    def _watch_frame(self) -> None:
+        """One timer for all frames: it stays armed when the frame is whole, and then looks for a later one."""
+        self._frame_timer = SessionTimer(self._frame_late)
+        self._front.deadlines.add(self._frame_began + self._front.settings.body_timeout, self._frame_timer)
+
+    def _frame_late(self, now: float) -> None:
+        self._frame_timer = None
+        if not self._unfinished or not self._authenticated:
+            return
+        if self._frame_began + self._front.settings.body_timeout > now:
+            self._watch_frame()
+            return
+        detail = f"a frame was not complete after {self._front.settings.body_timeout:.1f} s"
+        self._front.connection_dropped("body_timeout", self, detail)
+        self.close(ErrorCode.TIMEOUT, detail)
 
     def received_eof(self, now: float) -> None:
         """The peer has closed its side."""
@@ -341,6 +370,7 @@ class Session(OpenCalls):
             watch.stop()
         self.watches.clear()
         self._front.deadlines.settle(self._timer)
+        self._front.deadlines.settle(self._frame_timer)
         if self._drain is not None:
             self._drain.close()
 

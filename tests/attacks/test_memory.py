@@ -127,3 +127,38 @@ def test_a_slow_reader_of_big_replies_is_dropped(running: Target) -> None:
             if running.metric("connections_dropped_total", reason="write_timeout") > before:
                 break
     assert running.metric("connections_dropped_total", reason="write_timeout") == before + 1
+
+
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize("dribbles", [True, False])
+def test_a_small_frame_that_does_not_come_is_given_up(running: Target, dribbles: bool) -> None:
+    """Up to 132 KiB of it would be kept for as long as its peer likes."""
+    began = time.monotonic()
+    with Raw(running.address) as peer:
+        data = call(1, body=bytes(60_000))
+        peer.send(data[:50_000])
+        with contextlib.suppress(OSError):
+            for at in range(50_000, 50_300 if dribbles else 50_000):
+                peer.send(data[at : at + 1])
+                time.sleep(0.02)
+        closed = peer.closed_with()
+        assert closed.aux == ErrorCode.TIMEOUT
+        assert "not complete" in closed.text
+    assert BODY_TIMEOUT <= time.monotonic() - began < BODY_TIMEOUT + 4
+
+
+@pytest.mark.usefixtures("others")
+def test_frames_in_pieces_that_do_come_are_served_for_any_time(running: Target) -> None:
+    """Every read ends within a frame, for longer than one frame may take."""
+    began = time.monotonic()
+    with Raw(running.address) as peer:
+        rest = b""
+        stream_id = 0
+        while time.monotonic() < began + BODY_TIMEOUT * 1.7:
+            stream_id += 1
+            data = rest + call(stream_id)
+            peer.send(data[:-20])
+            rest = data[-20:]
+            time.sleep(0.02)
+        peer.send(rest)
+        assert {peer.receive().kind for _ in range(stream_id)} == {DATA}

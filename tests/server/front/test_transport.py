@@ -127,7 +127,7 @@ class Harness:
             admit=lambda session: True,
             connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
-        self.front = front
+        self.front: Any = front
         self.protocol = ConnectionTransport(front)
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
