@@ -103,8 +103,8 @@ class FairCache(Generic[K, V]):
     """Map with at most `max_entries` entries and `max_cost` total cost, shared by owners who do not trust each other.
 
     When it is full, the oldest entry of the owner with the highest cost goes: a flood of one owner's pushes out its
-    own, and everybody else's hits stay hits. What an owner that left brought goes first. Any owner may use any entry.
-    An owner without entries takes no memory. A hit is one dictionary look-up.
+    own, and everybody else's hits stay hits. What owners brought who left is one share like any other. Any owner may
+    use any entry. An owner without entries takes no memory. A hit is one dictionary look-up.
     """
 
     __slots__ = ("_entries", "_least", "_shares", "cost", "max_cost")
@@ -159,7 +159,7 @@ class FairCache(Generic[K, V]):
         self.cost = 0
 
     def _evict(self) -> None:
-        owner = _NOBODY if _NOBODY in self._shares else max(self._shares, key=self._cost_of)
+        owner = max(self._shares, key=self._cost_of)
         share = self._shares[owner]
         oldest = next(iter(share.keys))
         cost = share.keys.pop(oldest)

@@ -14,6 +14,17 @@ from tensorwire.protocol import Config, Connection, FrameType, Role, pack_extens
 from tensorwire.protocol.header import END_STREAM, HEADER, HEADER_SIZE, MORE
 from tests.support.wire import TIMEOUT
 
+SOAK = os.environ.get("TENSORWIRE_SOAK") == "1"
+"""Whether the attacks are made at the size that is promised, which takes minutes each (make soak)."""
+
+LIMIT = 3000 if SOAK else 120  # seconds for one test
+
+
+def size(usual: int, whole: int) -> int:
+    """How many: `whole` when soaking, else as many as a test of every day may take."""
+    return whole if SOAK else usual
+
+
 OPEN, DATA, END = int(FrameType.OPEN), int(FrameType.DATA), int(FrameType.END)
 CANCEL, PING, CLOSE = int(FrameType.CANCEL), int(FrameType.PING), int(FrameType.CLOSE)
 FLOAT = dtype_by_name("float32")

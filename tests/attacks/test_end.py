@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from tensorwire.protocol import FrameType
-from tests.attacks.peer import CLOSE, Raw, big, call, chunk, frame
+from tests.attacks.peer import CLOSE, LIMIT, Raw, big, call, chunk, frame
 from tests.integration.models import ECHO, flat
 from tests.support.server import running_server, write_model
 from tests.support.wire import WireClient
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 
 def test_a_server_full_of_bad_peers_drains(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from tests.attacks.conftest import Bystander, Target, X, others_served
 from tests.attacks.peer import (
     CANCEL,
     DATA,
+    ECHO,
     END,
     FLOAT,
+    LIMIT,
     PING,
     Raw,
     call,
@@ -28,10 +30,11 @@ from tests.attacks.peer import (
     frame,
     metadata,
     service,
+    size,
 )
 from tests.support.wire import WireClient
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 PATIENCE = 0.35
 """Seconds that a call of another client may take during a flood: far below the 0.6 s that one read could cost, and
@@ -64,7 +67,8 @@ def flood(target: Target, make: Callable[[int], bytes], count: int, *, seconds: 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         with contextlib.suppress(OSError):
-            peer.send(b"".join(map(make, range(1, count + 1))))
+            for first in range(1, count + 1, 1000):
+                peer.send(b"".join(map(make, range(first, min(first + 1000, count + 1)))))
         done.wait(seconds)
     reader.join(5)
     return answers
@@ -99,23 +103,40 @@ def test_costly_calls_do_not_keep_the_loop(running: Target, others: Bystander, w
     assert max(others.times, default=0.0) < PATIENCE
 
 
-def test_a_flood_of_shapes_does_not_push_out_what_another_caller_uses(running: Target, others: Bystander) -> None:
-    """The cache is one while there is one principal: what is used between two reads of the flooder stays."""
+VARIANTS: dict[str, Callable[[int], bytes]] = {
+    "shapes": lambda i: call(i, meta=ANY, ext=pack_extension(dims=dims(1, i % 16384)), body=bytes(4 * (i % 16384))),
+    # The same call in other bytes: what follows the last table of a FlatBuffer is read by nobody.
+    "metadata": lambda i: call(i, meta=ECHO + i.to_bytes(8, "little")),
+    "versions": lambda i: call(i, meta=encode_metadata("echo", str(i), [TensorSpec("x", FLOAT, (FREE, FREE))])),
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("what", VARIANTS)
+def test_a_flood_of_signatures_costs_no_other_connection_a_hit(running: Target, others: Bystander, what: str) -> None:
+    """The other one says nothing during the flood, so that being used lately does not protect what it uses."""
+    count = size(1300, 1_000_000 if what == "metadata" else 100_000)
+    signatures = [np.zeros((rows, 4), np.float32) for rows in range(1, 9)]
+    memory = running.rss
     with WireClient(running.address) as client:
-        client.infer("echo", {"x": X})
-        assert flood(running, wide_variant, 1300) == 1300
+        for x in signatures:
+            client.infer("echo", {"x": x})
+        assert flood(running, VARIANTS[what], count, seconds=LIMIT - 20) == count
         misses = running.metric("signature_cache_misses_total")
-        client.infer("echo", {"x": X})
+        for x in signatures:
+            client.infer("echo", {"x": x})
         assert running.metric("signature_cache_misses_total") == misses
     assert running.metric("signature_cache_entries") <= 1024
+    assert running.rss < memory + (48 << 20)
 
 
+@pytest.mark.soak
 def test_open_and_cancel(running: Target, others: Bystander) -> None:
     with Raw(running.address) as peer:
         reader = threading.Thread(target=peer.rest, daemon=True)
         reader.start()
         with contextlib.suppress(OSError):  # closed as a nuisance, or served: both are right
-            for first in range(1, 20_001, 1000):
+            for first in range(1, size(20_000, 1_000_000) + 1, 1000):
                 pairs = (call(i) + frame(CANCEL, stream_id=i) for i in range(first, first + 1000))
                 peer.send(b"".join(pairs))
         with contextlib.suppress(OSError):
@@ -196,12 +217,13 @@ def test_an_unasked_pong_does_not_break_the_drain(running: Target, others: Bysta
     assert not others.error
 
 
-def test_2000_silent_connections_keep_nobody_out(running: Target, others: Bystander) -> None:
+@pytest.mark.soak
+def test_thousands_of_silent_connections_keep_nobody_out(running: Target, others: Bystander) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16384), hard))
     silent: list[socket.socket] = []
     try:
-        for number in range(2000):
+        for number in range(size(2000, 10_000)):
             silent.append(socket.create_connection(running.address, timeout=10))
             if number % 400 == 399:
                 with WireClient(running.address) as newcomer:

@@ -18,6 +18,7 @@ from tests.attacks.peer import (
     ECHO_BODY,
     ECHO_EXT,
     END,
+    LIMIT,
     OPEN,
     PING,
     Raw,
@@ -30,7 +31,7 @@ from tests.attacks.peer import (
     metadata,
 )
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 KINDS = range(20)
 BOUNDARIES = (0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1)

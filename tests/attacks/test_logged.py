@@ -15,10 +15,24 @@ from tensorwire.protocol import FrameType, Status, pack_extension
 from tensorwire.protocol.handshake import AGENT, KEY_ID, pack_entries, parse_entries
 from tensorwire.protocol.header import HEADER_SIZE
 from tests.attacks.conftest import LINE_LIMIT, Bystander, Target, check_log, others_served
-from tests.attacks.peer import AUTH, BYTES, CLOSE, END, FLOAT, Raw, call, dims, frame, greeting, metadata, service
+from tests.attacks.peer import (
+    AUTH,
+    BYTES,
+    CLOSE,
+    END,
+    FLOAT,
+    LIMIT,
+    Raw,
+    call,
+    dims,
+    frame,
+    greeting,
+    metadata,
+    service,
+)
 from tests.support.server import running_server, write_model
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 EVIL = "\x1b[2J\x9b31m\r\nlevel=error forged\x85\u2028\u202e\x00\x7f"
 MIB = 1 << 20

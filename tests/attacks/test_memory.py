@@ -13,10 +13,10 @@ import pytest
 from tensorwire.protocol import ErrorCode, Status
 from tensorwire.protocol.header import END_STREAM
 from tests.attacks.conftest import BODY_TIMEOUT, POOL, Bystander, Target, others_served
-from tests.attacks.peer import DATA, END, Raw, big, call, chunk, metadata
+from tests.attacks.peer import DATA, END, LIMIT, Raw, big, call, chunk, metadata, size
 from tests.support.wire import WireClient
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 MIB = 1 << 20
 COLUMNS = MIB // 4  # of a row of 1 MiB
@@ -116,12 +116,13 @@ def test_a_peer_that_vanishes_in_the_middle_of_a_reply(running: Target, how: str
     running.wait("calls", 0)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("others")
 def test_a_slow_reader_of_big_replies_is_dropped(running: Target) -> None:
     before = running.metric("connections_dropped_total", reason="write_timeout")
     began = time.monotonic()
     with Raw(running.address, receive_buffer=4096) as peer, contextlib.suppress(OSError):
-        peer.send(b"".join(call(stream_id, meta=GROWS) for stream_id in range(1, 17)))
+        peer.send(b"".join(call(stream_id, meta=GROWS) for stream_id in range(1, size(17, 257))))
         while time.monotonic() - began < 10 and peer.socket.recv(100):
             time.sleep(0.05)
             if running.metric("connections_dropped_total", reason="write_timeout") > before:

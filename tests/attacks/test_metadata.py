@@ -12,9 +12,9 @@ import pytest
 from tensorwire.codec import FREE, Kind, TensorSpec, dtype_by_name, encode_metadata
 from tensorwire.protocol import Status, pack_extension
 from tests.attacks.conftest import Target
-from tests.attacks.peer import DATA, ECHO, ECHO_BODY, END, FLOAT, Frame, Raw, call, dims, metadata, service
+from tests.attacks.peer import DATA, ECHO, ECHO_BODY, END, FLOAT, LIMIT, Frame, Raw, call, dims, metadata, service
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 NEVER_SHOWN = ("/", "\x1b", "\n", "\r", "\x00", "Traceback", "site-packages")
 

@@ -14,12 +14,12 @@ import pytest
 from tensorwire.codec import FREE, TensorSpec, encode_metadata
 from tensorwire.protocol import Status
 from tests.attacks.conftest import POOL, Bystander, Target, others_served
-from tests.attacks.peer import ECHO, ECHO_EXT, END, FLOAT, Raw, call, metadata
+from tests.attacks.peer import ECHO, ECHO_EXT, END, FLOAT, LIMIT, Raw, call, metadata
 from tests.integration.models import flat
 from tests.support.server import running_server, write_model
 from tests.support.wire import WireClient
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("attacks")]
+pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 MIB = 1 << 20
 REPLY = 4 * MIB
