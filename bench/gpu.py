@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import inspect
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,32 +16,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 import tensorwire
-from tensorwire.clients.cli.load import Schedule, run_load
+from tensorwire.clients.cli.load import Schedule, run_calls, run_load
 from tensorwire.gpu import SlabPool, cuda_problem, discover
 from tensorwire.gpu.graphs import WARM_UP, GraphedModel
 from tensorwire.gpu.pinned import PinError, Registration
 from tensorwire.gpu.staging import BatchInput, CudaStager, HostStager, Stager
 
 from . import harness, report
+from .network import build
 
 ROW, ROWS, SIZES = 784, 32, (602_112, 16 << 20)
 TOML = """backend = "torch"\ndevice = "{device}"\nmax_batch = 32
 inputs = [{{ name = "x", dtype = "float32", shape = [-1, 784] }}]
 outputs = [{{ name = "y", dtype = "float32", shape = [-1, 10] }}]\n"""
 Figure = tuple[str, float, str]
-
-
-def build() -> Any:
-    """The network 784-512-512-10; its text is also the server's model.py."""
-    from torch import nn
-
-    return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 
 
 def median(device: str, calls: int, run: Callable[[], object]) -> float:
@@ -53,7 +45,8 @@ def median(device: str, calls: int, run: Callable[[], object]) -> float:
         if device != "cpu":
             torch.cuda.current_stream(device).synchronize()
 
-    return statistics.median(harness.closed_loop(whole, calls, warmup=10).latencies) * 1e6
+    run_calls(whole, 10)
+    return run_calls(whole, calls).percentile(50) * 1e6
 
 
 def copies(device: str, calls: int) -> Iterator[Figure]:
@@ -128,7 +121,7 @@ def served(device: str, seconds: float) -> Iterator[Figure]:
         command = [sys.executable, "-m", "tensorwire", "serve", folder, "--port", "0", "--no-admin"]
         server = subprocess.Popen([*command, "--log-level", "warning"], stdout=subprocess.PIPE, text=True)
         try:
-            url = f"tw://{harness.wait_listening(server, 'bench.gpu')}"
+            url = harness.wait_listening(server, "bench.gpu")
             for callers in (1, 2 * ROWS):
                 rate, p50 = asyncio.run(load(url, callers, seconds))
                 yield f"served on {device}, {callers} in flight", rate, "calls/s"

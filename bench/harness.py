@@ -1,8 +1,7 @@
-"""Runs peers in interleaved rounds: every server pinned to core 0, every client to core 1, in processes of their own.
+"""Servers and client processes of the peers: every server pinned to core 0, every client to core 1, each a process of
+its own. Servers stay up and idle while others are measured.
 
-A peer is a module of ``bench.peers`` with ``NAME``, ``serve()`` (blocks; calls ``announce(address)`` once it listens)
-and ``measure(work, address, calls) -> Sample``; ``PATH`` says where tensorwire is imported from, ``WORKS`` which works
-it does (default: all). Servers stay up and idle while others are measured.
+Not here: what a peer is (`bench.peers`), what is measured (`measure`), in which order (`rounds`).
 """
 
 from __future__ import annotations
@@ -11,51 +10,30 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import random
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from .works import WORKS, Work
+from .measure import MissingError, Sample, Target, measure
+from .peers import PEERS
+from .works import Work
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 ROOT = Path(__file__).resolve().parents[1]
 #: seconds a server may take until it listens
-START_TIMEOUT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One round of one peer: seconds per call in order, the wall time, and the server's CPU seconds."""
-
-    latencies: list[float]
-    elapsed: float
-    server_cpu: float = 0.0
-
-    def figure(self, work: Work) -> float:
-        """Return the compared figure: p50 in microseconds, or calls per second."""
-        if work.figure == "p50":
-            return percentile(self.latencies, 50) * 1e6
-        return len(self.latencies) / self.elapsed
-
-
-def percentile(values: list[float], percent: float) -> float:
-    """Return the nearest-rank percentile."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
-def client_process(core: int, path: str | None) -> None:
-    """Prepare a client process: its core, and where its peer is imported from."""
-    pin(core)
-    if path is not None:
-        sys.path.insert(0, str(ROOT / path))
+START_TIMEOUT = 120.0
+#: seconds one round of one peer may take
+ROUND_TIMEOUT = 300.0
+#: what a server prints once it listens: our own line, or announce()'s
+LISTENING = re.compile(r"(?:^listening | ready on )(\S+?)(?: and (\S+?))?:?(?=\s|,|$)")
 
 
 def pin(core: int) -> None:
@@ -69,108 +47,142 @@ def announce(address: str) -> None:
     print(f"listening {address}", flush=True)
 
 
-def closed_loop(call: Callable[[], object], calls: int, warmup: int) -> Sample:
-    """Time ``calls`` calls, one after the other."""
-    clock = time.perf_counter
-    for _ in range(warmup):
-        call()
-    latencies = []
-    begin = before = clock()
-    for _ in range(calls):
-        call()
-        after = clock()
-        latencies.append(after - before)
-        before = after
-    return Sample(latencies, clock() - begin)
-
-
-@dataclass(slots=True)
-class Running:
-    """A peer whose server listens and whose client process waits."""
-
-    name: str
-    module: str
-    works: str
-    address: str
-    server: subprocess.Popen[str]
-    client: ProcessPoolExecutor
-
-    def round(self, work: Work, calls: int) -> Sample:
-        """Measure one round; the server's CPU time of the round goes with it."""
-        before = cpu_seconds(self.server.pid)
-        sample = self.client.submit(measure, self.module, work.key, self.address, calls).result(timeout=300)
-        return Sample(sample.latencies, sample.elapsed, cpu_seconds(self.server.pid) - before)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return user plus system seconds of a process (proc(5): fields 14 and 15 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def load(module: str) -> ModuleType:
-    """Import one peer."""
-    return importlib.import_module(f"bench.peers.{module}")
+    """Import one peer. Raises MissingError where what it needs is not installed."""
+    try:
+        return importlib.import_module(f"bench.peers.{module}")
+    except ModuleNotFoundError as error:
+        raise MissingError(f"no Python package {error.name!r}: `make bench` installs it") from error
 
 
-def measure(module: str, key: str, address: str, calls: int) -> Sample:
-    """Run in the client process: one round of one peer."""
-    sample = load(module).measure(WORKS[key], address, calls)
-    if not isinstance(sample, Sample):
-        raise TypeError(f"bench.peers.{module}.measure gave {type(sample).__name__}, expected Sample")
-    return sample
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that listens."""
+
+    process: subprocess.Popen[str]
+    address: str
 
 
 @contextlib.contextmanager
-def started(module: str) -> Iterator[Running]:
-    """Start the server and the client process of one peer; end them afterwards."""
-    command = [
-        sys.executable,
-        "-c",
-        f"from bench import harness; harness.pin({SERVER_CORE}); harness.load({module!r}).serve()",
-    ]
-    peer = load(module)
-    path: str | None = getattr(peer, "PATH", None)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / path)} if path else None
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        address = wait_listening(server, module)
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=client_process, initargs=(CLIENT_CORE, path)) as client:
-            yield Running(peer.NAME, module, getattr(peer, "WORKS", "".join(WORKS)), address, server, client)
-    finally:
-        server.terminate()
+def serving(module: str) -> Iterator[Server]:
+    """Start the server of one peer on core 0; end it and what it started afterwards. Raises MissingError."""
+    code = f"from bench import harness; harness.pin({SERVER_CORE}); harness.load({module!r}).serve()"
+    path: str | None = getattr(load(module), "PATH", None)
+    environment = dict(os.environ)
+    if path:
+        if not (ROOT / path / "tensorwire").is_dir():
+            raise MissingError(f"no {path}/tensorwire: `make compiled` builds it")
+        environment["PYTHONPATH"] = str(ROOT / path)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True,
+        )  # fmt: skip
         try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            yield Server(process, wait_listening(process, module, errors.fileno()))
+        finally:
+            stop(process)
 
 
-def wait_listening(server: subprocess.Popen[str], module: str) -> str:
-    """Return the address the server announces."""
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a server politely, then whatever is left of its session."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def wait_listening(server: subprocess.Popen[str], module: str, errors: int | None = None) -> str:
+    """Return the address the server announces, two of them with a comma; an error holds the last of ``errors``."""
     if server.stdout is None:
         raise RuntimeError(f"the server of {module} was started without a pipe for its output")
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         line = server.stdout.readline()
-        if found := re.search(r"(?:^listening | ready on tw://)(\d+\.\d+\.\d+\.\d+:\d+)", line):
-            return found[1]
-        if not line and server.poll() is not None:
+        if found := LISTENING.search(line):
+            return f"{found[1]},{found[2]}" if found[2] else found[1]
+        if not line:
             break
-    raise RuntimeError(
-        f"the server of {module} did not listen within {START_TIMEOUT:.0f} s (exit status {server.poll()})"
-    )
+    said = os.pread(errors, 1 << 16, 0).decode(errors="replace").strip().splitlines() if errors is not None else []
+    raise MissingError(f"the server of {module} did not start: {said[-1] if said else 'it said nothing'}")
 
 
-def interleaved(peers: list[Running], work: Work, rounds: int, advance: Callable[[], None]) -> dict[str, list[Sample]]:
-    """Measure every peer once per round, in an order shuffled anew each round (seeded)."""
-    order = random.Random(work.key)
-    samples: dict[str, list[Sample]] = {peer.module: [] for peer in peers}
-    for peer in peers:  # one round unrecorded: connections, caches, allocators
-        peer.round(work, max(200, work.calls // 10))
-    for _ in range(rounds):
-        for peer in order.sample(peers, len(peers)):
-            samples[peer.module].append(peer.round(work, work.calls))
-            advance()
-    return samples
+def client_process(path: str | None) -> None:
+    """Prepare a client process: its core, and where tensorwire is imported from."""
+    pin(CLIENT_CORE)
+    if path is not None:
+        sys.path.insert(0, str(ROOT / path))
+
+
+@dataclass(slots=True)
+class Peer:
+    """A peer whose server listens and whose client process waits."""
+
+    module: str
+    server_module: str
+    works: tuple[str, ...]
+    cannot: dict[str, str]
+    server: Server
+    client: ProcessPoolExecutor
+
+    @property
+    def name(self) -> str:
+        """The name in tables."""
+        return PEERS[self.module]
+
+    def does(self, work: Work) -> bool:
+        """Whether this peer is measured in this work."""
+        return work.within(self.works) and not self.reason(work)
+
+    def reason(self, work: Work) -> str:
+        """Why it cannot do this work; empty where it can, or where it is not asked to."""
+        return next((why for name, why in self.cannot.items() if work.within((name,))), "")
+
+    def round(self, work: Work, calls: int, seconds: float) -> Sample:
+        """Measure one round."""
+        if work.kind == "memory":
+            with serving(self.server_module) as fresh:  # memory that was freed would hide what a connection takes
+                return self._measure(work, fresh, calls, seconds)
+        return self._measure(work, self.server, calls, seconds)
+
+    def _measure(self, work: Work, server: Server, calls: int, seconds: float) -> Sample:
+        target = Target(work, server.address, server.process.pid, calls, seconds)
+        return self.client.submit(measure, self.module, target).result(timeout=ROUND_TIMEOUT)
+
+
+@contextlib.contextmanager
+def client_of(module: str, path: str | None) -> Iterator[ProcessPoolExecutor]:
+    """The client process of one peer; ended even in the middle of a round."""
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, spawn, initializer=client_process, initargs=(path,))
+    try:
+        yield pool
+    finally:
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001 - no public way to end a stuck worker
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def started(modules: list[str], missing: dict[str, str]) -> Iterator[list[Peer]]:
+    """Start the peers, one server for those that share it; why one cannot be started goes to ``missing``."""
+    with contextlib.ExitStack() as stack:
+        peers, servers = [], dict[str, Server]()
+        for module in modules:
+            try:
+                code = load(module)
+                name: str = getattr(code, "SERVER", module)
+                if name not in servers:
+                    servers[name] = stack.enter_context(serving(name))
+            except MissingError as error:
+                missing[module] = str(error)
+                continue
+            client = stack.enter_context(client_of(module, getattr(load(name), "PATH", None)))
+            works: tuple[str, ...] = code.WORKS
+            cannot: dict[str, str] = getattr(code, "CANNOT", {})
+            peers.append(Peer(module, name, works, cannot, servers[name], client))
+        yield peers

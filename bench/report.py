@@ -1,156 +1,160 @@
-"""Turns rounds into figures: medians with their range, ratios per round with an interval, a table, JSON, a plot."""
+"""The Markdown tables, and what the run ran on. Not here: arithmetic (`figures`, `targets`) and drawing (`plots`)."""
 
 from __future__ import annotations
 
 import datetime as dt
 import importlib.metadata
 import json
-import math
+import os
 import platform
-import statistics
 from pathlib import Path
 from typing import Any
 
-from .harness import Sample, percentile
-from .works import Work
+from .peers import NOT_FOR_ALL, PEERS
+from .works import GROUPS, UNITS, WORKS, Work
 
-REFERENCE = "raw_echo"
-PACKAGES = ("grpcio", "numpy", "uvloop")
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the interval of the median that covers at least 95% (order statistics, exact binomial)."""
-    ordered, n = sorted(values), len(values)
-    low, outside = 0, 2 / 2**n
-    while low + 1 < n - 2 - low and outside + 2 * math.comb(n, low + 1) / 2**n <= 0.05:
-        low += 1
-        outside += 2 * math.comb(n, low) / 2**n
-    return ordered[low], ordered[n - 1 - low]
+PACKAGES = (
+    "fastapi", "flatbuffers", "grpcio", "httptools", "litserve", "mosec", "msgpack", "mypy", "numpy", "protobuf",
+    "pyarrow", "pyzmq", "torch", "uvicorn", "uvloop",
+)  # fmt: skip
+PLOTS = {"latency": "ABC", "offered_load": "O", "sizes": "S"}
 
 
-def figures(work: Work, samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    """Return a row a peer: the figure's median and range, ratios to the reference and gRPC, percentiles, server CPU."""
-    rows: dict[str, Any] = {}
-    for peer, rounds in samples.items():
-        values = [sample.figure(work) for sample in rounds]
-        pooled = [latency for sample in rounds for latency in sample.latencies]
-        row: dict[str, Any] = {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "server_cpu_us_per_call": 1e6 * sum(sample.server_cpu for sample in rounds) / len(pooled),
-            "percentiles_us": {str(p): 1e6 * percentile(pooled, p) for p in (50, 90, 99, 99.9)},
-        }
-        for other, name in ((REFERENCE, "x_ref"), ("grpc_aio", "x_grpc")):
-            if other in samples and other != peer:
-                ratios = [value / sample.figure(work) for value, sample in zip(values, samples[other], strict=True)]
-                row[name] = {"median": statistics.median(ratios), "interval": interval(ratios), "ratios": ratios}
-        rows[peer] = row
-    return rows
+def version(package: str) -> str:
+    """Return the version of an installed package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def machine() -> dict[str, Any]:
     """Return what the run ran on: CPU model, kernel, Python, package versions, date. No name of the machine."""
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "unknown",
-    )
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
         "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 
-def ratio(row: dict[str, Any], name: str) -> str:
-    """Format one ratio with its interval."""
-    if name not in row:
+def number(value: float) -> str:
+    """Format a figure: three digits at least."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def spread(figure: dict[str, Any] | None, low: str = "min", high: str = "max") -> str:
+    """Format a median with its range."""
+    return f"{number(figure['median'])} ({number(figure[low])}-{number(figure[high])})" if figure else "-"
+
+
+def with_interval(figure: dict[str, Any] | None) -> str:
+    """Format a ratio with its interval."""
+    if not figure:
         return "-"
-    low, high = row[name]["interval"]
-    return f"{row[name]['median']:.2f} ({low:.2f}-{high:.2f})"
+    low, high = figure["interval"]
+    return f"{figure['median']:.3g} ({low:.3g}-{high:.3g})"
 
 
-def markdown(results: dict[str, Any], works: dict[str, Work], names: dict[str, str]) -> str:
-    """Return the tables, one a work."""
-    about = results["machine"]
+def work_table(work: Work, rows: dict[str, Any]) -> list[str]:
+    """Return the table of one work; peers without a figure are rows with the reason."""
+    reference = PEERS[work.reference].split(",")[0]
+    heads = [UNITS[work.unit][0] + " (min-max)", f"x {reference}", "x grpc.aio", "p99, us", "p99/p50", "server CPU"]
+    lines = [f"### {work.key}: {work.title}", "", f"| peer | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for peer, row in rows.items():
+        if "reason" in row:
+            lines.append(f"| {PEERS[peer]} | {row['reason']} |{' |' * (len(heads) - 1)}")
+            continue
+        p99 = number(row["percentiles_us"]["99"]) if "percentiles_us" in row else "-"
+        tail = f"{row['tail']['median']:.3g}" if "tail" in row else "-"
+        cpu = f"{row['server_cpu_share']:.0%}" if "server_cpu_share" in row else "-"
+        ratios = f"{with_interval(row.get('x_ref'))} | {with_interval(row.get('x_grpc'))}"
+        lines.append(f"| {PEERS[peer]} | {spread(row)} | {ratios} | {p99} | {tail} | {cpu} |")
+    return [*lines, ""]
+
+
+def sweep_table(works: list[Work], results: dict[str, Any]) -> list[str]:
+    """Return one table of a sweep: a column a peer, a row a step."""
+    peers = [peer for peer in PEERS if any("median" in results[work.key].get(peer, {}) for work in works)]
+    is_open = works[0].kind == "open"
+    what = "answered per second; p50 / p99 in us from the intended send" if is_open else "MB/s one way (min-max)"
+    lines = [f"{what}", "", f"| | {' | '.join(PEERS[peer] for peer in peers)} |", f"|---|{'---|' * len(peers)}"]
+    for work in works:
+        cells = []
+        for peer in peers:
+            row = results[work.key].get(peer, {"reason": "-"})
+            if "reason" in row:
+                cells.append(row["reason"])
+            elif is_open:
+                p50, p99 = (number(row["percentiles_us"][p]) for p in ("50", "99"))
+                cells.append(f"{number(row['rate']['median'])}; {p50} / {p99}")
+            else:
+                cells.append(spread(row))
+        lines.append(f"| {work.title} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def target_table(targets: list[dict[str, Any]]) -> list[str]:
+    """Return the table of targets."""
+    lines = ["## Targets, MAC none", "", "| target | measured (95% interval) | |", "|---|---|---|"]
+    for target in targets:
+        verdict = "met" if target["met"] else "not measured" if target["met"] is None else "**missed**"
+        if target["stretch"]:
+            verdict = f"stretch: {verdict.strip('*')}"
+        lines.append(f"| {target['text']} | {target.get('reason') or with_interval(target)} | {verdict} |")
+    return [*lines, ""]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the whole report."""
+    about, works = results["machine"], [WORKS[key] for key in results["works"]]
+    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     lines = [
         "# Benchmark",
         "",
-        f"{about['cpu']}, 2 cores (server on one, client on the other), Linux {about['kernel']}, "
-        f"Python {about['python']}, {about['date']}; {results['rounds']} interleaved rounds, loopback, no MAC.",
-        "Median of the rounds with min-max; ratios are taken round by round: median (95% interval). "
-        "Only ratios travel between machines.",
+        f"{about['cpu']}, {about['cores']} cores (server on one, client on another), Linux {about['kernel']}, "
+        f"Python {about['python']}, {about['date']}; {results['rounds']} interleaved rounds of about "
+        f"{results['seconds']:g} s, loopback, no MAC.",
+        "Medians of the rounds with min-max; ratios are taken round by round: median (95% interval). "
+        "Only ratios travel between machines, and differences under 1.3x are noise on a shared one. "
+        "What each comparison favours: [bench/README.md](../README.md).",
         "",
+        f"Packages: {packages}.",
+        "",
+        *target_table(results["targets"]),
     ]
-    for key, rows in results["works"].items():
-        work = works[key]
-        unit = "p50, us" if work.figure == "p50" else "calls/s"
+    if results["missing"]:
         lines += [
-            f"## {key}: {work.title}",
+            "Missing peers: " + "; ".join(f"{PEERS[peer]}: {why}" for peer, why in results["missing"].items()),
             "",
-            f"| peer | {unit} (min-max) | x raw echo | x grpc.aio | p99, us | server CPU, us/call |",
-            "|---|---|---|---|---|---|",
         ]
-        for peer, row in rows.items():
-            spread = f"{row['median']:,.0f} ({row['min']:,.0f}-{row['max']:,.0f})"
-            ratios = f"{ratio(row, 'x_ref')} | {ratio(row, 'x_grpc')}"
-            rest = f"{row['percentiles_us']['99']:,.0f} | {row['server_cpu_us_per_call']:.1f}"
-            lines.append(f"| {names[peer]} | {spread} | {ratios} | {rest} |")
-        lines.append("")
-    lines += ["## Targets", "", "| target | measured | met |", "|---|---|---|"]
-    lines += [f"| {text} | {value:.2f} | {'yes' if met else '**no**'} |" for text, value, met in results["targets"]]
-    return "\n".join(lines) + "\n"
+    for letter, title in GROUPS.items():
+        group = [work for work in works if work.group == letter]
+        if group:
+            lines += [f"## {letter}: {title}", ""]
+            lines += [NOT_FOR_ALL[letter], ""] if letter in NOT_FOR_ALL else []
+        if letter in "OS" and group:
+            lines += sweep_table(group, results["works"])
+        else:
+            for work in group:
+                lines += work_table(work, results["works"][work.key])
+    for name, letters in PLOTS.items():
+        if any(work.group in letters for work in works):
+            lines += [f"![{name.replace('_', ' ')}]({name}.svg)", ""]
+    return "\n".join(lines)
 
 
-def targets(figured: dict[str, Any]) -> list[tuple[str, float, bool]]:
-    """Return each target with what was measured and whether it holds."""
-    wanted = (
-        ("A p50 <= 1.15 x raw echo", "A", "x_ref", 1.15, True),
-        ("A p50 <= 0.25 x grpc.aio", "A", "x_grpc", 0.25, True),
-        ("B >= 20 x grpc.aio, asyncio client", "B", "x_grpc", 20.0, False),
-        ("C p50 <= 1.25 x raw echo", "C", "x_ref", 1.25, True),
-    )
-    rows = []
-    for text, key, name, bound, lower in wanted:
-        measured = figured.get(key, {}).get("ours", {}).get(name)
-        if measured:
-            value = measured["median"]
-            rows.append((text, value, value <= bound if lower else value >= bound))
-    return rows
+def write(results: dict[str, Any], folder: Path) -> str:
+    """Write the JSON, the tables and the plots; return the tables."""
+    from . import plots
 
-
-def plot(results: dict[str, Any], names: dict[str, str], path: Path) -> None:
-    """Draw the latency percentiles of every peer, one panel a work, logarithmic."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "tensorwire"
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(results["works"]), figsize=(5 * len(results["works"]), 4), squeeze=False)
-    for panel, (key, rows) in zip(panels[0], results["works"].items(), strict=True):
-        for peer, row in rows.items():
-            points = row["percentiles_us"]
-            width = 2.5 if peer == "ours" else 1.2
-            panel.plot(list(points), list(points.values()), marker="o", label=names[peer], linewidth=width)
-        panel.set(title=f"{key}", xlabel="percentile", ylabel="latency, us", yscale="log")
-        panel.grid(visible=True, which="both", alpha=0.3)
-    panels[0][0].legend()
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-
-
-def write(results: dict[str, Any], works: dict[str, Work], names: dict[str, str], folder: Path) -> str:
-    """Write the JSON, the table and the plot; return the table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    table = markdown(results, works, names)
-    (folder / "README.md").write_text(table + "\n![latency percentiles](latency.svg)\n")
-    plot(results, names, folder / "latency.svg")
-    return table
+    text = markdown(results)
+    (folder / "README.md").write_text(text)
+    plots.draw(results, folder)
+    return text

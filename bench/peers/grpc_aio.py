@@ -1,45 +1,41 @@
-"""gRPC for asyncio on uvloop, both ends, with the protobuf messages of the open inference protocol (raw contents)."""
+"""gRPC for asyncio on uvloop, both ends; raised message limits; E with a small batcher on the loop."""
 
 from __future__ import annotations
 
-import asyncio
-import time
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
-import numpy as np
 import uvloop
 
-from bench.harness import Sample, announce
-from bench.works import WORKS, Work
+from bench import works
+from bench.harness import announce
+from bench.works import Work
 
-NAME = "grpc.aio"
-OPTIONS = [("grpc.max_receive_message_length", 1 << 30), ("grpc.max_send_message_length", 1 << 30)]
-DTYPES = {"FP32": np.dtype(np.float32)}
+from .batching import Batcher
+from .infer_messages import OPTIONS, make_reply, make_request, native, read_reply, read_request, services
 
-messages, services = grpc.protos_and_services("bench/peers/infer.proto")
+__all__ = ["CANNOT", "WORKS", "callers", "native", "serve"]
 
-
-def read(tensor: Any, raw: bytes) -> np.ndarray[Any, Any]:
-    """Return the array of one tensor message."""
-    return np.frombuffer(raw, DTYPES[tensor.datatype]).reshape(tensor.shape)
+WORKS = ("A", "B", "C", "D", "E", "F", "O", "S")
+CANNOT = dict[str, str]()
 
 
 class Inference:
-    """Answers as our models do: the input itself, or constant scores."""
+    """Answers as our models do: the input itself, constant scores, or what the network gives."""
 
     def __init__(self) -> None:
-        self.scores = {
-            work.model: np.zeros(work.reply_shape, np.float32) for work in WORKS.values() if work.model != "echo"
-        }
+        self.batcher = Batcher()
 
     async def Infer(self, request: Any, context: Any) -> Any:  # noqa: N802 (gRPC names the method)
-        array = read(request.inputs[0], request.raw_input_contents[0])
-        reply = self.scores.get(request.model_name, array)
-        output = messages.Tensor(name="y", datatype="FP32", shape=reply.shape)
-        return messages.InferResponse(
-            model_name=request.model_name, outputs=[output], raw_output_contents=[reply.tobytes()]
-        )
+        array = read_request(request)
+        if request.model_name == "mlp":
+            array = await self.batcher.submit(array)
+        elif request.model_name == "image":
+            array = works.scores()
+        return make_reply(request.model_name, array)
 
 
 def serve() -> None:
@@ -54,31 +50,17 @@ def serve() -> None:
     uvloop.run(main())
 
 
-async def run(work: Work, address: str, calls: int) -> Sample:
-    array = np.ones(work.shape, np.float32)
-    latencies: list[float] = []
-    clock = time.perf_counter
-    async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
-        stub = services.InferenceStub(channel)
+@contextlib.asynccontextmanager
+async def callers(work: Work, address: str) -> AsyncIterator[list[Callable[[], Any]]]:
+    array, options = works.request(work), [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            for _ in range(work.connections)
+        ]
+        stubs = [services.InferenceStub(channel) for channel in channels]
 
-        async def worker(count: int) -> None:
-            for _ in range(count):
-                before = clock()
-                tensor = messages.Tensor(name="x", datatype="FP32", shape=array.shape)
-                request = messages.InferRequest(
-                    model_name=work.model, inputs=[tensor], raw_input_contents=[array.tobytes()]
-                )
-                reply = await stub.Infer(request)
-                read(reply.outputs[0], reply.raw_output_contents[0])
-                latencies.append(clock() - before)
+        async def call(stub: Any) -> Any:
+            return read_reply(await stub.Infer(make_request(work.model, array)))
 
-        await worker(20)
-        latencies.clear()
-        begin = clock()
-        await asyncio.gather(*(worker(calls // work.in_flight) for _ in range(work.in_flight)))
-        return Sample(latencies, clock() - begin)
-
-
-def measure(work: Work, address: str, calls: int) -> Sample:
-    # a tenth of the calls is enough for a rate and keeps the round as short as the others'
-    return uvloop.run(run(work, address, max(calls // 10, 200)))
+        yield [partial(call, stub) for stub in stubs]

@@ -1,94 +1,183 @@
-"""tensorwire: a real `tensorwire serve` with inline plain-Python models; blocking client (A, C), asyncio client (B)."""
+"""tensorwire: a real `tensorwire serve`, no MAC; the blocking client one call at a time, the asyncio client for many,
+the load generator on the C client (clients/c/load) for native figures.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import os
 import sys
 import tempfile
 import textwrap
-import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import uvloop
 
 import tensorwire
-from bench.harness import Sample, closed_loop
-from bench.works import WORKS, Work
+from bench import native_tools, network, works
+from bench.measure import MissingError, Sample, named
+from bench.works import BATCH, DIGITS, IMAGE, ROW, SCORES, SMALL, Work
 
-NAME = "tensorwire"
+WORKS = ("A", "B", "C", "D", "E", "F", "I", "O", "S")
+CANNOT = dict[str, str]()
 PATH = "build/compiled"
-SOURCES = {
-    "echo": "def load():\n    return lambda inputs: {'y': inputs['x']}\n",
-    "image": (
-        "import numpy as np\n\n\n"
-        "def load():\n"
-        "    rows = np.zeros((32, 1000), np.float32)\n"
-        "    return lambda inputs: {'y': rows[: len(inputs['x'])]}\n"
-    ),
+ECHO = "def build():\n    return lambda inputs: {'y': inputs['x']}\n"
+SCORER = """\
+import numpy as np
+
+
+def build():
+    rows = np.tile(np.arange(1000, dtype=np.float32), (32, 1))
+    return lambda inputs: {'y': rows[: len(inputs['x'])]}
+"""
+NETWORK = "from typing import Any\n\n\n" + inspect.getsource(network.build)
+#: name -> backend, source, where it runs, one row in and out
+MODELS = {
+    "echo": ("python", ECHO, "inline", SMALL, SMALL),
+    "image": ("python", SCORER, "inline", IMAGE, SCORES),
+    "bytes": ("python", ECHO, "inline", (1, -1), (1, -1)),
+    "mlp": ("torch", NETWORK, "inline", ROW, DIGITS),
+    "mlp_process": ("torch", NETWORK, "process", ROW, DIGITS),
 }
+#: calls in flight of the flood in I
+FLOOD = 64
 
 
 def write_models(folder: Path) -> None:
-    """Write one model folder a work: plain Python, inline on the loop, as the peers' handlers are."""
-    for work in WORKS.values():
-        version = folder / work.model / "1"
-        if version.exists():
-            continue
+    """Write one model folder each."""
+    for name, (backend, source, engine, shape, reply_shape) in MODELS.items():
+        version = folder / name / "1"
         version.mkdir(parents=True)
-        (version / "model.py").write_text(SOURCES[work.model])
-        row = ", ".join(map(str, work.shape[1:]))
-        out = ", ".join(map(str, work.reply_shape[1:]))
+        (version / "model.py").write_text(source)
         (version / "model.toml").write_text(
             textwrap.dedent(f"""\
-                backend = "python"
-                file = "model.py"
-                factory = "load"
-                max_batch = 32
-                engine = "inline"
+                backend = "{backend}"
+                max_batch = {BATCH}
+                engine = "{engine}"
+                threads = 1
 
                 [[inputs]]
                 name = "x"
                 dtype = "float32"
-                shape = [-1, {row}]
+                shape = {[-1, *shape[1:]]}
 
                 [[outputs]]
                 name = "y"
                 dtype = "float32"
-                shape = [-1, {out}]
+                shape = {[-1, *reply_shape[1:]]}
                 """)
         )
 
 
 def serve() -> None:
-    """Run `tensorwire serve` on a free port and hand its address to the harness."""
+    """Run `tensorwire serve` on a free port and a Unix socket; it prints both."""
     folder = Path(tempfile.mkdtemp(prefix="tensorwire-bench-"))
-    write_models(folder)
-    command = [sys.executable, "-m", "tensorwire", "serve", str(folder), "--port", "0", "--no-admin"]
-    os.execv(sys.executable, command)
+    write_models(folder / "models")
+    where = ["--port", "0", "--unix", str(folder / "socket"), "--no-admin", "--log-level", "warning"]
+    os.execv(sys.executable, [sys.executable, "-m", "tensorwire", "serve", str(folder / "models"), *where])
 
 
-async def many_in_flight(work: Work, address: str, calls: int) -> Sample:
-    tensor = np.ones(work.shape, np.float32)
-    latencies: list[float] = []
-    clock = time.perf_counter
-    async with await tensorwire.aio.connect(f"tw://{address}") as client:
-
-        async def worker(count: int) -> None:
-            for _ in range(count):
-                before = clock()
-                await client.infer(work.model, {"x": tensor})
-                latencies.append(clock() - before)
-
-        begin = clock()
-        await asyncio.gather(*(worker(calls // work.in_flight) for _ in range(work.in_flight)))
-        return Sample(latencies, clock() - begin)
+def tcp_url(address: str) -> str:
+    """Return the first of the addresses that the server printed."""
+    return address.partition(",")[0]
 
 
-def measure(work: Work, address: str, calls: int, spin: float | None = None) -> Sample:
-    if work.in_flight > 1:
-        return uvloop.run(many_in_flight(work, address, calls))
-    tensor = np.ones(work.shape, np.float32)
-    with tensorwire.connect(f"tw://{address}", spin=spin) as client:
-        return closed_loop(lambda: client.infer(work.model, {"x": tensor}), calls, warmup=100)
+def unix_url(address: str) -> str:
+    """Return the second."""
+    return address.partition(",")[2]
+
+
+@contextlib.contextmanager
+def caller(
+    work: Work, address: str, spin: float | None = None, url: Callable[[str], str] = tcp_url
+) -> Iterator[Callable[[], Any]]:
+    """The blocking client."""
+    tensor = {"x": works.request(work)}
+    with tensorwire.connect(url(address), spin=spin) as client:
+        infer, model = client.infer, work.model
+        yield lambda: infer(model, tensor)["y"]
+
+
+@contextlib.contextmanager
+def pipeline(work: Work, address: str) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
+    """The blocking client with calls submitted ahead."""
+    from collections import deque
+
+    tensor, pending = {"x": works.request(work)}, deque[Any]()
+    with tensorwire.connect(tcp_url(address)) as client:
+        yield (
+            lambda: pending.append(client.submit(work.model, tensor)),
+            lambda: pending.popleft().result()["y"],
+        )
+
+
+@contextlib.asynccontextmanager
+async def callers(
+    work: Work, address: str, model: str = "", url: Callable[[str], str] = tcp_url
+) -> AsyncIterator[list[Callable[[], Any]]]:
+    """The asyncio client, one a connection."""
+    tensor, name = {"x": works.request(work)}, model or work.model
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(await tensorwire.aio.connect(url(address))) for _ in range(work.connections)
+        ]
+        if work.kind == "open":  # an open loop waits for a future; a coroutine would need a task
+            yield [partial(client.submit, name, tensor) for client in clients]
+        else:
+            yield [partial(client.infer, name, tensor) for client in clients]
+
+
+def check(work: Work, reply: Any) -> None:
+    """The asyncio client gives the whole reply: one output."""
+    works.check(work, reply if isinstance(reply, np.ndarray) else reply["y"])
+
+
+def native(work: Work, address: str, calls: int) -> Sample:
+    """The load generator on the C client: so many connections, calls in flight on each."""
+    program = native_tools.ROOT / "clients" / "c" / "load" / "twire-load"
+    if not program.exists():
+        raise MissingError("no clients/c/load/twire-load: `make -C clients/c` builds it")
+    shape = "x".join(map(str, work.shape))
+    return native_tools.run_json(
+        [str(program), "--url", tcp_url(address), "--model", work.model, "--connections", str(work.connections),
+         "--in-flight", str(work.in_flight // work.connections), "--calls", str(calls), "--shape", shape, "--json"]
+    )  # fmt: skip
+
+
+def isolation(work: Work, address: str, calls: int) -> Sample:
+    """Return the p99 of the model's own time in an engine process, alone or while another model is flooded."""
+    return asyncio.run(model_times(work, address, calls))
+
+
+async def model_times(work: Work, address: str, calls: int) -> Sample:
+    rows = {"x": np.tile(works.request(work), (BATCH, 1))}
+    small = {"x": np.ones(SMALL, np.float32)}
+    times: list[float] = []
+    url = tcp_url(address)
+    async with await tensorwire.aio.connect(url) as client, await tensorwire.aio.connect(url) as flooding:
+
+        async def flood() -> None:
+            while True:
+                await flooding.infer("echo", small)
+
+        reply = await client.infer("mlp_process", rows)
+        works.check(work, reply["y"][:1])
+        floods = [asyncio.create_task(flood()) for _ in range(FLOOD if work.key == "I.flood" else 0)]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(calls):
+            reply = await client.infer("mlp_process", rows, timing=True)
+            if reply.timing is None:
+                raise RuntimeError("the server gave no timing")
+            times.append(reply.timing.compute)
+        elapsed = loop.time() - began
+        for task in floods:
+            task.cancel()
+        await asyncio.gather(*floods, return_exceptions=True)
+    percentiles = named(times)
+    return Sample(calls, elapsed, percentiles, value=percentiles["99"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .ours import measure, serve
+from .ours import caller, callers, check, native, serve
 
-__all__ = ["NAME", "PATH", "measure", "serve"]
+__all__ = ["PATH", "VARIANT", "WORKS", "caller", "callers", "check", "native", "serve"]
 
-NAME = "tensorwire, pure Python"
 PATH = "src"
+VARIANT, WORKS = True, ("A", "B", "C", "D", "E", "F")

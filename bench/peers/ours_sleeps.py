@@ -1,18 +1,13 @@
-"""tensorwire with a blocking client that sleeps for every reply, as the raw echo's client does (A and C only)."""
+"""tensorwire with a blocking client that sleeps for every reply, as the raw echo's client does (A and C)."""
 
 from __future__ import annotations
 
-from bench.harness import Sample
-from bench.works import Work
+from functools import partial
 
 from . import ours
-from .ours import PATH, serve
+from .ours import check, serve
 
-__all__ = ["NAME", "PATH", "WORKS", "measure", "serve"]
+__all__ = ["SERVER", "VARIANT", "WORKS", "caller", "check", "serve"]
 
-NAME = "tensorwire, client sleeps"
-WORKS = "AC"
-
-
-def measure(work: Work, address: str, calls: int) -> Sample:
-    return ours.measure(work, address, calls, 0.0)
+SERVER, VARIANT, WORKS = "ours", True, ("A.python", "C.python")
+caller = partial(ours.caller, spin=0.0)

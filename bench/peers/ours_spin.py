@@ -1,19 +1,13 @@
-"""tensorwire with a blocking client that asks for its reply without sleeping, which costs it a core (A and C only)."""
+"""tensorwire with a blocking client that asks for its reply without sleeping, which costs it a core (A and C)."""
 
 from __future__ import annotations
 
-from bench.harness import Sample
-from bench.works import Work
+from functools import partial
 
 from . import ours
-from .ours import PATH, serve
+from .ours import check, serve
 
-__all__ = ["NAME", "PATH", "WORKS", "measure", "serve"]
+__all__ = ["SERVER", "VARIANT", "WORKS", "caller", "check", "serve"]
 
-NAME = "tensorwire, client spins"
-WORKS = "AC"
-SPIN = 0.001
-
-
-def measure(work: Work, address: str, calls: int) -> Sample:
-    return ours.measure(work, address, calls, SPIN)
+SERVER, VARIANT, WORKS = "ours", True, ("A.python", "C.python")
+caller = partial(ours.caller, spin=0.001)

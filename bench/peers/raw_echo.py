@@ -1,35 +1,31 @@
 """The reference: a uvloop BufferedProtocol that reads a known number of bytes and writes a known number back.
 
-It carries the same number of bytes as our frames do, understands none of them, and its client is a bare socket (one in
-flight) or an asyncio protocol with one future a call (many in flight). Nothing above the socket is paid for.
+It carries as many bytes as our frames do and understands none of them. A small reply is bytes that were ready before;
+a big echo is received whole and sent back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import socket
-import struct
-import time
-from collections import deque
 
 import uvloop
 
-from bench.harness import Sample, announce, closed_loop
-from bench.works import Work
+from bench.harness import announce
 
-NAME = "raw uvloop echo"
-#: what our frames add to the tensor bytes of a small call: header, extension, metadata of a request and of a reply
-REQUEST_FRAME, REPLY_FRAME = 162, 170
+from .raw_client import PREFACE, RAW_CANNOT, RAW_WORKS, caller, callers, check, native, pattern
+
+__all__ = ["CANNOT", "WORKS", "caller", "callers", "check", "native", "serve"]
+
+WORKS, CANNOT = (*RAW_WORKS, "O", "S"), RAW_CANNOT
 
 
 class Echo(asyncio.BufferedProtocol):
-    """Answers ``reply`` bytes for every ``request`` bytes; both come in the first 8 bytes of a connection."""
+    """Answers every request of a connection in the sizes that its preface gives."""
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(1 << 18))
         self.request = self.got = 0
+        self.echo = False
         self.reply = b""
         self.transport: asyncio.Transport
 
@@ -37,17 +33,30 @@ class Echo(asyncio.BufferedProtocol):
         self.transport = transport  # type: ignore[assignment]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.buffer
+        return self.buffer[self.got :] if self.echo else self.buffer
 
     def buffer_updated(self, n: int) -> None:
         if not self.request:
-            self.request, reply = struct.unpack_from("<II", self.buffer)
-            self.reply = bytes(reply)
-            n -= 8
+            n = self.start(n)
         self.got += n
+        if self.echo:
+            if self.got == self.request:  # one is in flight: the buffer is free again once its reply was read
+                self.got = 0
+                self.transport.write(self.buffer)
+            return
         calls, self.got = divmod(self.got, self.request)
         if calls:
             self.transport.writelines([self.reply] * calls)
+
+    def start(self, n: int) -> int:
+        """Take the preface; return how many bytes came after it."""
+        self.request, reply, echo = PREFACE.unpack_from(self.buffer)
+        self.reply, self.echo = pattern(reply), bool(echo)
+        rest = bytes(self.buffer[PREFACE.size : n])
+        if self.echo:
+            self.buffer = memoryview(bytearray(self.request))
+            self.buffer[: len(rest)] = rest
+        return len(rest)
 
 
 def serve() -> None:
@@ -58,101 +67,3 @@ def serve() -> None:
         await server.serve_forever()
 
     uvloop.run(main())
-
-
-def connect(address: str) -> socket.socket:
-    host, port = address.split(":")
-    sock = socket.create_connection((host, int(port)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def sizes(work: Work) -> tuple[int, int]:
-    return work.request_bytes + REQUEST_FRAME, work.reply_bytes + REPLY_FRAME
-
-
-def one_in_flight(work: Work, address: str, calls: int, spin: bool = False) -> Sample:
-    """Time a bare blocking socket: one send, receives until the reply is whole; ``spin``: without sleeping."""
-    request, reply = sizes(work)
-    payload, into = bytes(request), memoryview(bytearray(reply))
-    with connect(address) as sock:
-        sock.sendall(struct.pack("<II", request, reply))
-
-        def call() -> None:
-            sock.sendall(payload)
-            got = 0
-            while got < reply:
-                got += sock.recv_into(into[got:])
-
-        def call_spinning() -> None:
-            sock.sendall(payload)
-            got = 0
-            while got < reply:
-                with contextlib.suppress(BlockingIOError):
-                    got += sock.recv_into(into[got:], 0, socket.MSG_DONTWAIT)
-
-        return closed_loop(call_spinning if spin else call, calls, warmup=100)
-
-
-class RawClient(asyncio.BufferedProtocol):
-    """One future a call, resolved in order; all writes of a turn leave together, as in our asyncio client."""
-
-    def __init__(self, request: int, reply: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.buffer = memoryview(bytearray(1 << 18))
-        self.payload, self.reply, self.got = bytes(request), reply, 0
-        self.waiting: deque[asyncio.Future[None]] = deque()
-        self.queued = 0
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-        self.transport.write(struct.pack("<II", len(self.payload), self.reply))
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.buffer
-
-    def buffer_updated(self, n: int) -> None:
-        calls, self.got = divmod(self.got + n, self.reply)
-        for _ in range(calls):
-            self.waiting.popleft().set_result(None)
-
-    def call(self) -> asyncio.Future[None]:
-        if not self.queued:
-            self.loop.call_soon(self.flush)
-        self.queued += 1
-        future = self.loop.create_future()
-        self.waiting.append(future)
-        return future
-
-    def flush(self) -> None:
-        self.transport.writelines([self.payload] * self.queued)
-        self.queued = 0
-
-
-async def many_in_flight(work: Work, address: str, calls: int) -> Sample:
-    host, port = address.split(":")
-    request, reply = sizes(work)
-    transport, client = await asyncio.get_running_loop().create_connection(
-        functools.partial(RawClient, request, reply), host, int(port)
-    )
-    latencies: list[float] = []
-    clock = time.perf_counter
-
-    async def worker(count: int) -> None:
-        for _ in range(count):
-            before = clock()
-            await client.call()
-            latencies.append(clock() - before)
-
-    begin = clock()
-    await asyncio.gather(*(worker(calls // work.in_flight) for _ in range(work.in_flight)))
-    elapsed = clock() - begin
-    transport.close()
-    return Sample(latencies, elapsed)
-
-
-def measure(work: Work, address: str, calls: int) -> Sample:
-    if work.in_flight == 1:
-        return one_in_flight(work, address, calls)
-    return uvloop.run(many_in_flight(work, address, calls))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from bench.harness import Sample
-from bench.works import Work
+from functools import partial
 
-from .raw_echo import one_in_flight, serve
+from . import raw_client
+from .raw_echo import check, serve
 
-__all__ = ["NAME", "WORKS", "measure", "serve"]
+__all__ = ["SERVER", "VARIANT", "WORKS", "caller", "check", "serve"]
 
-NAME = "raw uvloop echo, client spins"
-WORKS = "AC"
-
-
-def measure(work: Work, address: str, calls: int) -> Sample:
-    return one_in_flight(work, address, calls, spin=True)
+SERVER, VARIANT, WORKS = "raw_echo", True, ("A.python", "C.python")
+caller = partial(raw_client.caller, spin=True)

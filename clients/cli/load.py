@@ -1,8 +1,9 @@
 """The load engine: puts calls under way by a schedule and records how long each took *from its intended send*.
 
 An open loop sends at a fixed rate whatever the answers do, as the world does; a closed loop keeps a number of callers
-busy, each with one call in flight. Only asyncio and numpy are needed: what a call is, and what is printed, is the
-business of others.
+busy, each with one call in flight; a pipeline keeps a number of calls of a blocking client in flight. Both
+`tensorwire bench` and the benchmark in `bench/` use it. Only asyncio and numpy are needed: what a call is, and what is
+printed, is the business of others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import math
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -186,16 +187,23 @@ class LoadRun:
             await asyncio.gather(*callers, return_exceptions=True)
 
     async def _caller(self, send: Send) -> None:
-        clock = self._clock
+        """One caller of a closed loop. In one piece: what it costs is part of every call that is measured."""
+        clock, append, counted = self._clock, self._latencies.append, self._counted
+        requests, record_from = self._schedule.requests, self._record_from
+        end = record_from + (self._schedule.duration or 0.0)
         intended = clock()
-        while not self._over(intended):
+        while (intended < end if requests is None else self._sent < requests) and self._fatal is None:
             self._sent += 1
             try:
                 await send()
-            except self._counted as error:
+            except counted as error:
                 intended = self._done(intended, error)
-            else:
-                intended = self._done(intended, None)
+                continue
+            now = clock()
+            if intended >= record_from:
+                append(now - intended)
+            self._finished += 1
+            self._last = intended = now
 
     async def _open_loop(self, rate: float) -> None:
         start = self._started
@@ -261,6 +269,47 @@ class LoadRun:
         if self._progress is not None:
             failed = sum(self._errors.values())
             self._progress(Progress(fraction, self._clock() - self._started, self._finished - failed, failed))
+
+
+def run_pipeline(
+    send: Callable[[], object],
+    receive: Callable[[], object],
+    *,
+    in_flight: int,
+    requests: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Report:
+    """Keep ``in_flight`` calls of a blocking client under way: ``send`` starts one, ``receive`` waits for the oldest.
+
+    Any error ends the run and is raised.
+    """
+    latencies, sent_at = array("d"), deque[float]()
+    started = clock()
+    for _ in range(min(in_flight, requests)):
+        sent_at.append(clock())
+        send()
+    for _ in range(requests - len(sent_at)):
+        receive()
+        now = clock()
+        latencies.append(now - sent_at.popleft())
+        sent_at.append(now)
+        send()
+    while sent_at:
+        receive()
+        latencies.append(clock() - sent_at.popleft())
+    return Report(np.sort(np.frombuffer(latencies, np.float64)), clock() - started)
+
+
+def run_calls(call: Callable[[], object], requests: int, clock: Callable[[], float] = time.perf_counter) -> Report:
+    """Make ``requests`` blocking calls, one after the other. Any error ends the run and is raised."""
+    latencies = array("d")
+    started = before = clock()
+    for _ in range(requests):
+        call()
+        now = clock()
+        latencies.append(now - before)
+        before = now
+    return Report(np.sort(np.frombuffer(latencies, np.float64)), before - started)
 
 
 async def run_load(sends: Sequence[Send], schedule: Schedule, **options: Any) -> Report:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensorwire.clients.cli.load import LoadRun, Progress, Report, Schedule, run_load
+from tensorwire.clients.cli.load import LoadRun, Progress, Report, Schedule, run_calls, run_load, run_pipeline
 
 from .virtual_time import run
 
@@ -165,3 +165,32 @@ def test_json_holds_plain_numbers_in_microseconds() -> None:
 def test_a_schedule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|give one of the two"):
         Schedule(**wrong)
+
+
+def test_a_pipeline_keeps_its_calls_in_flight_and_times_each_from_its_send() -> None:
+    clock, waiting, deepest = [0.0], 0, 0
+
+    def send() -> None:
+        nonlocal waiting, deepest
+        waiting += 1
+        deepest = max(deepest, waiting)
+
+    def receive() -> None:
+        nonlocal waiting
+        waiting -= 1
+        clock[0] += 1.0
+
+    report = run_pipeline(send, receive, in_flight=4, requests=10, clock=lambda: clock[0])
+    assert (deepest, waiting, report.completed, report.elapsed) == (4, 0, 10, 10.0)
+    assert report.percentile(100) == 4.0
+
+
+def test_calls_one_after_the_other_are_timed_each() -> None:
+    clock, lasts = [0.0], iter((1.0, 5.0, 2.0))
+
+    def call() -> None:
+        clock[0] += next(lasts)
+
+    report = run_calls(call, 3, clock=lambda: clock[0])
+    assert report.latencies.tolist() == [1.0, 2.0, 5.0]
+    assert report.rate == pytest.approx(3 / 8)
