@@ -81,6 +81,15 @@ bench-baseline: $(COMPILED)/.done valgrind  ## make today's instructions per cal
 fuzz: $(STAMP)  ## property tests with a large budget
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests fuzz -k 'property or hypothesis or fuzz' $(ARGS)
 
+attacks-optimised: $(STAMP)  ## the attacks with every assert of the package compiled away
+	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -W ignore::pytest.PytestConfigWarning tests/attacks $(ARGS)
+
+soak: $(STAMP)  ## the attacks at the size that is promised (takes an hour)
+	TENSORWIRE_SOAK=1 $(BIN)/python -m pytest -m soak --durations=0 tests/attacks $(ARGS)
+
+mutants: $(STAMP)  ## take each check against an attack out and see its test go red
+	$(BIN)/python tests/attacks/mutants.py $(ARGS)
+
 gpu-check: $(STAMP)  ## the GPU tests and the GPU benchmark, where there is a CUDA device
 	@$(BIN)/python -m bench.gpu --find  # without a device: says what was looked for, and ends here
 	$(BIN)/tensorwire devices
@@ -94,4 +103,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz gpu-check format clean
+.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz attacks-optimised soak mutants gpu-check format clean

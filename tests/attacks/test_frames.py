@@ -206,3 +206,24 @@ def test_flags_priority_and_reserved_bits(target: Target) -> None:
         for stream_id in range(1, 257):
             peer.send(call(stream_id, priority=256 - stream_id))
         assert {peer.receive().kind for _ in range(256)} == {DATA}
+
+
+@pytest.mark.parametrize("value", [2 * KIB64 + 1025, 2**24, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1])
+@pytest.mark.parametrize("field", ["body", "metadata"])
+def test_a_length_over_its_cap_is_refused_before_a_byte_of_it_comes(target: Target, field: str, value: int) -> None:
+    """The peer keeps its side open and sends nothing more: who waits for the rest waits for ever."""
+    with Raw(target.address) as peer:
+        peer.socket.settimeout(5)
+        meta_len = value if field == "metadata" else 0
+        peer.send(frame(OPEN, flags=END_STREAM, stream_id=1, length=value, meta_len=meta_len))
+        assert peer.closed_with().aux == ErrorCode.TOO_LARGE
+
+
+@pytest.mark.parametrize("value", [4097, 65535, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("kind", [FrameType.HELLO, FrameType.AUTH])
+def test_a_stranger_may_announce_4_kib_and_no_more(target: Target, kind: FrameType, value: int) -> None:
+    with Raw(target.address, hands=False) as peer:
+        peer.socket.settimeout(1)  # before the handshake is given up for its time
+        first = greeting()
+        peer.send((first[:8] if kind == FrameType.HELLO else first) + frame(kind, length=value, meta_len=value))
+        assert peer.closed_with().aux == ErrorCode.TOO_LARGE

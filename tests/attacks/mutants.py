@@ -1,0 +1,160 @@
+"""Takes each check of mutants.toml out, one at a time, and expects the test named beside it to go red.
+
+A mutation is made in a scratch copy of the tree, never in place. First every named test must be green as it is: a red
+one proves nothing. What survives, or cannot be applied, makes the exit code 1. Run by `make mutants`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST = Path(__file__).with_name("mutants.toml")
+TIMEOUT = 240.0
+"""Seconds for one test; a mutant that makes it hang that long is dead too."""
+DEAD = ("failed", "hung")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One check: its exact source text in `file`, what stands there without it, and the test that must notice."""
+
+    attack: str
+    file: str
+    check: str
+    without: str
+    test: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a test: `passed`, `failed`, `hung`, or why it says nothing."""
+
+    what: str
+    seconds: float
+    output: str = ""
+
+
+def read_list(words: list[str]) -> list[Mutant]:
+    """The mutants whose attack, file or test holds one of the words; all of them without words."""
+    mutants = [Mutant(**entry) for entry in tomllib.loads(LIST.read_text(encoding="utf-8"))["mutant"]]
+    return [m for m in mutants if not words or any(word in f"{m.attack} {m.file} {m.test}" for word in words)]
+
+
+def copy_tree(target: Path) -> Path:
+    """What git knows or would add, links as links."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    for name in listed.stdout.splitlines():
+        source, place = ROOT / name, target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            place.symlink_to(source.readlink())
+        elif source.is_file():
+            shutil.copy2(source, place)
+    return target
+
+
+def run_tests(tree: Path, *tests: str) -> Outcome:
+    """pytest on these tests against the copy; in Python that writes no bytecode, which could be older than a change."""
+    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
+    began = monotonic()
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome("hung", monotonic() - began)
+    what = {0: "passed", 1: "failed"}.get(done.returncode, f"pytest ended with {done.returncode}")
+    if "the server did not start" in done.stdout:
+        what = "the server did not start"
+    return Outcome(what, monotonic() - began, done.stdout)
+
+
+def try_mutant(mutant: Mutant, tree: Path) -> Outcome:
+    """Change the copy, run the test, change it back."""
+    path = tree / mutant.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutant.check) != 1:
+        return Outcome(f"the check is {source.count(mutant.check)} times in the file, expected once", 0.0)
+    path.write_text(source.replace(mutant.check, mutant.without), encoding="utf-8")
+    try:
+        compile(path.read_text(encoding="utf-8"), mutant.file, "exec")
+        return run_tests(tree, mutant.test)
+    except SyntaxError as error:
+        return Outcome(f"not Python any more: {error}", 0.0)
+    finally:
+        path.write_text(source, encoding="utf-8")
+
+
+def try_all(mutants: list[Mutant], trees: list[Path], console: Console) -> list[Outcome]:
+    """Each mutant on whichever copy is free."""
+    free: SimpleQueue[Path] = SimpleQueue()
+    for tree in trees:
+        free.put(tree)
+    columns = (TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar, ThreadPoolExecutor(len(trees)) as workers:
+        task = bar.add_task("mutants", total=len(mutants))
+
+        def one(mutant: Mutant) -> Outcome:
+            tree = free.get()
+            try:
+                return try_mutant(mutant, tree)
+            finally:
+                free.put(tree)
+                bar.advance(task)
+
+        return list(workers.map(one, mutants))
+
+
+def report(mutants: list[Mutant], outcomes: list[Outcome], console: Console) -> int:
+    """The table; how many live."""
+    table = Table("attack", "file", "test", "outcome", "s", box=None, pad_edge=False)
+    for mutant, outcome in zip(mutants, outcomes, strict=True):
+        outcome_text = "dead" if outcome.what in DEAD else f"ALIVE: {outcome.what}"
+        test = mutant.test.partition("::")[2] or mutant.test
+        table.add_row(mutant.attack, mutant.file, test, outcome_text, f"{outcome.seconds:.1f}")
+    console.print(table, soft_wrap=True, markup=False)
+    return sum(outcome.what not in DEAD for outcome in outcomes)
+
+
+def main() -> int:
+    """Run them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only mutants whose attack, file or test holds one of these words")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="copies worked on at a time")
+    arguments = parser.parse_args()
+    console = Console(width=200 if not sys.stdout.isatty() else None)
+    mutants = read_list(arguments.words)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        trees = [copy_tree(Path(scratch, str(number))) for number in range(arguments.jobs)]
+        console.print(f"{len(mutants)} mutants; first their tests as they are ...")
+        whole = run_tests(trees[0], *sorted({mutant.test for mutant in mutants}))
+        if whole.what != "passed":
+            console.print(whole.output[-4000:], markup=False)
+            console.print(f"not green without any mutation ({whole.what}): nothing can be shown")
+            return 1
+        alive = report(mutants, try_all(mutants, trees, console), console)
+    console.print(f"{len(mutants) - alive} of {len(mutants)} mutants are dead")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
