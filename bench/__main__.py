@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import compare, figures, harness, report, targets
+from . import compare, figures, harness, native_tools, report, targets
 from .peers import PEERS
 from .rounds import Run
 from .works import GROUPS, Work, chosen
@@ -46,6 +46,7 @@ def parse() -> argparse.Namespace:
 def measured(works: list[Work], modules: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """Start the peers, run the works, return rows and what is missing."""
     columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    native_tools.prepare()
     missing: dict[str, str] = {}
     rows: dict[str, Any] = {}
     with (

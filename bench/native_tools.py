@@ -1,7 +1,7 @@
-"""Load generators that are not Python: our own in C, compiled on demand, and h2load for HTTP/1.1 and gRPC.
+"""Programs that are not Python: the load generators of clients/c/load, our epoll echo, and h2load for HTTP and gRPC.
 
-Each makes a number of calls and prints what it measured; here that becomes a Sample. What a tool that is missing is
-called and how to get it is in the error.
+Our own are built by `prepare`. Each load generator makes a number of calls and prints what it measured; here that
+becomes a Sample. Where one is missing, the error says how to get it.
 """
 
 from __future__ import annotations
@@ -17,25 +17,32 @@ from typing import Any
 from .measure import MissingError, Sample, named
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES, BUILT = ROOT / "bench" / "peers", ROOT / "build" / "bench"
+LOAD, BENCH = ROOT / "build" / "c", ROOT / "build" / "bench"
 FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
 TIMEOUT = 300.0
+#: our names of percentiles -> those of our load generators
+NAMES = {"50": "p50_us", "90": "p90_us", "99": "p99_us", "99.9": "p99_9_us"}
 
 
-def build(name: str) -> Path:
-    """Compile ``bench/peers/<name>.c`` where it is newer than its program; return the program."""
-    source, program = SOURCES / f"{name}.c", BUILT / name
-    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
-        return program
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise MissingError("no C compiler: install gcc or clang")
-    BUILT.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILT) as folder:  # two processes may compile at once
-        made = Path(folder, name)
-        subprocess.run([compiler, *FLAGS, "-o", str(made), str(source)], check=True)
-        made.rename(program)
-    return program
+def prepare() -> None:
+    """Build our programs where their sources are newer. What cannot be built is missed when it is asked for."""
+    make, compiler = shutil.which("make"), shutil.which("cc")
+    if make is None or compiler is None:
+        return
+    subprocess.run([make, "-s", "-C", str(ROOT / "clients" / "c"), "-f", "programs.mk", "load"], check=False)
+    source, program = ROOT / "bench" / "peers" / "epoll_echo.c", BENCH / "epoll_echo"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        BENCH.mkdir(parents=True, exist_ok=True)
+        subprocess.run([compiler, *FLAGS, "-o", str(program), str(source)], check=False)
+
+
+def built(program: Path) -> str:
+    """Return the path of a program of ours. Raises MissingError."""
+    if not program.exists():
+        raise MissingError(
+            f"no {program.relative_to(ROOT)}: it needs make and a C compiler, and is built by `make bench`"
+        )
+    return str(program)
 
 
 def run(command: list[str]) -> str:
@@ -47,25 +54,16 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def load(name: str, *arguments: object) -> Sample:
-    """Run one of our own load generators, which prints JSON."""
-    return run_json([str(build(name)), *map(str, arguments)])
-
-
-def run_json(command: list[str]) -> Sample:
-    """Run a load generator that prints one JSON object."""
-    return from_json(json.loads(run(command)))
+def load(name: str, *options: object) -> Sample:
+    """Run one of our load generators. A call that failed is an error: rates of failures mean nothing."""
+    return from_json(json.loads(run([built(LOAD / name), *map(str, options), "--json"])))
 
 
 def from_json(found: dict[str, Any]) -> Sample:
-    """Return a Sample of ``calls``, ``seconds`` and either ``latencies_us`` or percentiles (``p50`` or ``50``)."""
-    if "latencies_us" in found and isinstance(found["latencies_us"], list):
-        percentiles = named(found["latencies_us"])
-    else:
-        given = found.get("percentiles_us") or found.get("latency_us") or found
-        percentiles = {
-            name.lstrip("p"): float(value) for name, value in given.items() if re.fullmatch(r"p?(50|90|99|99\.9)", name)
-        }
+    """Return the Sample of what our load generators print."""
+    if found["errors"]:
+        raise RuntimeError(f"the load generator counted {found['errors']} errors")
+    percentiles = {name: float(found[theirs]) for name, theirs in NAMES.items()}
     return Sample(int(found["calls"]), float(found["seconds"]), percentiles)
 
 

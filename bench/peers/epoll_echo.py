@@ -14,5 +14,5 @@ WORKS, CANNOT = RAW_WORKS, RAW_CANNOT
 
 
 def serve() -> None:
-    program = native_tools.build("epoll_echo")
-    os.execv(program, [str(program)])
+    program = native_tools.built(native_tools.BENCH / "epoll_echo")
+    os.execv(program, [program])

@@ -20,7 +20,7 @@ import numpy as np
 
 import tensorwire
 from bench import native_tools, network, works
-from bench.measure import MissingError, Sample, named
+from bench.measure import Sample, named
 from bench.works import BATCH, DIGITS, IMAGE, ROW, SCORES, SMALL, Work
 
 WORKS = ("A", "B", "C", "D", "E", "F", "I", "O", "S")
@@ -138,15 +138,20 @@ def check(work: Work, reply: Any) -> None:
 
 
 def native(work: Work, address: str, calls: int) -> Sample:
-    """The load generator on the C client: so many connections, calls in flight on each."""
-    program = native_tools.ROOT / "clients" / "c" / "load" / "twire-load"
-    if not program.exists():
-        raise MissingError("no clients/c/load/twire-load: `make -C clients/c` builds it")
-    shape = "x".join(map(str, work.shape))
-    return native_tools.run_json(
-        [str(program), "--url", tcp_url(address), "--model", work.model, "--connections", str(work.connections),
-         "--in-flight", str(work.in_flight // work.connections), "--calls", str(calls), "--shape", shape, "--json"]
-    )  # fmt: skip
+    """clients/c/load's twire-load: the C client, which compares replies with what they must be now and then."""
+    x, y = ("x".join(map(str, shape)) for shape in (work.shape, work.reply_shape))
+    model = [
+        "--url",
+        tcp_url(address),
+        "--model",
+        work.model,
+        "--input",
+        f"x=float32:{x}",
+        "--output",
+        f"y=float32:{y}",
+    ]
+    numbers = ["--connections", work.connections, "--in-flight", work.in_flight // work.connections, "--calls", calls]
+    return native_tools.load("twire-load", *model, *(["--echo"] if work.model == "echo" else []), *numbers)
 
 
 def isolation(work: Work, address: str, calls: int) -> Sample:

@@ -156,8 +156,8 @@ async def callers(
 
 
 def native(work: Work, address: str, calls: int) -> Sample:
-    """The load generator in C (raw_load.c), which checks the first reply of each connection itself."""
+    """clients/c/load's raw-load, which checks the first reply of each connection itself."""
     request, reply, echo = message_sizes(work)
-    host, port = address.split(":")
-    arguments = [host, port, request, reply, echo, work.connections, work.in_flight // work.connections, calls]
-    return native_tools.load("raw_load", *arguments)
+    options = ["--address", address, "--request", request, "--reply", reply, *(["--echo"] if echo else [])]
+    numbers = ["--connections", work.connections, "--in-flight", work.in_flight // work.connections, "--calls", calls]
+    return native_tools.load("raw-load", *options, *numbers)
