@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgpack
+
 from tensorwire.protocol import (
     Authenticated,
     Cancelled,
@@ -29,7 +31,7 @@ from tensorwire.protocol import (
     parse_extension,
 )
 
-READY = b"\x80"
+READY = msgpack.packb({"principal": "anonymous", "models": ["*"]})
 Handler = Callable[["PeerConnection", Message], None]
 
 

@@ -142,7 +142,7 @@ int main(int argc, char **argv) {
   load_test *load = load_new(&RAW);
   const char *address = NULL;
   for (int code; (code = getopt_long(argc, argv, "h", options, NULL)) != -1;) switch (code) {
-      case 'h': help(); return 0;
+      case 'h': help(); load_free(load); return 0;
       case 'a': address = optarg; break;
       case 'q': request_bytes = (uint32_t)load_number("--request", optarg, 1, 1u << 30); break;
       case 'y': reply_bytes = (uint32_t)load_number("--reply", optarg, 1, 1u << 30); break;

@@ -339,7 +339,7 @@ int main(int argc, char **argv) {
   load_test *load = load_new(&TWIRE);
   const char *url = "tw://127.0.0.1:7411", *model = NULL, *version = NULL;
   for (int code; (code = getopt_long(argc, argv, "hi:", options, NULL)) != -1;) switch (code) {
-      case 'h': help(); return 0;
+      case 'h': help(); load_free(load); return 0;
       case 'u': url = optarg; break;
       case 'o': model = optarg; break;
       case 'v': version = optarg; break;
