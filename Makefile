@@ -64,7 +64,14 @@ generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs
 vectors: $(STAMP)  ## regenerate tests/vectors from their own description
 	$(BIN)/python tests/vectors/generate.py
 
-bench: $(COMPILED)/.done  ## the benchmark against the raw echo and gRPC; writes bench/results/
+$(VENV)/.bench: pyproject.toml constraints.txt $(STAMP)
+	@echo "Installing what the benchmark compares with ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench]'
+	@command -v h2load >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nghttp2-client >/dev/null \
+		|| echo "no h2load (apt-get install nghttp2-client): native figures of HTTP and gRPC will be missing"
+	@touch $@
+
+bench: $(COMPILED)/.done $(VENV)/.bench  ## every work against every peer, about 25 minutes; writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 valgrind:
