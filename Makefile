@@ -11,6 +11,8 @@ COMPILED := build/compiled
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Not tests/server: its unit tests put fakes in the place of compiled classes, which take only their own kind.
 COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration
+SECONDS ?= 600
+TARGET ?=
 DEMO_DATA := scikit-image==0.26.0
 
 help:  ## list the targets
@@ -85,8 +87,11 @@ bench-check: $(COMPILED)/.done valgrind  ## instructions per call (callgrind); f
 bench-baseline: $(COMPILED)/.done valgrind  ## make today's instructions per call the baseline of bench-check
 	$(BIN)/python -m bench.micro --write $(ARGS)
 
-fuzz: $(STAMP)  ## property tests with a large budget
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests fuzz -k 'property or hypothesis or fuzz' $(ARGS)
+fuzz: $(STAMP)  ## coverage-guided fuzzing of every target: make fuzz SECONDS=600 TARGET=header
+	@$(BIN)/python -m fuzz --seconds $(SECONDS) --target '$(TARGET)' $(ARGS)
+
+fuzz-properties: $(STAMP)  ## the property tests with 20,000 examples each: an hour and more
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 --timeout 7200 tests -k hypothesis $(ARGS)
 
 attacks-optimised: $(STAMP)  ## the attacks with every assert of the package compiled away
 	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -W ignore::pytest.PytestConfigWarning tests/attacks $(ARGS)
@@ -110,4 +115,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz attacks-optimised soak mutants gpu-check format clean
+.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
