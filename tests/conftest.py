@@ -1,10 +1,13 @@
-"""Settings shared by every test: hypothesis profiles."""
+"""Settings shared by every test: hypothesis profiles, and asserts of helpers that are checked under `python -O` too."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("tests.support", "tests.attacks", "tests.integration")
 
 # Two cores, shared: no per-example deadline. The default run is a short fuzz; `make fuzz` takes a large budget.
 settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
