@@ -24,13 +24,14 @@ static size_t elements(const twire_tensor *tensor) {
   return count;
 }
 
-/* Read dims that are parted by one character, up to the first thing that is no digit. */
-static void read_shape(const char *text, char part, twire_tensor *tensor) {
+/* Read dims that are parted by one character. Returns where the first thing is that is none. */
+static const char *read_shape(const char *text, char part, twire_tensor *tensor) {
   for (char *rest; *text >= '0' && *text <= '9'; text = rest) {
     if (tensor->dim_count == TWIRE_MAX_DIMS) die("shape", "above 8 dims");
     tensor->shape[tensor->dim_count++] = strtoll(text, &rest, 10);
     while (*rest == part || (part == ',' && *rest == ' ')) rest++;
   }
+  return text;
 }
 
 /* Exactly the tensor's bytes. */
@@ -91,7 +92,7 @@ int main(int argc, char **argv) {
   twire_tensor input = {.name = argv[3], .dtype = TWIRE_FLOAT32};
   size_t length = strlen(argv[4]);
   bool npy = length > 4 && strcmp(argv[4] + length - 4, ".npy") == 0;
-  if (!npy) read_shape(argv[4], 'x', &input);
+  if (!npy && *read_shape(argv[4], 'x', &input)) die(argv[4], "expected a shape such as 1x3x224x224, or a file that ends in .npy");
   void *data = npy ? read_npy(argv[4], &input) : argc == 6 ? read_data(open_file(argv[5]), argv[5], &input) : random_data(&input);
   input.data = data;
 
@@ -108,7 +109,8 @@ int main(int argc, char **argv) {
   if (status) fprintf(stderr, "classify: %s\n", twire_reply_text(reply));
   for (size_t i = 0; i < twire_reply_tensor_count(reply); i++) print_tensor(&twire_reply_tensors(reply)[i]);
   twire_timing timing;
-  if (twire_reply_timing(reply, &timing)) printf("%u us in the server, %u of them in the model\n", timing.server_total, timing.compute);
+  if (!status && twire_reply_timing(reply, &timing))
+    printf("%u us in the server, %u of them in the model\n", timing.server_total, timing.compute);
 
   twire_reply_free(reply);
   twire_call_free(call);
