@@ -11,11 +11,13 @@ from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
 FRAMES = "header limits errors events extension records states streams outframes assembly reader writer"
+FRONT = "calls estimate metrics bodies admission replies drain open_calls session transport front"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
-    "server/front": ["calls", "estimate", "replies", "drain", "open_calls", "session", "transport", "front"],
+    "server": ["registry"],
+    "server/front": FRONT.split(),
     "clients": [
         "calls",
         "replies",

@@ -193,19 +193,31 @@ def checked_extension(place: int, ext: bytes) -> Extension:
     return parsed
 
 
-# Extensions already found valid on one-frame messages, per place. Pure facts about bytes, so one set serves all
-# connections; bounded in entries and in bytes per entry, and started anew when full.
-KNOWN: Final[dict[int, set[bytes]]] = {place: set() for place in ALLOWED}
-_KNOWN_ENTRIES: Final = 4096
-_KNOWN_BYTES: Final = 64
+# Extension and metadata of one-frame messages, as they stood together in a frame, per place: found valid once, and the
+# same two objects from then on, which know their hashes. Pure facts about bytes, so one table serves all connections;
+# bounded in entries and in bytes per entry, and started anew when full.
+HEADS: Final[dict[int, dict[bytes, tuple[bytes, bytes]]]] = {place: {} for place in ALLOWED}
+_HEADS_KEPT: Final = 1024
+_HEAD_BYTES: Final = 512
+
+
+def split_head(place: int, head: bytes, ext_len: int) -> tuple[bytes, bytes]:
+    """Extension and metadata of a one-frame message, remembered where they are short; raises ProtocolError (EXTENSION).
+
+    Look in HEADS first; what is found there counts only if its extension has `ext_len` bytes.
+    """
+    pair = head[:ext_len], head[ext_len:]
+    if ext_len:
+        check_extension(place, pair[0])
+    if len(head) <= _HEAD_BYTES:
+        heads = HEADS[place]
+        if len(heads) >= _HEADS_KEPT:
+            heads.clear()
+        heads[head] = pair
+    return pair
 
 
 def check_extension(place: int, ext: bytes) -> None:
-    """Validate the extension of a one-frame message and remember short ones; raises ProtocolError (EXTENSION)."""
+    """Validate the extension of a one-frame message; raises ProtocolError (EXTENSION)."""
     if checked_extension(place, ext).body_length is not None:
         raise ProtocolError(ErrorCode.EXTENSION, f"BODY_LENGTH on {_PLACES[place]} without MORE")
-    if len(ext) <= _KNOWN_BYTES:
-        known = KNOWN[place]
-        if len(known) >= _KNOWN_ENTRIES:
-            known.clear()
-        known.add(ext)

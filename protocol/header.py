@@ -103,44 +103,46 @@ def type_name(kind: int) -> str:
 Header = tuple[int, int, int, int, int, int, int, int, int, int]  # the fields of HEADER in order
 
 
+def _refused(kind: int, code: ErrorCode, text: str) -> ProtocolError:
+    """The error, with the frame's name: looked up only now, since that costs as much as a small call."""
+    return ProtocolError(code, f"{type_name(kind)}: {text}")
+
+
 def check_control(rule: ControlRule, header: Header) -> None:
     """Refuse a control header whose lengths or fields its rule does not allow; raises ProtocolError (SPEC 3.2)."""
     length, kind, priority, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
-    name = type_name(kind)
     if ext_len > rule.max_extension or meta_len > rule.max_metadata:
-        raise ProtocolError(
+        raise _refused(
+            kind,
             ErrorCode.TOO_LARGE,
-            f"{name}: {ext_len} bytes of extension and {meta_len} of metadata;"
+            f"{ext_len} bytes of extension and {meta_len} of metadata;"
             f" at most {rule.max_extension} and {rule.max_metadata}",
         )
     body = length - ext_len - meta_len
     if body != rule.body:
-        raise ProtocolError(ErrorCode.FRAME, f"{name}: length {length} leaves {body} bytes of body, not {rule.body}")
+        raise _refused(kind, ErrorCode.FRAME, f"length {length} leaves {body} bytes of body, not {rule.body}")
     stray = flags & ~rule.flags or priority or seq or reserved
     if stray or (aux and not rule.aux) or (stream_id and not rule.stream_id):
-        raise ProtocolError(ErrorCode.FRAME, f"{name}: a field or flag that this type does not use is not zero")
+        raise _refused(kind, ErrorCode.FRAME, "a field or flag that this type does not use is not zero")
 
 
 def check_message(header: Header, allowed_flags: int) -> None:
     """Refuse an OPEN or DATA header, not a chunk's, on its own merits; raises ProtocolError (SPEC 3.2)."""
     length, kind, _, flags, _, _, aux, meta_len, ext_len, reserved = header
-    name = type_name(kind)
     body = length - meta_len - ext_len
     if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:
-        raise ProtocolError(
+        raise _refused(
+            kind,
             ErrorCode.TOO_LARGE,
-            f"{name}: {ext_len} bytes of extension and {meta_len} of metadata;"
-            f" at most {MAX_EXTENSION} and {MAX_METADATA}",
+            f"{ext_len} bytes of extension and {meta_len} of metadata; at most {MAX_EXTENSION} and {MAX_METADATA}",
         )
     if body < 0:
-        raise ProtocolError(
-            ErrorCode.FRAME, f"{name}: length {length} is less than its extension {ext_len} and metadata {meta_len}"
+        raise _refused(
+            kind, ErrorCode.FRAME, f"length {length} is less than its extension {ext_len} and metadata {meta_len}"
         )
     if body > INLINE_BODY:
-        raise ProtocolError(
-            ErrorCode.TOO_LARGE, f"{name}: {body} bytes of body in one frame; above {INLINE_BODY} send chunks"
-        )
+        raise _refused(kind, ErrorCode.TOO_LARGE, f"{body} bytes of body in one frame; above {INLINE_BODY} send chunks")
     if reserved or flags & ~allowed_flags or (aux and kind == DATA):
-        raise ProtocolError(ErrorCode.FRAME, f"{name}: a field or flag that this type does not use is not zero")
+        raise _refused(kind, ErrorCode.FRAME, "a field or flag that this type does not use is not zero")
     if flags & MORE and body:
-        raise ProtocolError(ErrorCode.FRAME, f"{name}: {body} bytes of body beside MORE; a first frame has none")
+        raise _refused(kind, ErrorCode.FRAME, f"{body} bytes of body beside MORE; a first frame has none")

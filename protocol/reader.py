@@ -16,7 +16,7 @@ from typing import Final
 from .assembly import Assembly, Handler, Refusal, Reserve
 from .errors import ErrorCode, ProtocolError
 from .events import Event, Message
-from .extension import CLIENT_DATA, KNOWN, SERVER_DATA, SERVER_LAST, check_extension, checked_extension
+from .extension import CLIENT_DATA, HEADS, SERVER_DATA, SERVER_LAST, checked_extension, split_head
 from .header import (
     DATA,
     DATA_FLAGS,
@@ -35,8 +35,8 @@ from .status import Status
 from .streams import Action, Stream, Streams, StreamState
 
 _unpack_from = HEADER.unpack_from
-_KNOWN_OPEN = KNOWN[OPEN]
-_KNOWN_REPLY = KNOWN[SERVER_LAST]
+_OPEN_HEADS = HEADS[OPEN]
+_REPLY_HEADS = HEADS[SERVER_LAST]
 # (type of OPEN, type of DATA) as the loop knows them; no frame has the type -1.
 _NOT_READY: Final = (-1, -1)
 _SERVER_READY: Final = (OPEN, DATA)
@@ -164,14 +164,10 @@ class Reader(Assembly):
                     break
                 self._streams.last_id = stream_id
                 head = buffer[pos + HEADER_SIZE : body_at].tobytes()
-                if ext_len:
-                    ext = head[:ext_len]
-                    meta = head[ext_len:]
-                    if ext not in _KNOWN_OPEN:
-                        check_extension(OPEN, ext)
-                else:
-                    ext = b""
-                    meta = head
+                pair = _OPEN_HEADS.get(head)
+                if pair is None or len(pair[0]) != ext_len:
+                    pair = split_head(OPEN, head, ext_len)
+                ext, meta = pair
                 pos = next_at
                 large = False
                 if len(self._unary) + len(self._open) >= self._max_streams:
@@ -194,14 +190,10 @@ class Reader(Assembly):
                     if next_at > end:
                         break
                     head = buffer[pos + HEADER_SIZE : body_at].tobytes()
-                    if ext_len:
-                        ext = head[:ext_len]
-                        meta = head[ext_len:]
-                        if ext not in _KNOWN_REPLY:
-                            check_extension(SERVER_LAST, ext)
-                    else:
-                        ext = b""
-                        meta = head
+                    pair = _REPLY_HEADS.get(head)
+                    if pair is None or len(pair[0]) != ext_len:
+                        pair = split_head(SERVER_LAST, head, ext_len)
+                    ext, meta = pair
                     pos = next_at
                     large = False
                     del self._unary_replies[stream_id]
@@ -294,9 +286,10 @@ class Reader(Assembly):
                 self._streams.peer_acts(stream_id, stream, Action.LAST_MESSAGE)
             self._begin(header, head, place, events)
             return True
-        ext = head[:ext_len]
-        if ext and ext not in KNOWN[place]:
-            check_extension(place, ext)
+        pair = HEADS[place].get(head)
+        if pair is None or len(pair[0]) != ext_len:
+            pair = split_head(place, head, ext_len)
+        ext, meta = pair
         stream.received += 1
         if client:
             action = Action.TERMINAL if last else Action.REPLY
@@ -306,7 +299,7 @@ class Reader(Assembly):
         if client and last:
             self._handler.finished(stream_id)
         body = self._buffer[at + ext_len + meta_len : at + length]
-        events.append(Message(stream_id, seq, flags, priority, 0, ext, head[ext_len:], body, owned=False))
+        events.append(Message(stream_id, seq, flags, priority, 0, ext, meta, body, owned=False))
         return False
 
     def _late_data(self, header: Header, stream: Stream | None) -> None:

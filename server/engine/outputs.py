@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["OutputError", "Outputs"]
 
 Array = np.ndarray[Any, Any]
+_ndarray = np.ndarray
 
 COPY_BELOW = 4096
 """Bytes of an output that is copied in any case: that costs 0.2 us, and asking whether it must be costs 0.4."""
@@ -34,9 +35,9 @@ class OutputError(Exception):
 
 
 class _Expected:
-    """One promised output, and the shape of its rows in the last batch: what fits that needs no closer look."""
+    """One promised output, and what it was in the last batch: the same again needs no closer look."""
 
-    __slots__ = ("dtype", "name", "numpy", "row_shape", "spec")
+    __slots__ = ("dtype", "name", "numpy", "row_shape", "shape", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -44,6 +45,7 @@ class _Expected:
         self.dtype = spec.dtype.name
         self.numpy = spec.dtype.numpy
         self.row_shape = spec.shape[1:]
+        self.shape: tuple[int, ...] = (-1,)
 
     def check(self, dtype: str, shape: tuple[int, ...], rows: int) -> None:
         """Remember the shape of these rows. Raises OutputError if it, or the dtype, is not what was promised."""
@@ -68,21 +70,23 @@ class Outputs:
         self._specs = spec.outputs
         self._expected = tuple(_Expected(output) for output in spec.outputs)
         self._names = [output.name for output in spec.outputs]
-        self._name_set = frozenset(self._names)
         self._encoder = Encoder()
         self._metadata = MetadataCache(64, 1 << 20)
         self._signature = self._last_signature()  # not given out before a batch fits it: no array has an axis of -1
 
     def batch(self, raw: Any, rows: int, block: Block | None) -> tuple[OutputSignature, list[memoryview]]:
         """Outputs of a batch of `rows` rows; those that lie in the inputs' `block` are copied. Raises OutputError."""
-        values = raw if type(raw) is dict and raw.keys() == self._name_set else self.by_name(raw)
+        values = raw if type(raw) is dict and len(raw) == len(self._names) else self.by_name(raw)
         taken: list[memoryview] = []
         for expected in self._expected:
-            array = values[expected.name]
-            if type(array) is not np.ndarray:
-                array = _as_array(expected.name, array)
-            if array.shape != (rows, *expected.row_shape) or array.dtype != expected.numpy:
-                self._look_closer(expected, str(array.dtype), array.shape, rows)
+            array = values.get(expected.name)
+            if type(array) is not _ndarray:
+                array = _as_array(expected.name, self.by_name(raw)[expected.name])
+            shape = array.shape
+            if shape != expected.shape or shape[0] != rows or array.dtype is not expected.numpy:
+                if shape != (rows, *expected.row_shape) or array.dtype != expected.numpy:
+                    self._look_closer(expected, str(array.dtype), shape, rows)
+                expected.shape = shape
             taken.append(memoryview(array.tobytes()) if array.nbytes <= COPY_BELOW else _flat(array, block))
         return self._signature, taken
 
@@ -133,8 +137,14 @@ class Outputs:
 
 
 def _flat(array: Array, block: Block | None) -> memoryview:
-    """The bytes in C order, where they are if that is not in `block`."""
-    if not array.flags.c_contiguous or (block is not None and np.may_share_memory(array, block.flat)):
+    """The bytes in C order, where they are if that is not in `block`, or if the block can be kept for them."""
+    if not array.flags.c_contiguous:
+        array = array.copy()
+    elif block is not None and np.may_share_memory(array, block.flat):
+        start = array.ctypes.data - block.flat.ctypes.data
+        kept = block.keep() if 0 <= start <= len(block.memory) - array.nbytes else None
+        if kept is not None:
+            return kept[start : start + array.nbytes]
         array = array.copy()
     return array.reshape(-1).view(np.uint8).data
 

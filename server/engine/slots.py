@@ -42,6 +42,9 @@ class SlabLike(Protocol):
     def release(self) -> None:
         """Back to the pool."""
 
+    def lease(self) -> memoryview:
+        """A view of all of it; back to the pool once the last view made from this one is dropped."""
+
 
 class Pool(Protocol):
     """What slots need of a gpu.SlabPool."""
@@ -92,7 +95,9 @@ class Block:
     `offsets` are where each input's array starts in `memory`. `used` rows are taken, `live` of them not yet done.
     """
 
-    __slots__ = ("_arrays", "_flat", "bucket", "capacity", "live", "memory", "offsets", "slab", "used", "views")
+    __slots__ = (
+        "_arrays", "_flat", "_kept", "bucket", "capacity", "live", "memory", "offsets", "slab", "used", "views",
+    )  # fmt: skip
 
     def __init__(
         self, bucket: Bucket | None, memory: memoryview, capacity: int, offsets: tuple[int, ...], slab: SlabLike | None
@@ -107,6 +112,7 @@ class Block:
         self.views: list[memoryview] = []
         self._arrays: list[tuple[str, Array]] | None = None
         self._flat: Array | None = None
+        self._kept: memoryview | None = None
         if bucket is not None:
             for field, offset in zip(bucket.fields, offsets, strict=True):
                 self.views.append(memory[offset : offset + capacity * field.row_bytes])
@@ -128,6 +134,17 @@ class Block:
         if self._flat is None:
             self._flat = np.frombuffer(self.memory, np.uint8)
         return self._flat
+
+    def keep(self) -> memoryview | None:
+        """A view of the block that keeps its memory from being used again; None where others will use it, too.
+
+        For outputs that are the inputs: a reply then leaves from where its request came in.
+        """
+        slab, bucket = self.slab, self.bucket
+        if self._kept is None and slab is not None and bucket is not None and bucket.forming is not self:
+            self._kept = slab.lease()
+            self.slab = None  # whoever drops the last view gives it back
+        return self._kept
 
 
 class Slots:

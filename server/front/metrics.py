@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,14 +19,16 @@ from ...protocol import Status
 if TYPE_CHECKING:
     from .calls import Call
 
-LATENCY_BOUNDS = (
+LATENCY_BOUNDS: tuple[float, ...] = (
     *(50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3),
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
 """Upper bounds in seconds of server time per call: 1-2-5 steps from a small inline model to a slow generator."""
 
-BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH_BOUNDS: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds in rows per batch."""
+
+_LATENCY_EDGES: tuple[float, ...] = (-inf, *LATENCY_BOUNDS, inf)  # bucket k lies between k and k + 1
 
 
 class ModelStats:
@@ -51,10 +54,14 @@ class ModelStats:
     def replied(self, calls: list[Call], now: float) -> None:
         """These calls were answered OK at `now`."""
         buckets = self.latency_buckets
-        total = 0.0
+        total = low = high = 0.0
+        bucket = 0
         for call in calls:
             seconds = now - call.first_byte
-            buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            if not low < seconds <= high:  # most calls of a batch are in one bucket
+                bucket = bisect_left(LATENCY_BOUNDS, seconds)
+                low, high = _LATENCY_EDGES[bucket], _LATENCY_EDGES[bucket + 1]
+            buckets[bucket] += 1
             total += seconds
         self.by_status[0] += len(calls)
         self.latency_sum += total

@@ -13,12 +13,12 @@ from tensorwire.protocol.errors import ErrorCode
 from tensorwire.protocol.extension import (
     ALLOWED,
     CLIENT_DATA,
-    KNOWN,
+    HEADS,
     SERVER_DATA,
     SERVER_LAST,
-    check_extension,
     checked_extension,
     insert_body_length,
+    split_head,
 )
 from tensorwire.protocol.header import END, OPEN
 
@@ -125,12 +125,13 @@ def test_each_place_takes_its_own_items_alone(place: int) -> None:
                 checked_extension(place, ext)
 
 
-def test_the_memory_of_valid_extensions_is_bounded() -> None:
-    for n in range(10_000):
-        check_extension(OPEN, pack_extension(Struct("<2Q").pack(n, n)))
-        check_extension(OPEN, pack_extension(Struct("<Q").pack(n) * 20))  # too long to be kept
-    assert 0 < len(KNOWN[OPEN]) <= 4096
-    assert max(map(len, KNOWN[OPEN])) <= 64
+def test_the_memory_of_valid_heads_is_bounded() -> None:
+    for n in range(5_000):
+        ext = pack_extension(Struct("<2Q").pack(n, n))
+        split_head(OPEN, ext + b"meta", len(ext))
+        split_head(OPEN, ext + bytes(512), len(ext))  # too long to be kept
+    assert 0 < len(HEADS[OPEN]) <= 1024
+    assert max(map(len, HEADS[OPEN])) <= 512
 
 
 @pytest.mark.parametrize("arguments", [{"dims": b"1234"}, {"trace": b"x"}, {"idempotency_key": b"short"}])

@@ -39,6 +39,7 @@ from tensorwire.protocol import (
     Refusal,
     Refused,
     Status,
+    pack_extension,
 )
 from tests.protocol.wiring import SERVER_NONCE, feed, make_client, make_server, open_pair, pump, wire_bytes
 
@@ -62,6 +63,16 @@ def read_exactly(connection: Connection, data: bytes) -> tuple[list[Event], list
         view = view[n:]
         events += connection.received(n, 0.0)
     return events, asked
+
+
+def test_the_same_bytes_with_another_border_are_judged_anew() -> None:
+    ext, meta = pack_extension(dims=bytes(8)), b"meta"
+    server = open_server()
+    events = feed(server, frame(OPEN, 1, END_STREAM, ext=ext, meta=meta) + frame(OPEN, 2, END_STREAM, meta=ext + meta))
+    assert [(e.ext, e.meta) for e in events if isinstance(e, Message)] == [(ext, meta), (b"", ext + meta)]
+    (closed,) = feed(server, frame(OPEN, 3, END_STREAM, ext=ext + meta))
+    assert isinstance(closed, Closed)
+    assert closed.code is ErrorCode.EXTENSION
 
 
 class TestSplits:

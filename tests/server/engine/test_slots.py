@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.engine.slots import FORMING_BYTES, Bucket, Field
 from tests.server.engine.helpers import ECHO, ECHO_TOML, Harness, outputs_of, python_spec
 
@@ -69,6 +70,26 @@ def test_an_adopted_slab_is_not_copied_and_goes_back(tmp_path: Path) -> None:
     assert request.block.slab is not None
     harness.run()
     assert harness.pool.in_use == 0
+
+
+def test_a_large_output_that_is_the_input_leaves_from_where_it_came_in(tmp_path: Path) -> None:
+    harness = Harness(python_spec(tmp_path, ECHO_TOML.replace("16", "40000")))
+    x = np.arange(80_000, dtype=np.float32).reshape(2, 40_000)
+    request = harness.submit({"x": x}, adopt=True)
+    assert request.block is not None
+    memory = np.frombuffer(request.block.memory, np.uint8)
+    (result,) = harness.run()
+    assert isinstance(result, BatchResult)
+    (output,) = result.outputs
+    del result
+    assert np.shares_memory(np.frombuffer(output, np.uint8), memory)
+    assert harness.engine.in_use == 0
+    assert harness.pool.in_use > 0, "until the reply is gone"
+    other = harness.submit({"x": 2 * x}, adopt=True)
+    harness.run()
+    assert bytes(output) == x.tobytes()
+    del output, request, other
+    harness.assert_all_memory_returned()
 
 
 def test_a_refused_adopted_slab_goes_back(tmp_path: Path) -> None:
