@@ -1,0 +1,30 @@
+"""The C programs under test, built once a session by clients/c/Makefile, plain and with sanitizers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "c"
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The folder of the built programs. Workers of pytest-xdist take turns: the second finds everything made."""
+    if shutil.which("make") is None or shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.fail("the C client's tests need make and a C compiler: apt-get install make gcc g++")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["make", "-s", "-C", str(ROOT / "clients" / "c"), "test-programs", "library"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return BUILD
