@@ -36,10 +36,11 @@ class Calls(Handler):
     """What the owner of a connection can say on streams.
 
     state, closed: where the connection stands. _goaway: last stream id of the last GOAWAY, sent (server) or received
-    (client).
+    (client). _refused: streams that the last `received` ended by itself: its owner may hear of an earlier message of
+    one, and answer it, before it hears of that.
     """
 
-    __slots__ = ("_goaway", "_reader", "_streams", "_writer", "closed", "config", "role", "state")
+    __slots__ = ("_goaway", "_reader", "_refused", "_streams", "_writer", "closed", "config", "role", "state")
 
     def __init__(self, config: Config, buffer: memoryview, reserve: Reserve) -> None:
         server = config.role is Role.SERVER
@@ -54,6 +55,7 @@ class Calls(Handler):
             self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message
         )
         self._goaway: int | None = None
+        self._refused: set[int] = set()
 
     # ---- the client's calls ----
 
@@ -146,6 +148,8 @@ class Calls(Handler):
         else:
             action = Action.LAST_MESSAGE if last else Action.MESSAGE
         stream = self._streams.get(stream_id)
+        if stream is None and stream_id in self._refused:
+            return
         state = None if stream is None else TRANSITIONS.get((stream.state, action))
         if stream is None or state is None or stream.state is StreamState.FINISHING:
             where = "not open" if stream is None else stream.state.name.lower()
@@ -209,6 +213,8 @@ class Calls(Handler):
         if self.closed:
             return
         stream = self._streams.get(stream_id)
+        if stream is None and stream_id in self._refused:
+            return
         if stream is None or stream.state is StreamState.FINISHING or self.role is not Role.SERVER:
             raise LocalError(f"stream {stream_id} has no terminal to come")
         self._end(stream_id, stream, status, detail, not_started, ext)
@@ -249,6 +255,7 @@ class Calls(Handler):
         else:
             stream = self._streams.get(stream_id) or Stream(StreamState.OPEN, 0, 1, 0)
             self._streams.open[stream_id] = stream
+            self._refused.add(stream_id)
             first = stream.received == 1
             frame = self._ended(stream_id, stream, refusal.status, refusal.message, first, b"")
             if stream.sent:  # END goes behind the replies

@@ -115,6 +115,8 @@ class Connection(Control):
             return events
         self._last_received = now
         self._ping_sent = None
+        if self._refused:
+            self._refused.clear()
         try:
             if self.state is _OPEN:
                 self._reader.received(n, events)

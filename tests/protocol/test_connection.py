@@ -357,6 +357,25 @@ class TestCalls:
         with pytest.raises(LocalError, match="not open"):
             client.send(2, b"", b"", [], 0)
 
+    def test_a_large_call_is_closed_for_its_client_as_its_flags_say(self) -> None:
+        client, _ = open_pair()
+        client.open(b"", b"", [bytes(TOTAL)], TOTAL, flags=END_STREAM)
+        with pytest.raises(LocalError, match="half_closed"):
+            client.send(1, b"", b"", [], 0)
+        client.open(b"", b"", [bytes(TOTAL)], TOTAL, flags=0)
+        client.send(2, b"", b"", [], 0)
+
+    def test_a_large_terminal_that_is_queued_cannot_be_ended_once_more(self) -> None:
+        client, server = open_pair()
+        client.open(b"", b"", [], 0)
+        pump(client, server)
+        server.send(1, b"", b"", [bytes(TOTAL)], TOTAL)
+        with pytest.raises(LocalError, match="no terminal"):
+            server.end(1, Status.INTERNAL)
+        (reply,), _ = pump(client, server)
+        assert isinstance(reply, Message)
+        assert len(reply.body) == TOTAL
+
     def test_a_large_reply_waits_for_accept_too(self) -> None:
         server = connection_in(Role.SERVER, State.READY)
         with pytest.raises(LocalError, match="accept"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fuzz.strategies_frames import frame
 from tensorwire.protocol import Closed, ErrorCode
 from tensorwire.protocol.foreign import HTTP_ANSWER, LINE
 from tests.protocol.wiring import feed, make_client, make_server, wire_bytes
@@ -92,6 +93,24 @@ def test_a_server_that_ends_within_its_first_header_is_foreign() -> None:
     assert isinstance(closed, Closed)
     assert (closed.code, closed.remote) == (ErrorCode.NOT_TENSORWIRE, True)
     assert "Hi" in closed.detail
+
+
+@pytest.mark.parametrize(
+    ("state", "size"), [("welcome", 32), ("welcome", 40), ("ready", 8), ("ready", 31), ("ready", 33)]
+)
+def test_a_server_that_has_shown_a_header_is_cut_off_not_foreign(state: str, size: int) -> None:
+    client, server = make_client(), make_server()
+    feed(server, wire_bytes(client))
+    data = wire_bytes(server)
+    if state == "ready":
+        feed(client, data)
+        wire_bytes(client)
+        data = frame(4, meta=b"\x80" * 9)
+    feed(client, data[:size])
+    (closed,) = client.receive_eof(0.0)
+    assert isinstance(closed, Closed)
+    assert (closed.code, closed.remote) == (ErrorCode.NO_ERROR, True)
+    assert "truncated" in closed.detail
 
 
 def test_a_server_that_ends_without_a_byte_is_not_called_foreign() -> None:

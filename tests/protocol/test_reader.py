@@ -19,6 +19,7 @@ from fuzz.strategies_frames import (
     MIN_CHUNK,
     MORE,
     OPEN,
+    PING,
     body_length,
     chunked,
     client_streams,
@@ -34,6 +35,7 @@ from tensorwire.protocol import (
     ErrorCode,
     Event,
     Limits,
+    LocalError,
     Message,
     MessageAborted,
     Refusal,
@@ -292,6 +294,22 @@ class TestGivingUp:
         assert events[0] == Refused(1, Status.RESOURCE_EXHAUSTED)
         assert [type(e) for e in events] == [Refused, Message]
         assert server.open_streams == 1
+
+    @pytest.mark.parametrize("size", [0, TOTAL])
+    def test_an_answer_to_a_message_whose_stream_was_refused_in_the_same_read_is_dropped(self, size: int) -> None:
+        server = open_server(limits=Limits(max_message=TOTAL - 1))
+        first = frame(OPEN, 1)
+        second = frame(DATA, 1, MORE, 1, ext=body_length(TOTAL))
+        message, refused = feed(server, first + second)
+        assert isinstance(message, Message)
+        assert isinstance(refused, Refused)
+        wire_bytes(server)
+        server.end(1, Status.UNIMPLEMENTED)
+        server.send(1, b"", b"", [bytes(size)], size)
+        assert wire_bytes(server) == b""
+        feed(server, frame(PING, body=bytes(8)))
+        with pytest.raises(LocalError):
+            server.end(1, Status.UNIMPLEMENTED)
 
     def test_a_refused_reply_cancels_the_call_and_nothing_more_is_heard_of_it(self) -> None:
         client, server = open_pair(client_reserve=lambda *_: Refusal(Status.RESOURCE_EXHAUSTED, "too big"))

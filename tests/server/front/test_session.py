@@ -182,3 +182,13 @@ def test_a_call_sent_after_the_last_one_is_refused_as_not_started(harness: Harne
     stream = client.open("m")
     ended = client.ended(stream)
     assert (ended.status, ended.not_started) == (Status.UNAVAILABLE, True)
+
+
+def test_a_stream_that_is_refused_in_the_read_that_opened_it_harms_nobody(client: Client) -> None:
+    stream = client.core.open(b"m", b"", [], 0, flags=0)
+    client.core.send(stream, b"", b"", [bytes(1 << 17)], 1 << 17)
+    client.write()
+    ended = client.ended(stream)
+    assert ended.status == Status.INVALID_ARGUMENT
+    assert not client.wire.is_closing()
+    client.answer(client.service("$models", b"\x80"))
