@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.vectors import (
     cases_chunks,
+    cases_clock,
     cases_forged,
     cases_frames,
     cases_handshake,
@@ -36,6 +37,7 @@ FILES: dict[str, Callable[[], list[Vector]]] = {
     "draft/sessions": cases_sessions.sessions,
     "draft/metadata": lambda: [*cases_tensors.tensors(), *cases_forged.forged()],
     "draft/messages": cases_messages.messages,
+    "draft/clock": cases_clock.clock,
 }
 KINDS = {
     "draft/extension": "extension",
@@ -53,7 +55,7 @@ def render(name: str) -> str:
         "kind": KINDS.get(name, "connection"),
     }
     if head["kind"] == "connection":
-        head["config"] = CONFIG
+        head["config"] = cases_clock.CLOCK_CONFIG if name == "draft/clock" else CONFIG
         if any(vector["start"] == "open" for vector in vectors):
             head["prelude"] = PRELUDE
     head["vectors"] = vectors

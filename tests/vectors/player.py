@@ -59,7 +59,15 @@ class Player:
         self.closed = False
         config = file["config"]
         server = vector["role"] == "server"
-        limits = Limits(chunk=config["chunk"], max_streams=config["max_streams"], max_message=config["max_message"])
+        limits = Limits(
+            chunk=config["chunk"],
+            max_streams=config["max_streams"],
+            max_message=config["max_message"],
+            handshake_timeout=config.get("handshake_timeout", 2000) / 1000,
+            ping_interval=config.get("ping_interval", 0) / 1000,
+            ping_timeout=config.get("ping_timeout", 10_000) / 1000,
+        )
+        self.now = NOW
         self.connection = Connection(
             Config(role=Role.SERVER if server else Role.CLIENT, agent=config["agent"], limits=limits),
             nonce=bytes.fromhex(config["server_nonce" if server else "client_nonce"]),
@@ -82,6 +90,12 @@ class Player:
             if "receive" in step:
                 for data in self.split(step["receive"]):
                     self.receive(data)
+            elif "at" in step:
+                self.now = NOW + step["at"] / 1000
+                self._record(self.connection.handle_timeout(self.now))
+            elif "timer" in step:
+                moment = self.connection.next_deadline()
+                assert (None if moment is None else (moment - NOW) * 1000) == step["timer"]
             elif "expect" in step:
                 self._check_events(step["expect"])
             elif "sends" in step:
@@ -99,7 +113,7 @@ class Player:
             assert size, "next_buffer() gave no room"
             buffer[:size] = data[:size]
             data = data[size:]
-            self._record(self.connection.received(size, NOW))
+            self._record(self.connection.received(size, self.now))
 
     def finish(self) -> None:
         """Nothing is left over."""
@@ -151,7 +165,7 @@ class Player:
         elif action == "close":
             connection.close(ErrorCode(step["code"]), step["detail"])
         else:
-            self._record(connection.receive_eof(NOW))
+            self._record(connection.receive_eof(self.now))
 
     def _written(self) -> None:
         """What the owner asked for before has reached the wire, so that the peer can answer it."""
