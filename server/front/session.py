@@ -189,7 +189,8 @@ class Session(OpenCalls):
         elif isinstance(event, Authenticated):
             self._authenticated = True
             self._front.handshake_over(self)
-            self.connection.accept(self._front.services.ready(self.principal))
+            if not self.connection.closed:  # else what came with AUTH has ended it: the next event says how
+                self.connection.accept(self._front.services.ready(self.principal))
             self._arm()
         elif isinstance(event, Pong):
             if self._drain is not None:

@@ -188,8 +188,16 @@ def test_watches_are_bounded(running: Target, others: Bystander) -> None:
 def test_who_does_not_read_is_not_read_and_then_closed(
     running: Target, others: Bystander, what: str, reason: str
 ) -> None:
-    """Answers to PINGs wait up to 1 MiB; calls above max_streams are refused, and 10,000 of them are no accident."""
-    before, memory = running.metric("connections_dropped_total", reason=reason), running.rss
+    """Answers to PINGs wait up to 1 MiB; calls above max_streams are refused, and 10,000 of them are no accident.
+
+    On a busy machine the peer may be found not to read before it has sent so many.
+    """
+    reasons = {reason, "write_timeout"}
+
+    def dropped() -> float:
+        return sum(running.metric("connections_dropped_total", reason=one) for one in reasons)
+
+    before, memory = dropped(), running.rss
     make: dict[str, Callable[[int], bytes]] = {
         "ping": lambda _: frame(PING, body=b"12345678") * 50,
         "describe": lambda i: service(i, "$describe", msgpack.packb({"model": "two"})),
@@ -204,7 +212,11 @@ def test_who_does_not_read_is_not_read_and_then_closed(
                 peer.send(data)
                 sent += len(data)
         assert sent < 64 << 20  # it stopped being read
-        running.wait("connections_dropped_total", before + 1, reason=reason)
+        end = time.monotonic() + 20
+        while dropped() == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert dropped() == before + 1
     assert running.rss < memory + (64 << 20)
     assert not others.error
 

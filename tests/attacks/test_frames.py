@@ -8,7 +8,7 @@ import pytest
 
 from tensorwire.protocol import ErrorCode, FrameType, pack_extension
 from tensorwire.protocol.header import END_STREAM, MORE
-from tests.attacks.conftest import Target
+from tests.attacks.conftest import Target, check_log
 from tests.attacks.peer import (
     AUTH,
     CANCEL,
@@ -227,3 +227,31 @@ def test_a_stranger_may_announce_4_kib_and_no_more(target: Target, kind: FrameTy
         first = greeting()
         peer.send((first[:8] if kind == FrameType.HELLO else first) + frame(kind, length=value, meta_len=value))
         assert peer.closed_with().aux == ErrorCode.TOO_LARGE
+
+
+LAST = {
+    "unknown-type": frame(99),
+    "no-next-id": call(7),
+    "call-and-garbage": call(1) + b"\xff" * 64,
+    "close": frame(CLOSE, aux=1),
+    "second-auth": AUTH,
+    "second-hello": greeting()[8:],
+    "body-and-garbage": big(1, COLUMNS) + b"\xff" * 64,
+    "cancel-and-garbage": call(1) + frame(CANCEL, stream_id=1) + b"\xff" * 64,
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_what_ends_a_connection_may_come_in_one_read_with_its_handshake(target: Target, name: str, pieces: int) -> None:
+    """The connection is over before the server has looked at AUTH: it says why, and raises nothing."""
+    with Raw(target.address, hands=False) as peer:
+        first = greeting() + AUTH
+        if pieces == 2:
+            peer.send(greeting())
+            assert peer.receive().kind == FrameType.WELCOME
+            first = AUTH
+        peer.send(first + LAST[name])
+        answers = peer.rest()
+        assert name == "close" or answers[-1].kind == CLOSE
+    check_log(target)
