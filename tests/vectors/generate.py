@@ -39,11 +39,13 @@ FILES: dict[str, Callable[[], list[Vector]]] = {
     "draft/messages": cases_messages.messages,
     "draft/clock": cases_clock.clock,
 }
+# all others: connection
 KINDS = {
     "draft/extension": "extension",
     "draft/metadata": "metadata",
     "draft/messages": "message",
-}  # all others: connection
+    "draft/clock": "clock",
+}
 
 
 def render(name: str) -> str:
@@ -54,7 +56,7 @@ def render(name: str) -> str:
         "status": name.split("/", maxsplit=1)[0],
         "kind": KINDS.get(name, "connection"),
     }
-    if head["kind"] == "connection":
+    if head["kind"] in {"connection", "clock"}:
         head["config"] = cases_clock.CLOCK_CONFIG if name == "draft/clock" else CONFIG
         if any(vector["start"] == "open" for vector in vectors):
             head["prelude"] = PRELUDE

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from tests.vectors.player import Player, load, single, unpack, whole
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SPEC = (ROOT / "protocol" / "SPEC.md").read_text()
-CONNECTIONS = list(load("connection"))
+CONNECTIONS = [*load("connection"), *load("clock")]
 EXTENSIONS = list(load("extension"))
+OTHERS = [*load("metadata"), *load("message")]
+STABLE = {  # SHA-256 of each stable file: a new one gets its line, a line never changes
+    "preface.json": "c41f06f44904053de2ac337a96312b7974781ff8419433f55102f3b4ddf15c68",
+}
 Json = dict[str, Any]
 
 
@@ -114,8 +119,20 @@ def test_generator_imports_nothing_of_tensorwire() -> None:
 
 
 def test_at_least_half_of_the_vectors_are_invalid() -> None:
-    kinds = [vector["valid"] for _, _, vector in CONNECTIONS + EXTENSIONS]
+    kinds = [vector["valid"] for _, _, vector in CONNECTIONS + EXTENSIONS + OTHERS]
     assert kinds.count(False) * 2 >= len(kinds)
+
+
+def test_stable_vectors_have_not_changed() -> None:
+    assert {path.name: sha256(path.read_bytes()).hexdigest() for path in (HERE / "stable").iterdir()} == STABLE
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "stable").glob("*.json")), ids=lambda p: p.stem)
+def test_stable_vectors_show_stable_sections(path: Path) -> None:
+    stable = set(re.findall(r"^#+ (\d+(?:\.\d+)?)\.? .*\(stable\)", SPEC, re.MULTILINE))
+    for vector in json.loads(path.read_text())["vectors"]:
+        # 2.3 sends to 10.1: that a foreign peer is answered, and not how, is what these show
+        assert {vector["section"], vector["section"].partition(".")[0]} & (stable | {"10.1"}), vector["name"]
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*/*.json")), ids=lambda p: p.stem)
