@@ -58,14 +58,25 @@ def fields_of(row: Row) -> Fields:
         _add_header(fields, piece.header)
         if not piece.cut or piece.ext or piece.meta or piece.body:
             _add_content(fields, piece, piece.header, problems)
-        expected = _SENDERS.get(piece.header[1])
-        if expected and row.sender and row.sender != expected:
-            problems.append(f"PROTOCOL: {type_name(piece.header[1])} from the {row.sender}")
+        problems += _misplaced(piece.header, row.sender)
         if piece.missing:
             fields["missing"] = piece.missing
         if problems:
             fields["problems"] = problems
     return fields
+
+
+def _misplaced(header: Header, sender: str) -> list[str]:
+    """What the sender may not send, or not so (SPEC 6.1, 6.5)."""
+    kind, flags, aux = header[1], header[3], header[6]
+    expected = _SENDERS.get(kind)
+    if expected and sender and sender != expected:
+        return [f"PROTOCOL: {type_name(kind)} from the {sender}"]
+    if kind == END and aux > Status.UNAUTHENTICATED:
+        return [f"FRAME: status {aux} is none of 0 to 16"]
+    if kind == END and flags and aux == Status.OK:
+        return ["FRAME: NOT_STARTED beside OK"]
+    return []
 
 
 def _add_bytes(fields: Fields, piece: Piece) -> None:
