@@ -45,7 +45,17 @@ types: $(STAMP)  ## mypy strict and pyright
 contracts: $(STAMP)  ## who may import whom
 	$(BIN)/lint-imports --no-cache
 
-unit: $(STAMP)  ## the tests, on both cores
+# What the tests run that no Python package holds. command:Debian package
+DEBIAN := tshark:tshark dumpcap:wireshark-common
+AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive
+
+debian:  ## install the Debian packages that the tests need, where they are missing
+	@missing=$$(for pair in $(DEBIAN); do command -v $${pair%%:*} > /dev/null || echo $${pair##*:}; done); \
+	test -z "$$missing" || { echo "Installing the Debian packages" $$missing "..."; \
+		command -v apt-get > /dev/null || { echo "there is no apt-get here: install" $$missing "and try again"; exit 1; }; \
+		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends $$missing > /dev/null; }
+
+unit: $(STAMP) debian  ## the tests, on both cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server clients -name '*.py') $(STAMP)
@@ -115,4 +125,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
+.PHONY: debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean

@@ -54,6 +54,7 @@ def test_the_wheel_holds_every_module_as_a_real_file(built: Path) -> None:
     assert all((infos[name].external_attr >> 16) & 0o170000 != 0o120000 for name in expected), (
         "a link was packed as a link"
     )
+    assert not [name for name in infos if "wireshark" in name]
     assert all(infos[name].file_size for name in expected if not name.endswith("py.typed"))
 
 
@@ -62,6 +63,7 @@ def test_the_sdist_holds_the_tests_and_the_licence(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
     assert {"LICENSE", "pyproject.toml", "constraints.txt", "tests/meta/test_wheel.py", "bench/__main__.py"} <= names
+    assert "src/tensorwire/protocol/wireshark/tensorwire.lua" in names
 
 
 @pytest.mark.xdist_group("wheel")
