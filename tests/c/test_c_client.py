@@ -369,3 +369,11 @@ def test_options_out_of_bounds_are_refused(call: Caller, server: ServerProcess) 
     (failure,) = call(f"connect {url_of(server)} 2000 100")
     assert failure.startswith("failed E_ARGUMENT")
     assert "65536" in failure
+
+
+def test_the_wrapper_in_cpp_says_the_same(programs: Path, server: ServerProcess) -> None:
+    done = subprocess.run(
+        [str(programs / "wrapper-sanitized"), url_of(server)], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["infer 114echo", "11111111 submit", "error 511", "no tensor after an error"]
