@@ -93,13 +93,14 @@ def tell(runs: list[Run]) -> int:
         table.add_row(run.name, *(f"{figure:,}" for figure in figures))
     table.add_row("total", f"{sum(run.result().executions for run in runs):,}")
     Console().print(table)
-    for run in runs:
+    failed = [run for run in runs if run.failed]
+    for run in failed:
+        print(f"\n{run.name}: a finding, or the run failed; all it said is in {run.log}", file=sys.stderr)
+        print(run.last_words(), file=sys.stderr)
         for path in run.result().findings:
-            print(f"{run.name}: finding in {path}\n{run.last_words()}", file=sys.stderr)
+            print(f"  input: {path}", file=sys.stderr)
             print(f"  again: {sys.executable} -m fuzz --target {run.name} --replay {path}", file=sys.stderr)
-        if run.failed:
-            print(f"{run.name}: failed; all it said is in {run.log}\n{run.last_words()}", file=sys.stderr)
-    return int(any(run.failed for run in runs))
+    return int(bool(failed))
 
 
 def minimize(name: str) -> None:

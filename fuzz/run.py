@@ -35,12 +35,18 @@ class Result:
 
 
 class Run:
-    """A worker for one target, for at most `seconds` and `runs` inputs (0: no bound)."""
+    """A worker for one target, for at most `seconds` and `runs` inputs (0: no bound).
 
-    def __init__(self, name: str, seconds: float = 0, runs: int = 0, build: Path | None = None) -> None:
+    seeds: whether it begins with the target's seeds too; for a moment's run the kept inputs do.
+    """
+
+    def __init__(
+        self, name: str, seconds: float = 0, runs: int = 0, *, seeds: bool = True, build: Path | None = None
+    ) -> None:
         self.name = name
         self.seconds = seconds
         self.runs = runs
+        self.seeds = seeds
         self.folder = (build or BUILD) / name.rpartition(".")[2]
         self.log = self.folder / "log"
         self.findings = self.folder / "findings"
@@ -53,7 +59,8 @@ class Run:
         """Start the worker."""
         for folder in ("found", "seeds", "findings"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        self._write_seeds()
+        if self.seeds:
+            self._write_seeds()
         self._before = set(self.findings.iterdir())
         options = [f"-max_total_time={max(round(self.seconds), 1)}", "-print_final_stats=1"]
         options += [f"-artifact_prefix={self.findings}/"]
@@ -135,8 +142,9 @@ class Run:
         )
 
     def last_words(self) -> str:
-        """The end of what the worker said: the traceback of a finding stands there."""
-        lines = [line for line in self._said().splitlines() if not line.startswith(("#", "stat::", "MS:", '"'))]
+        """The end of what the worker said: of a finding its traceback, without libFuzzer's dump of the input."""
+        said = self._said().partition("ERROR: libFuzzer")[0]
+        lines = [line for line in said.splitlines() if line and not line.startswith(("#", "==", "MS:"))]
         return "\n".join(f"  | {line}" for line in lines[-LAST_LINES:])
 
     def _said(self) -> str:

@@ -106,9 +106,14 @@ def _value(raw: bytes) -> None:
     assert len(raw) <= MAX_SERVICE_BYTES
     assert values <= MAX_SERVICE_ITEMS
     assert depth <= MAX_SERVICE_DEPTH
-    assert _same(value, msgpack.unpackb(raw, raw=False))
+    assert _same(value, msgpack.unpackb(raw, raw=False, object_pairs_hook=_distinct))
     packed = pack_service(value)
     assert pack_service(unpack_service(packed)) == packed
+
+
+def _distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    assert len(dict(pairs)) == len(pairs), "a key that came twice was accepted"
+    return dict(pairs)
 
 
 def _measure(value: Any) -> tuple[int, int]:
@@ -154,7 +159,7 @@ def _entries(raw: bytes) -> None:
     welcome = parse_welcome(pack_welcome(SERVER, bytes(32), bytes(8), bytes(16), choice))
     offered = Config(
         Role.CLIENT,
-        version_min=hello.version_min,
+        version_min=max(hello.version_min, 1),  # a range from 0 on is legal and says no more: there is no version 0
         version_max=hello.version_max,
         features_offered=hello.features,
         features_required=hello.features_required,
@@ -184,6 +189,14 @@ def seeds() -> Iterator[bytes]:
     values: tuple[Any, ...] = (None, True, 1 << 63, -(1 << 63), 0.5, "text", b"bytes", [[[[]]]], {"a": {"b": [1, 2.5]}})
     for value in values:
         yield bytes((6,)) + pack_service(value)
+    for raw in (
+        b"\x82\xa1a\x01\xa1a\x02",
+        b"\x91" * 8 + b"\xc0",
+        b"\x91" * 9 + b"\xc0",
+        b"\x81\x01\x02",
+        b"\xd4\x05\x00",
+    ):
+        yield bytes((6,)) + raw
     # Headers that promise thousands of items, each inside the one before: memory is taken before an item is there.
     yield bytes((6,)) + b"\xdc\x0f\xff" * 200
     yield bytes((6,)) + b"\xde\x07\xff\xa0" * 200

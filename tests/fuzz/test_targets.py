@@ -38,7 +38,7 @@ def finished(run: Run) -> Run:
 @needs_atheris
 @pytest.mark.parametrize("name", target.NAMES)
 def test_a_short_run_finds_nothing_and_covers_something(name: str, tmp_path: Path) -> None:
-    run = finished(Run(name, seconds=SECONDS, build=tmp_path))
+    run = finished(Run(name, seconds=SECONDS, seeds=False, build=tmp_path))
     result = run.result()
     assert result.findings == [], run.last_words()
     assert not run.failed, run.last_words()
