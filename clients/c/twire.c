@@ -1832,7 +1832,7 @@ static void push_hello(twire_core *core, const uint8_t nonce[32], const char *ag
   store16(versions, TWIRE_PROTOCOL_VERSION);
   store16(versions + 2, TWIRE_PROTOCOL_VERSION);
   store32(draft, TWIRE_PROTOCOL_DRAFT);
-  store16(feature, (uint16_t)((nonce[0] >> 4) * 0x1010 + 0x0a0a)); /* one that is none: servers must ignore it (SPEC 9.5) */
+  store16(feature, (uint16_t)((nonce[0] >> 4) * 0x1000 + 0x0a0a)); /* one that is none: servers must ignore it (SPEC 9.5) */
   store32(limits, core->own_chunk);
   store32(limits + 4, 0);
   store64(limits + 8, core->own_max_message);
