@@ -10,7 +10,7 @@ COMPILED := build/compiled
 # With a CUDA device the index decides which torch fits; without one the CPU build is pinned (anything else pulls gigabytes).
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Not tests/server: its unit tests put fakes in the place of compiled classes, which take only their own kind.
-COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration
+COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration tests/copies
 SECONDS ?= 600
 TARGET ?=
 DEMO_DATA := scikit-image==0.26.0
@@ -55,7 +55,7 @@ debian:  ## install the Debian packages that the tests need, where they are miss
 		command -v apt-get > /dev/null || { echo "there is no apt-get here: install" $$missing "and try again"; exit 1; }; \
 		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends $$missing > /dev/null; }
 
-unit: $(STAMP) debian  ## the tests, on both cores
+unit: $(STAMP) debian valgrind  ## the tests, on both cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server clients -name '*.py') $(STAMP)
@@ -67,7 +67,7 @@ $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server cli
 
 compiled: $(COMPILED)/.done  ## a copy of the package with the hot modules compiled by mypyc, in build/compiled
 
-unit-compiled: $(COMPILED)/.done  ## the tests of what is compiled, and those over sockets, against that copy
+unit-compiled: $(COMPILED)/.done valgrind  ## the tests of what is compiled, and those over sockets, against that copy
 	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -o pythonpath=. -n 2 --dist loadgroup $(COMPILED_TESTS) $(ARGS)
 
 generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs

@@ -26,9 +26,10 @@ from tensorwire.server.settings import load_settings
 Buffer = bytes | memoryview
 MODELS = {
     "echo": "def load():\n    return lambda inputs: {'y': inputs['x']}\n",
+    "sum": "def load():\n    return lambda inputs: {'y': inputs['x'].sum(axis=1, keepdims=True)}\n",
     "first": "def load():\n    return lambda inputs: {'y': inputs['x'][:, :1000]}\n",
 }
-"""Models by name: what came goes back, or the first thousand of it."""
+"""Models by name: what came goes back, or its sum, or the first thousand of it."""
 TOML = """backend = "python"
 file = "model.py"
 factory = "load"
@@ -98,6 +99,7 @@ class ServerEnd:
         registry = Registry()
         pool = SlabPool(512 << 20)
         self.front = Front(load_settings(), cast("asyncio.AbstractEventLoop", self.loop), registry, pool)
+        self.engines: dict[str, InlineEngine] = {}
         for name, source in MODELS.items():
             registry.add(self._served(name, source, pool))
         self.protocol = self.front.make_protocol()
@@ -112,7 +114,7 @@ class ServerEnd:
             (version / "model.py").write_text(source)
             (version / "model.toml").write_text(TOML)
             spec = load_spec(version)
-            engine = InlineEngine(spec, pool, self.front.wake)
+            engine = self.engines[name] = InlineEngine(spec, pool, self.front.wake)
             served = Served(spec, engine, "inline", self.front.metrics.model(name, "1"))
             engine.sink = partial(self.front.complete, served)
             engine.start()
