@@ -176,7 +176,11 @@ class Machine(RuleBasedStateMachine):
 
     def owed(self) -> list[int]:
         """Streams that the server's owner has yet to end."""
-        return [n for n, call in self.calls.items() if call.at_server and not call.answered]
+        return [
+            n
+            for n, call in self.calls.items()
+            if (call.at_server or n in self.server.memory.known) and not call.answered
+        ]
 
     @rule(pick=PICK, size=SIZES, last=st.booleans())
     def server_sends(self, pick: int, size: int, last: bool) -> None:
@@ -300,6 +304,24 @@ class Machine(RuleBasedStateMachine):
             target.poison()
             if target.connection.closed:
                 source.wire.clear()  # nobody reads any more
+
+    @rule(up=st.booleans(), size=st.sampled_from((1, 32, 500, 16_000, 1 << 20)))
+    def give_up_within_a_chunk(self, up: bool, size: int) -> None:
+        """An owner ends or cancels the very message whose chunk is being read, while the read is on."""
+        target, source = (self.server, self.client) if up else (self.client, self.server)
+        source.flush(1 << 20)
+        while source.wire and not (target.connection.closed or target.connection.exact):
+            self.happened(target, source, target.read(source, 40, self.now, None))
+            target.poison()
+        current = target.connection._reader._current
+        if current is not None and source.wire:
+            stream = current.stream_id
+            give_up = (lambda: self._end(stream, Status.INTERNAL)) if up else (lambda: self.cancel(stream - 1))
+            known = stream in self.owed() if up else True
+            self.happened(target, source, target.read(source, size, self.now, give_up if known else None))
+            target.poison()
+        if target.connection.closed:
+            source.wire.clear()
 
     @rule(seconds=st.sampled_from((0.0,) + (0.01,) * 9 + (0.5, 4.9, 5.0)))
     def wait(self, seconds: float) -> None:

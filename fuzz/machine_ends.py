@@ -49,6 +49,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.used = 0
+        self.known: set[int] = set()  # streams that the owner has heard of by being asked for memory
         self._given: dict[int, deque[bytearray]] = {}
         self._back: list[bytearray] = []
 
@@ -56,6 +57,7 @@ class Memory:
         """Memory for a body, or a refusal when the pool is used up."""
         if self.used + size > POOL:
             return Refusal(Status.RESOURCE_EXHAUSTED, "the pool is used up")
+        self.known.add(stream)
         memory = bytearray(size)
         self._given.setdefault(stream, deque()).append(memory)
         self.used += size
