@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.support", "tests.attacks", "tests.integration")
 
+# Here, not in tests/vectors: tests of other folders play vectors too, and import the player first.
+pytest.register_assert_rewrite("tests.vectors.player")
+
 # Two cores, shared: no per-example deadline. The default run is a short fuzz; `make fuzz` takes a large budget.
 settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow])
