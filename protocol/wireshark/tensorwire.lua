@@ -76,12 +76,13 @@ local ENTRY_SIZES = {
 }
 local MACS = { [0] = "none", [1] = "hmac-sha256", [2] = "aes-256-gmac" }
 local KINDS = { [0] = "DENSE", [1] = "STRING", [2] = "RAGGED" }
+-- By code * 1000 + bits; lanes are 1.
 local DTYPES = {
-  ["6/8"] = "bool", ["0/8"] = "int8", ["0/16"] = "int16", ["0/32"] = "int32", ["0/64"] = "int64", ["1/8"] = "uint8",
-  ["1/16"] = "uint16", ["1/32"] = "uint32", ["1/64"] = "uint64", ["2/16"] = "float16", ["2/32"] = "float32",
-  ["2/64"] = "float64", ["4/16"] = "bfloat16", ["5/64"] = "complex64", ["5/128"] = "complex128",
-  ["7/8"] = "float8_e3m4", ["8/8"] = "float8_e4m3", ["9/8"] = "float8_e4m3b11fnuz", ["10/8"] = "float8_e4m3fn",
-  ["11/8"] = "float8_e4m3fnuz", ["12/8"] = "float8_e5m2", ["13/8"] = "float8_e5m2fnuz", ["14/8"] = "float8_e8m0fnu",
+  [6008] = "bool", [8] = "int8", [16] = "int16", [32] = "int32", [64] = "int64", [1008] = "uint8",
+  [1016] = "uint16", [1032] = "uint32", [1064] = "uint64", [2016] = "float16", [2032] = "float32",
+  [2064] = "float64", [4016] = "bfloat16", [5064] = "complex64", [5128] = "complex128",
+  [7008] = "float8_e3m4", [8008] = "float8_e4m3", [9008] = "float8_e4m3b11fnuz", [10008] = "float8_e4m3fn",
+  [11008] = "float8_e4m3fnuz", [12008] = "float8_e5m2", [13008] = "float8_e5m2fnuz", [14008] = "float8_e8m0fnu",
 }
 
 ---- Fields and expert infos ----
@@ -641,7 +642,7 @@ function Reader:tensor(at, what)
   tensor.name_range, tensor.name = self:string(fields, 1, what .. ".name")
   tensor.dtype_range = self:inside(fields, 2, 4, 2, what .. ".dtype")
   local code, bits, lanes = tensor.dtype_range(0, 1):uint(), tensor.dtype_range(1, 1):uint(), tensor.dtype_range(2, 2):le_uint()
-  tensor.dtype, tensor.itemsize = lanes == 1 and DTYPES[code .. "/" .. bits], bits / 8
+  tensor.dtype, tensor.itemsize = lanes == 1 and DTYPES[code * 1000 + bits], bits / 8
   if fields[3] then tensor.kind = self:inside(fields, 3, 1, 1, what .. ".kind"):uint() end
   if tensor.kind > 2 then fail("metadata: " .. what .. ".kind is " .. tensor.kind) end
   self:shape(tensor, fields, what .. ".shape")
@@ -763,8 +764,18 @@ function tensorwire.init() connections = {} end
 
 local function end_of(address, port) return tostring(address) .. " " .. port end
 
+-- The last entry of a list in order of packets that is of this packet or an earlier one.
+local function latest(list, number)
+  local low, high = 0, #list
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    if list[middle].number <= number then low = middle else high = middle - 1 end
+  end
+  return list[low]
+end
+
 local function new_connection(list, number)
-  list[#list + 1] = { from = number, sides = {}, streams = {}, mac = 0, signed = {} }
+  list[#list + 1] = { number = number, sides = {}, streams = {}, mac = 0, signed = {} }
   return list[#list]
 end
 
@@ -773,11 +784,8 @@ local function connection_of(pinfo)
   local one, other = end_of(pinfo.src, pinfo.src_port), end_of(pinfo.dst, pinfo.dst_port)
   local key = one < other and one .. " " .. other or other .. " " .. one
   connections[key] = connections[key] or {}
-  local list, found = connections[key], nil
-  for _, connection in ipairs(list) do
-    if connection.from <= pinfo.number then found = connection end
-  end
-  return found or new_connection(list, pinfo.number), list
+  local list = connections[key]
+  return latest(list, pinfo.number) or new_connection(list, pinfo.number), list
 end
 
 local function sender_of(connection, pinfo)
@@ -790,11 +798,9 @@ end
 
 -- Whether the sender's bytes are at the beginning of a frame when this packet begins.
 local function in_sync(connection, side, number)
-  local synced = connection.preface ~= nil and connection.preface <= number
-  for _, event in ipairs(connection.sides[side] or {}) do
-    if event.number < number then synced = event.synced end
-  end
-  return synced
+  local event = latest(connection.sides[side] or {}, number - 1)
+  if event then return event.synced end
+  return connection.preface ~= nil and connection.preface <= number
 end
 
 local function set_sync(connection, side, pinfo, synced)

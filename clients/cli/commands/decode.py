@@ -68,7 +68,7 @@ def command(
                 if count == limit:
                     return
             for remark in rows.remarks:
-                click.echo(f"{file.name}: {remark}", err=True)
+                click.echo(f"{printable(file.name, 200)}: {remark}", err=True)
     except CaptureError as error:
         raise Failure(f"{printable(str(file), 200)}: {error}") from error
 

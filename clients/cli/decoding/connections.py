@@ -52,7 +52,7 @@ class _Connection:
         self.client: Endpoint | None = None
         self.syn: int | None = None  # the client's first sequence number, where its SYN was seen
         self.directions = {end: Direction() for end in ends}
-        self.last = dict.fromkeys(ends, (0, 0))  # time and packet of what came last
+        self.last: dict[Endpoint, tuple[int, int]] = dict.fromkeys(ends, (0, 0))  # time and packet of the latest bytes
         self.splitters: dict[Endpoint, Splitter] = {}  # empty until it is known to speak tensorwire
         self.left_out = False
         self.pending: list[tuple[Endpoint, Run]] = []
