@@ -1,5 +1,5 @@
-# The programs on the C client: load generators and examples. `make -C clients/c -f programs.mk load examples`, or included
-# by clients/c/Makefile. They go to build/c/; with SANITIZE=1, built with AddressSanitizer and UBSan, to build/c/sanitized/.
+# The programs on the C client: `make -C clients/c load examples`. They go to build/c/; with SANITIZE=1, built with
+# AddressSanitizer and UBSan, to build/c/sanitized/.
 PROGRAMS_C := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
 PROGRAMS := $(abspath $(PROGRAMS_C)/../..)/build/c$(if $(SANITIZE),/sanitized)
 PROGRAM_WARNINGS := -Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow
@@ -9,7 +9,7 @@ PROGRAM_CC = $(CC) -std=c11 -Wstrict-prototypes -Wmissing-prototypes $(PROGRAM_F
 PROGRAM_CXX = $(CXX) -std=c++17 $(PROGRAM_FLAGS)
 LOAD := $(addprefix $(PROGRAMS_C)/load/,load.c load_cli.c)
 LOAD_HEADERS := $(addprefix $(PROGRAMS_C)/load/,load.h histogram.h)
-EXAMPLES := $(addprefix $(PROGRAMS)/examples/,classify pipeline loop)
+EXAMPLES := $(addprefix $(PROGRAMS)/examples/,classify pipeline loop robot)
 
 load: $(PROGRAMS)/twire-load $(PROGRAMS)/raw-load
 examples: $(EXAMPLES)

@@ -151,3 +151,41 @@ def test_loop_lets_no_call_outlive_its_deadline(examples: Path) -> None:
         done = run(examples / "loop", host, port, "m", "x", 2)
     assert done.returncode == 0
     assert done.stdout.count("deadline") + done.stdout.count("DEADLINE") >= 2
+
+
+# -- robot
+
+
+def test_robot_acts_on_what_it_is_told(examples: Path, url: str) -> None:
+    done = run(examples / "robot", url, "echo", "x", 30, 50)
+    assert done.returncode == 0
+    found = re.match(r"30 steps, (\d+) with a fresh action, 1 connections, last action (\d+)", done.stdout)
+    assert found is not None
+    assert int(found[1]) > 10  # a busy machine may miss some
+    assert int(found[2]) > 10  # echo: the action is the number of the step
+
+
+def test_robot_moves_on_when_an_answer_is_late_and_when_the_connection_is_lost(examples: Path) -> None:
+    def answer(peer: PeerConnection, message: Message) -> None:
+        if len(peer.messages) == 3:
+            return  # late for ever
+        if len(peer.messages) == 6:
+            peer.vanish()
+        else:
+            peer.reply(message)
+
+    with Peer(answer) as peer:
+        done = run(examples / "robot", peer.url, "m", "x", 20, 50)
+    found = re.match(r"20 steps, (\d+) with a fresh action, (\d+) connections", done.stdout)
+    assert found is not None
+    assert int(found[2]) >= 3
+    assert 8 <= int(found[1]) < 20
+    assert "last trouble: " in done.stdout
+
+
+def test_robot_without_a_server_holds_still(examples: Path) -> None:
+    with Peer() as peer:
+        gone = peer.url
+    done = run(examples / "robot", gone, "m", "x", 5, 10)
+    assert done.returncode == 1
+    assert done.stdout.startswith("5 steps, 0 with a fresh action, 0 connections, last action 0\nlast trouble: ")

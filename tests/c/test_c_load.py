@@ -423,6 +423,26 @@ def test_raw_load_counts_the_bytes(
     assert (found["bytes_out"], found["bytes_in"]) == (200 * request_bytes, 200 * reply_bytes)
 
 
+def test_what_a_full_socket_leaves_unsent_is_sent_later(programs: Path, raw_echo: str, load: Load) -> None:
+    size = 12_000_000  # more than the kernel buffers
+    done = c_programs.run(
+        programs / "raw-load",
+        "--address",
+        raw_echo,
+        "--request",
+        size,
+        "--reply",
+        size,
+        "--echo",
+        "--calls",
+        3,
+        "--json",
+    )
+    assert (done.returncode, c_programs.report(done)["bytes_out"]) == (0, 3 * size)
+    done = load("--in-flight", 4, "--calls", 12, "--echo", model="large", input="x=float32:8x65536")
+    assert (done.returncode, c_programs.report(done)["calls"]) == (0, 12)
+
+
 def test_raw_load_compares_the_first_reply(programs: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

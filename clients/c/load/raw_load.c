@@ -156,7 +156,7 @@ int main(int argc, char **argv) {
   if (echo && request_bytes != reply_bytes) load_fatal(LOAD_USAGE, "--echo: --request and --reply must be the same");
   if (echo && load->in_flight > 1) load_fatal(LOAD_USAGE, "--echo: the server takes one in flight");
   if (!(block = malloc(block_bytes))) load_fatal(LOAD_FAILED, "out of memory");
-  for (size_t i = 0; i < block_bytes; i++) block[i] = (uint8_t)(i % request_bytes * 7);
+  for (size_t i = 0; i < block_bytes; i++) block[i] = (uint8_t)(i % request_bytes % 251);
   int status = load_run(load, address);
   free(block);
   load_free(load);
