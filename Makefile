@@ -46,7 +46,7 @@ contracts: $(STAMP)  ## who may import whom
 	$(BIN)/lint-imports --no-cache
 
 # What the tests run that no Python package holds. command:Debian package
-DEBIAN := tshark:tshark dumpcap:wireshark-common
+DEBIAN := tshark:tshark dumpcap:wireshark-common valgrind:valgrind
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive
 
 debian:  ## install the Debian packages that the tests need, where they are missing
@@ -55,7 +55,7 @@ debian:  ## install the Debian packages that the tests need, where they are miss
 		command -v apt-get > /dev/null || { echo "there is no apt-get here: install" $$missing "and try again"; exit 1; }; \
 		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends $$missing > /dev/null; }
 
-unit: $(STAMP) debian valgrind  ## the tests, on both cores
+unit: $(STAMP) debian  ## the tests, on both cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server clients -name '*.py') $(STAMP)
@@ -67,7 +67,7 @@ $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server cli
 
 compiled: $(COMPILED)/.done  ## a copy of the package with the hot modules compiled by mypyc, in build/compiled
 
-unit-compiled: $(COMPILED)/.done valgrind  ## the tests of what is compiled, and those over sockets, against that copy
+unit-compiled: $(COMPILED)/.done debian  ## the tests of what is compiled, and those over sockets, against that copy
 	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -o pythonpath=. -n 2 --dist loadgroup $(COMPILED_TESTS) $(ARGS)
 
 generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs
@@ -86,15 +86,10 @@ $(VENV)/.bench: pyproject.toml constraints.txt $(STAMP)
 bench: $(COMPILED)/.done $(VENV)/.bench  ## every work against every peer, about 25 minutes; writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
-valgrind:
-	@command -v valgrind > /dev/null && test -f /usr/include/valgrind/callgrind.h || { \
-		echo "Installing the Debian package valgrind ..."; \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq valgrind > /dev/null; }
-
-bench-check: $(COMPILED)/.done valgrind  ## instructions per call (callgrind); fails where they grew by more than 5%
+bench-check: $(COMPILED)/.done debian  ## instructions per call (callgrind); fails where they grew by more than 5%
 	$(BIN)/python -m bench.micro $(ARGS)
 
-bench-baseline: $(COMPILED)/.done valgrind  ## make today's instructions per call the baseline of bench-check
+bench-baseline: $(COMPILED)/.done debian  ## make today's instructions per call the baseline of bench-check
 	$(BIN)/python -m bench.micro --write $(ARGS)
 
 fuzz: $(STAMP)  ## coverage-guided fuzzing of every target: make fuzz SECONDS=600 TARGET=header
@@ -125,4 +120,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench valgrind bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
+.PHONY: debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean

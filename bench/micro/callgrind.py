@@ -96,7 +96,7 @@ def tool(name: str) -> str:
     """Path of a program. Raises CallgrindError."""
     found = shutil.which(name)
     if found is None:
-        raise CallgrindError(f"{name} is not here: apt-get install valgrind gcc (make bench-check does)")
+        raise CallgrindError(f"{name} is not here: apt-get install valgrind gcc (make debian does)")
     return os.path.realpath(found)
 
 

@@ -1,6 +1,6 @@
 """How often we copy tensor bytes, counted: one copy more is so many instructions more for a body twice as long.
 
-Under callgrind, the kernel left out; both ends in one process (``moves``). Needs valgrind: ``make valgrind``.
+Under callgrind, the kernel left out; both ends in one process (``moves``). Needs valgrind (``make debian``).
 """
 
 from __future__ import annotations
