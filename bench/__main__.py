@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from .works import GROUPS, Work, chosen
 def parse() -> argparse.Namespace:
     """Parse and check the arguments."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12, help="interleaved rounds of each work (default 12)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each round of each peer (default 0.5)")
+    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds of each work (default 10)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="of each round of each peer (default 0.4)")
     works_help = f"letters or keys, such as A,B.native (default {','.join(GROUPS)})"
     parser.add_argument("--works", default=",".join(GROUPS), help=works_help)
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers (default: all)")
@@ -49,6 +50,7 @@ def measured(works: list[Work], modules: list[str], rounds: int, seconds: float)
     native_tools.prepare()
     missing: dict[str, str] = {}
     rows: dict[str, Any] = {}
+    interrupted = False
     with (
         Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress,
         harness.started(modules, missing) as peers,
@@ -56,14 +58,18 @@ def measured(works: list[Work], modules: list[str], rounds: int, seconds: float)
         bar = progress.add_task("")
         run = Run(peers, rounds, seconds, lambda what: progress.update(bar, advance=1, description=what))
         progress.update(bar, total=sum(run.steps(work) for work in works))
-        for work in works:
-            outcome = run.work(work)
-            made = figures.rows(work, outcome.samples)
-            reasons = outcome.reasons | {peer: f"missing: {why}" for peer, why in missing.items()}
-            made |= {peer: {"reason": why} for peer, why in reasons.items()}
-            rows[work.key] = {peer: made[peer] for peer in PEERS if peer in made}
+        try:
+            for work in works:
+                outcome = run.work(work)
+                made = figures.rows(work, outcome.samples)
+                reasons = outcome.reasons | {peer: f"missing: {why}" for peer, why in missing.items()}
+                made |= {peer: {"reason": why} for peer, why in reasons.items()}
+                rows[work.key] = {peer: made[peer] for peer in PEERS if peer in made}
+        except KeyboardInterrupt:
+            interrupted = True
+            print(f"interrupted in {work.key}: what was measured before it is reported", file=sys.stderr)
         progress.update(bar, completed=sum(run.steps(work) for work in works), description="done")
-    return {"works": rows, "missing": missing}
+    return {"works": rows, "missing": missing, "interrupted": interrupted}
 
 
 def main() -> int:
@@ -73,6 +79,7 @@ def main() -> int:
         lines = compare.compare(*(json.loads(path.read_text()) for path in arguments.compare))
         print(compare.table(lines))
         return 0 if all(line["agrees"] for line in lines) else 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends servers and reports, as Ctrl-C does
     results = measured(arguments.works, arguments.peers, arguments.rounds, arguments.seconds)
     results = {
         "machine": report.machine(),
@@ -85,7 +92,7 @@ def main() -> int:
     failed = targets.failed(results["targets"])
     for text in failed:
         print(f"target missed or not measured: {text}", file=sys.stderr)
-    return 1 if failed else 0
+    return 130 if results["interrupted"] else 1 if failed else 0
 
 
 if __name__ == "__main__":

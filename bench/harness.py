@@ -7,6 +7,7 @@ Not here: what a peer is (`bench.peers`), what is measured (`measure`), in which
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -32,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT = 120.0
 #: seconds one round of one peer may take
 ROUND_TIMEOUT = 300.0
+#: prctl(2): the signal that a process gets when its parent dies; kept across execve
+PR_SET_PDEATHSIG = 1
 #: what a server prints once it listens: our own line, or announce()'s
 LISTENING = re.compile(r"(?:^listening | ready on )(\S+?)(?: and (\S+?))?:?(?=\s|,|$)")
 
@@ -40,6 +43,13 @@ def pin(core: int) -> None:
     """Pin this process to one core where the machine has it."""
     available = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {available[core % len(available)]})
+
+
+def serve(module: str) -> None:
+    """Run the server of one peer in this process: on its core, and no longer than the benchmark lives."""
+    pin(SERVER_CORE)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    load(module).serve()
 
 
 def announce(address: str) -> None:
@@ -66,14 +76,15 @@ class Server:
 @contextlib.contextmanager
 def serving(module: str) -> Iterator[Server]:
     """Start the server of one peer on core 0; end it and what it started afterwards. Raises MissingError."""
-    code = f"from bench import harness; harness.pin({SERVER_CORE}); harness.load({module!r}).serve()"
+    code = f"from bench import harness; harness.serve({module!r})"
     path: str | None = getattr(load(module), "PATH", None)
     environment = dict(os.environ)
     if path:
         if not (ROOT / path / "tensorwire").is_dir():
             raise MissingError(f"no {path}/tensorwire: `make compiled` builds it")
         environment["PYTHONPATH"] = str(ROOT / path)
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, tempfile.TemporaryFile("w+") as errors:
+        environment["TMPDIR"] = folder  # sockets and model folders of servers that are killed go with it
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True,

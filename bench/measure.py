@@ -91,6 +91,7 @@ def measure(module: str, target: Target) -> Sample:
     from .harness import load
 
     peer, work = load(module), target.work
+    works.expected(work)  # before connections are open: the first time may take seconds, and servers close idle ones
     if work.kind == "memory":
         from .memory import idle_connections
 

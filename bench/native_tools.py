@@ -6,6 +6,7 @@ becomes a Sample. Where one is missing, the error says how to get it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
@@ -29,10 +30,16 @@ def prepare() -> None:
     make, compiler = shutil.which("make"), shutil.which("cc")
     if make is None or compiler is None:
         return
+    BENCH.mkdir(parents=True, exist_ok=True)
+    with (BENCH / "lock").open("w") as lock:  # tests build in two processes at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(make, compiler)
+
+
+def _build(make: str, compiler: str) -> None:
     subprocess.run([make, "-s", "-C", str(ROOT / "clients" / "c"), "-f", "programs.mk", "load"], check=False)
     source, program = ROOT / "bench" / "peers" / "epoll_echo.c", BENCH / "epoll_echo"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        BENCH.mkdir(parents=True, exist_ok=True)
         subprocess.run([compiler, *FLAGS, "-o", str(program), str(source)], check=False)
 
 

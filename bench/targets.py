@@ -25,10 +25,10 @@ class Target:
     field: str = ""
     stretch: bool = False
 
-    @property
-    def works(self) -> set[str]:
-        """The works it needs."""
-        return {self.work, self.other_work or self.work}
+    def chosen(self, results: dict[str, dict[str, Any]]) -> bool:
+        """Whether its works were run with its peers."""
+        pairs = [(self.work, self.peer), (self.other_work or self.work, self.other or self.peer)]
+        return all(peer in results.get(work, {}) for work, peer in pairs)
 
     def measured(self, results: dict[str, dict[str, Any]]) -> Figure:
         """Return the judged figure. Raises KeyError with the reason where it was not measured."""
@@ -38,7 +38,7 @@ class Target:
         return ratio(mine, self._figure(results[self.other_work or self.work], self.other))
 
     def _figure(self, rows: dict[str, Any], peer: str) -> Figure:
-        found = rows.get(peer, {"reason": "not among the chosen peers"})
+        found = rows[peer]
         if "reason" in found:
             raise KeyError(f"{peer}: {found['reason']}")
         figure: Figure = found[self.field] if self.field else found
@@ -97,10 +97,13 @@ TARGETS = (
 
 
 def judged(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return every target whose works were run: text, measured median and interval, met (None: not measured)."""
+    """Return every target whose works and peers were chosen: text, measured median and interval, met or not.
+
+    ``met`` is None where a peer could not be measured; ``reason`` says why.
+    """
     made: list[dict[str, Any]] = []
     for target in TARGETS:
-        if not target.works <= results.keys():
+        if not target.chosen(results):
             continue
         told: dict[str, Any] = {"text": target.text, "stretch": target.stretch, "met": None}
         try:

@@ -114,17 +114,17 @@ def all_works() -> list[Work]:
         Work("D", "16 MiB echoed, one in flight", "bytes", blob(16 << 20), blob(16 << 20), "MB/s"),
         Work("E.8x8", f"{e}, 64 in flight, 8 connections", *mlp, 64, 8, reference="in_process"),
         Work("E.64x1", f"{e}, 64 in flight, 1 connection", *mlp, 64, 1, reference="in_process"),
-        Work("F", "server memory per idle connection", *echo, "KiB", 1, 1000, kind="memory", sparse=4),
+        Work("F", "server memory per idle connection", *echo, "KiB", 1, 1000, kind="memory", sparse=5),
         *(
             Work(f"I.{how}", f"a batch of 32 in a process engine, {title}", *mlp[:3], "p99 us", kind="isolation")
             for how, title in (("alone", "alone"), ("flood", "under a flood on another model"))
         ),
         *(
-            Work(f"O.{rate}", f"{rate:,} calls/s offered", *echo, "us", 1000, 1, kind="open", rate=rate, sparse=4)
+            Work(f"O.{rate}", f"{rate:,} calls/s offered", *echo, "us", 1000, 1, kind="open", rate=rate, sparse=3)
             for rate in RATES
         ),
         *(
-            Work(f"S.{size}", f"{size_text(size)} echoed", "bytes", blob(size), blob(size), "MB/s", sparse=4)
+            Work(f"S.{size}", f"{size_text(size)} echoed", "bytes", blob(size), blob(size), "MB/s", sparse=3)
             for size in SIZES
         ),
     ]

@@ -1,6 +1,7 @@
 """FastAPI on uvicorn (uvloop, httptools): the array's bytes as the body, both ways; E with a small batcher."""
 
 import socket
+from typing import Any
 
 import numpy as np
 import uvicorn
@@ -10,7 +11,7 @@ from bench import works
 from bench.harness import announce
 
 from .batching import Batcher
-from .http_client import HTTP_CANNOT, HTTP_WORKS, caller, callers, native
+from .http_client import HTTP_CANNOT, HTTP_WORKS, KEEP_ALIVE, caller, callers, native
 
 __all__ = ["CANNOT", "WORKS", "caller", "callers", "native", "serve"]
 
@@ -36,5 +37,5 @@ def application() -> FastAPI:
 def serve() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         announce(f"127.0.0.1:{listener.getsockname()[1]}")
-        config = uvicorn.Config(application(), loop="uvloop", http="httptools", log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        options: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "log_level": "warning", "access_log": False}
+        uvicorn.Server(uvicorn.Config(application(), **options, timeout_keep_alive=KEEP_ALIVE)).run(sockets=[listener])

@@ -24,6 +24,8 @@ from bench.measure import Sample
 from bench.works import Array, Work
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+#: seconds that servers leave an idle connection open; uvicorn's own 5 are less than a round on a busy machine
+KEEP_ALIVE = 120
 #: what every peer here does, and why not the rest
 HTTP_WORKS = ("A", "B", "C", "D", "E", "F")
 HTTP_CANNOT = {

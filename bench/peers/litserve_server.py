@@ -11,7 +11,7 @@ from bench import works
 from bench.network import Network
 from bench.works import BATCH
 
-from .http_client import HTTP_CANNOT, HTTP_WORKS, announce_when_ready, caller, callers, free_port, native
+from .http_client import HTTP_CANNOT, HTTP_WORKS, KEEP_ALIVE, announce_when_ready, caller, callers, free_port, native
 
 __all__ = ["CANNOT", "WORKS", "Echo", "Image", "Mlp", "caller", "callers", "native", "serve"]
 
@@ -73,4 +73,5 @@ def serve() -> None:
         log_level="warning",
         generate_client_file=False,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
     )
