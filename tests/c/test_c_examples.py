@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tensorwire.codec import FREE, TensorSpec, dtype_by_name, encode_metadata
 from tensorwire.protocol import Message
 from tests.integration.models import ECHO, RAISES, flat
 from tests.support import c_programs
@@ -96,6 +97,24 @@ def test_classify_says_what_is_wrong(examples: Path, url: str, tmp_path: Path) -
         assert (done.returncode, done.stdout) == (1, ""), arguments
         assert words in done.stderr
         assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["classify", "twire-load"])
+def test_names_of_outputs_reach_no_terminal_as_they_are(examples: Path, program: str) -> None:
+    load = c_programs.build("load", sanitized=True)
+    named = encode_metadata("m", "", [TensorSpec("y\x1b[31m", dtype_by_name("float32"), (FREE, FREE))])
+
+    def answer(peer: PeerConnection, message: Message) -> None:
+        peer.send(message.stream_id, named, bytes(message.ext), bytes(64))
+
+    with Peer(answer) as peer:
+        if program == "classify":
+            done = run(examples / program, peer.url, "m", "x", "1x16")
+        else:
+            wanted = ["--model", "m", "--input", "x=float32:1x16", "--output", "y=float32:1x16"]
+            done = run(load / program, "--url", peer.url, *wanted)
+    assert "y?[31m float32 [1, 16]" in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
 
 
 # -- pipeline

@@ -194,7 +194,7 @@ def test_interrupted_it_reports_what_was_measured(load: Load, server: ServerProc
 def test_an_answer_that_is_no_echo_ends_the_run(load: Load) -> None:
     done = load("--calls", 100, "--echo", model="plus_one")
     assert done.returncode == 1
-    assert "the values of y are not those of x" in done.stderr
+    assert "the values of output 0 are not those of input x" in done.stderr
     assert load("--calls", 100, model="plus_one").returncode == 0
 
 
@@ -223,7 +223,7 @@ def test_a_reply_of_another_call_is_noticed(programs: Path) -> None:
     with Peer(crossed) as peer:
         done = against(programs, peer, "--in-flight", 2, "--calls", 2, "--echo")
     assert done.returncode == 1
-    assert "the values of x are not those of x" in done.stderr
+    assert "the values of output 0 are not those of input x" in done.stderr
 
 
 def against(programs: Path, peer: Peer, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -75,7 +75,8 @@ static void *random_data(twire_tensor *tensor) {
 }
 
 static void print_tensor(const twire_tensor *tensor) {
-  printf("%s %s [", tensor->name, twire_dtype_name(tensor->dtype));
+  for (const char *c = tensor->name; *c; c++) putchar(*c < ' ' || *c > '~' ? '?' : *c); /* the server's words: no control codes */
+  printf(" %s [", twire_dtype_name(tensor->dtype));
   for (uint32_t d = 0; d < tensor->dim_count; d++) printf("%s%lld", d ? ", " : "", (long long)tensor->shape[d]);
   printf("], %zu bytes\n", tensor->size);
   if (tensor->dtype != TWIRE_FLOAT32 || tensor->kind != TWIRE_DENSE || tensor->size == 0) return;

@@ -27,7 +27,7 @@ class policy {
 
   // The next action, or nothing (and why) if there is none before the deadline.
   std::optional<float> act(float position, clock_type::time_point deadline) {
-    if (!connected(deadline)) return std::nullopt;
+    if (!connect(deadline)) return std::nullopt;
     observation_.fill(position);
     try {
       twire::call_options options;
@@ -40,11 +40,8 @@ class policy {
     return std::nullopt;
   }
 
-  int connections = 0;
-  std::string why;
-
- private:
-  bool connected(clock_type::time_point deadline) {
+  // Whether there is a connection, made by then if need be. Called before the robot moves, it may take its time.
+  bool connect(clock_type::time_point deadline) {
     if (client_ && client_->alive()) return true;
     client_.reset();
     if (clock_type::now() < next_try_) return false;
@@ -64,6 +61,10 @@ class policy {
     return false;
   }
 
+  int connections = 0;
+  std::string why;
+
+ private:
   std::string url_;
   std::array<float, 16> observation_{};
   twire::tensor input_;
@@ -82,6 +83,7 @@ static int run(int argc, char **argv) {
   policy brain(argv[1], argv[2], argv[3]);
   float action = 0;
   int fresh = 0;
+  brain.connect(clock_type::now() + 5s);
   auto tick = clock_type::now();
   for (int step = 0; step < steps; step++) {
     tick += period;

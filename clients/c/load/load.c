@@ -230,13 +230,14 @@ static void write_some(load_connection *connection, uint64_t now) {
     }
     struct msghdr message = {.msg_iov = buffers, .msg_iovlen = count};
     ssize_t sent = sendmsg(connection->fd, &message, MSG_NOSIGNAL);
+    int error = errno;
     load->protocol->sent(connection, sent > 0 ? (size_t)sent : 0);
     if (sent > 0) {
       load->bytes_out += (size_t)sent;
-    } else if (errno == EAGAIN) {
+    } else if (error == EAGAIN) {
       watch(connection, true);
       return;
-    } else if (errno != EINTR) {
+    } else if (error != EINTR) {
       return; /* broken: what the server said before that is still to be read, then the end */
     }
   }
