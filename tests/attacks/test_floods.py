@@ -24,6 +24,7 @@ from tests.attacks.peer import (
     FLOAT,
     LIMIT,
     PING,
+    SOAK,
     Raw,
     call,
     dims,
@@ -40,6 +41,14 @@ PATIENCE = 0.35
 """Seconds that a call of another client may take during a flood: far below the 0.6 s that one read could cost, and
 above what two shared cores add by themselves."""
 ANY = metadata("wide")
+WINDOW = 500
+"""Calls of a flood that are sent before answers are waited for, and may be left: twice as many are under max_streams."""
+
+
+def slow(others: Bystander) -> float:
+    """The slowest call of another client, in seconds; of the minutes of a soak all but one in a hundred."""
+    times = sorted(others.times)
+    return times[len(times) * 99 // 100 if SOAK else -1]
 
 
 @pytest.fixture
@@ -51,7 +60,7 @@ def others(running: Target) -> Iterator[Bystander]:
 
 
 def flood(target: Target, make: Callable[[int], bytes], count: int, *, seconds: float = 10.0) -> int:
-    """Send `count` frames as fast as they are taken and read every answer; how many came."""
+    """Send `count` frames as fast as they are answered, and read every answer; how many came."""
     with Raw(target.address) as peer:
         answers = 0
         done = threading.Event()
@@ -67,8 +76,10 @@ def flood(target: Target, make: Callable[[int], bytes], count: int, *, seconds: 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         with contextlib.suppress(OSError):
-            for first in range(1, count + 1, 1000):
-                peer.send(b"".join(map(make, range(first, min(first + 1000, count + 1)))))
+            for first in range(1, count + 1, WINDOW):
+                peer.send(b"".join(map(make, range(first, min(first + WINDOW, count + 1)))))
+                while answers < first - WINDOW and reader.is_alive():
+                    time.sleep(0.001)
         done.wait(seconds)
     reader.join(5)
     return answers
@@ -104,7 +115,9 @@ def test_costly_calls_do_not_keep_the_loop(running: Target, others: Bystander, w
 
 
 VARIANTS: dict[str, Callable[[int], bytes]] = {
-    "shapes": lambda i: call(i, meta=ANY, ext=pack_extension(dims=dims(1, i % 16384)), body=bytes(4 * (i % 16384))),
+    "shapes": lambda i: call(
+        i, meta=ANY, ext=pack_extension(dims=dims(1 + i % 8, i // 8)), body=bytes(4 * (1 + i % 8) * (i // 8))
+    ),
     # The same call in other bytes: what follows the last table of a FlatBuffer is read by nobody.
     "metadata": lambda i: call(i, meta=ECHO + i.to_bytes(8, "little")),
     "versions": lambda i: call(i, meta=encode_metadata("echo", str(i), [TensorSpec("x", FLOAT, (FREE, FREE))])),
@@ -115,7 +128,7 @@ VARIANTS: dict[str, Callable[[int], bytes]] = {
 @pytest.mark.parametrize("what", VARIANTS)
 def test_a_flood_of_signatures_costs_no_other_connection_a_hit(running: Target, others: Bystander, what: str) -> None:
     """The other one says nothing during the flood, so that being used lately does not protect what it uses."""
-    count = size(1300, 1_000_000 if what == "metadata" else 100_000)
+    count = size(1300, {"metadata": 1_000_000, "versions": 100_000, "shapes": 8_000}[what])
     signatures = [np.zeros((rows, 4), np.float32) for rows in range(1, 9)]
     memory = running.rss
     with WireClient(running.address) as client:
@@ -144,7 +157,7 @@ def test_open_and_cancel(running: Target, others: Bystander) -> None:
         reader.join(10)
     running.wait("calls", 0)
     assert running.metric("queue_depth", model="echo", version="2") == 0
-    assert max(others.times) < PATIENCE
+    assert slow(others) < PATIENCE
 
 
 def test_late_frames_are_counted(running: Target, others: Bystander) -> None:
@@ -246,7 +259,7 @@ def test_thousands_of_silent_connections_keep_nobody_out(running: Target, others
         for one in silent:
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert max(others.times) < 2 * PATIENCE
+    assert slow(others) < 2 * PATIENCE
     assert running.metric("connections_dropped_total", reason="too_many_pending") > 0
 
 
