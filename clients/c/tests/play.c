@@ -3,6 +3,8 @@
  * tests/c/test_c_vectors.py writes the commands from the JSON and compares the answers.
  *
  *   core NONCE AGENT CHUNK MAX_MESSAGE SPLIT   a fresh client; SPLIT: bytes handed over at a time, 0 = all
+ *   core-with-deadline ...                     the same, with a handshake that may take 2 s
+ *   window N                                   the socket takes N more bytes, then no more (until the next `window`)
  *   reserve grant|refuse                       what `place` answers from here on
  *   open FLAGS DEADLINE_US PRIORITY DIMS TRACE METADATA BODY
  *   send HANDLE-OF-STREAM FLAGS PRIORITY DIMS METADATA BODY
@@ -81,7 +83,7 @@ typedef struct kept {
 
 static twire_core *core;
 static uint64_t now;
-static size_t split;
+static size_t split, window;
 static bool grant;
 static bytes sent;
 static kept calls[64];
@@ -112,17 +114,18 @@ static void release(twire_handle handle) {
 static void write_out(void) {
   struct iovec buffers[64];
   size_t n;
-  while ((n = twire_core_output(core, buffers, 64, now))) {
-    size_t total = 0;
+  while (window && (n = twire_core_output(core, buffers, 64, now))) {
+    size_t total = 0, most = split && split < window ? split : window;
     for (size_t i = 0; i < n; i++) {
       size_t take = buffers[i].iov_len;
-      if (split && total + take > split) take = split - total;
+      if (take > most - total) take = most - total;
       sent.at = must(realloc(sent.at, sent.length + take + 1));
       memcpy(sent.at + sent.length, buffers[i].iov_base, take);
       sent.length += take;
       total += take;
-      if (split && total == split) break;
+      if (total == most) break;
     }
+    window -= total;
     twire_core_sent(core, total);
   }
 }
@@ -190,7 +193,7 @@ static void receive(const uint8_t *p, size_t length) {
   events();
 }
 
-static void start(char *arguments) {
+static void start(char *arguments, uint64_t handshake) {
   char nonce[65], agent[129];
   unsigned chunk;
   unsigned long long max_message;
@@ -206,9 +209,11 @@ static void start(char *arguments) {
   config.options = &options;
   config.place = place;
   config.now = now = 1000000000;
+  config.handshake_deadline = handshake ? now + handshake : 0;
   twire_core_free(core);
   for (size_t i = 0; i < call_count; i++) forget(&calls[i]);
   call_count = sent.length = 0;
+  window = SIZE_MAX;
   grant = true;
   core = must(twire_core_new(&config));
 }
@@ -331,9 +336,11 @@ static void metadata(char *arguments) {
 static void command(char *name, char *rest) {
   if (!strcmp(name, "extension")) extension(rest);
   else if (!strcmp(name, "metadata")) metadata(rest);
-  else if (!strcmp(name, "core")) start(rest);
+  else if (!strcmp(name, "core")) start(rest, 0);
+  else if (!strcmp(name, "core-with-deadline")) start(rest, 2000000000);
   else if (!core) die("no core yet");
   else if (!strcmp(name, "reserve")) grant = !strcmp(rest, "grant");
+  else if (!strcmp(name, "window")) window = strtoull(rest, NULL, 10);
   else if (!strcmp(name, "open")) send_message(rest, true);
   else if (!strcmp(name, "send")) send_message(rest, false);
   else if (!strcmp(name, "cancel")) {
