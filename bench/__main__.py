@@ -73,12 +73,12 @@ def measured(works: list[Work], modules: list[str], rounds: int, seconds: float)
 
 
 def main() -> int:
-    """Run or compare; exit status 1 when a target is missed or not measured, or when two runs disagree."""
+    """Run or compare; exit status 1 when a target is missed or not measured, or when two runs disagree or share nothing."""
     arguments = parse()
     if arguments.compare:
         lines = compare.compare(*(json.loads(path.read_text()) for path in arguments.compare))
         print(compare.table(lines))
-        return 0 if all(line["agrees"] for line in lines) else 1
+        return 0 if lines and all(line["agrees"] for line in lines) else 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends servers and reports, as Ctrl-C does
     results = measured(arguments.works, arguments.peers, arguments.rounds, arguments.seconds)
     results = {

@@ -15,7 +15,7 @@ def overlap(one: list[float], other: list[float]) -> bool:
 
 def compared_figure(row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Return what of a row travels between runs: its ratio to the reference; of the reference itself its value."""
-    if "median" not in row:
+    if "interval" not in row:
         return None
     return ("x ref", row["x_ref"]) if "x_ref" in row else ("value", row)
 

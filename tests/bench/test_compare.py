@@ -54,3 +54,10 @@ def test_the_command_says_figure_by_figure_and_exits_with_1_where_ratios_are_apa
     said = capsys.readouterr().out
     assert "| A.python | tensorwire | x ref | 2 (2-2) |" in said
     assert f"{2 - status} of 2 figures agree" in said
+
+
+def test_two_runs_that_share_no_figure_do_not_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "none.json"
+    path.write_text(json.dumps({"works": {"A.python": {"ours": {"reason": "missing: x"}}}}))
+    monkeypatch.setattr(sys, "argv", ["bench", "--compare", str(path), str(path)])
+    assert command.main() == 1
