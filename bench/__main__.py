@@ -73,7 +73,7 @@ def measured(works: list[Work], modules: list[str], rounds: int, seconds: float)
 
 
 def main() -> int:
-    """Run or compare; exit status 1 when a target is missed or not measured, or when two runs disagree or share nothing."""
+    """Run or compare; exit status 1 when a target is missed or not measured, or two runs disagree or share nothing."""
     arguments = parse()
     if arguments.compare:
         lines = compare.compare(*(json.loads(path.read_text()) for path in arguments.compare))
