@@ -77,9 +77,11 @@ def test_many_peers_that_do_not_read_share_one_bound(running: Target) -> None:
         for _ in range(16):
             peer = stack.enter_context(Raw(running.address, receive_buffer=4096))
             peer.send(b"".join(call(stream_id, meta=FILLS) for stream_id in range(1, 13)))
-        running.wait("calls", 0, 20)
+        most, end = 0, time.monotonic() + 20
+        while running.metric("calls") > 1 and time.monotonic() < end:  # one may be the other client's
+            most = max(most, running.rss)
         # The room, a first reply of each, the batches of those that came before the crowd, what an allocator keeps.
-        assert running.rss < memory + POOL // 2 + 16 * (REPLY + MIB) + 2 * 8 * REPLY + 64 * MIB
+        assert max(most, running.rss) < memory + POOL // 2 + 16 * (REPLY + MIB) + 2 * 8 * REPLY + 64 * MIB
 
 
 def test_replies_that_are_read_are_not_dropped(running: Target) -> None:
