@@ -538,9 +538,7 @@ const twire_tensor *twire_layout_tensors(const twire_layout *layout, size_t *cou
 
 /* *product *= factor, with dims of 0 counted as 1; false above SIZE_CAP. */
 static bool grow(uint64_t *product, uint64_t factor) {
-  if (factor > 1 && *product > SIZE_CAP / factor) return false;
-  if (factor > 1) *product *= factor;
-  return true;
+  return factor <= 1 || (!__builtin_mul_overflow(*product, factor, product) && *product <= SIZE_CAP);
 }
 
 /* What one tensor takes: rows (strings, ragged rows), bytes of its first buffer and, if it has two, of its second. `items`
@@ -2619,6 +2617,7 @@ static int reply_layout(twire_reply *reply, const uint8_t *metadata, size_t leng
 #define DRAIN_AFTER 1000000u      /* ns without a read, after which what has arrived is read before a send (SPEC 15.4) */
 #define PORT "7411"
 #define WRITE_BUFFERS 512
+#define STREAMS "the model answers with a stream of messages: use twire_core for it"
 
 struct twire_client {
   int fd;
@@ -2659,7 +2658,12 @@ static void *client_place(void *context, const twire_incoming *incoming) {
   twire_extension x;
   const char *reason = "no memory";
   uint64_t length = 0;
-  if (reply->answered) return NULL;
+  reply->stream = incoming->stream;
+  if (reply->answered) {
+    reply->refused = TWIRE_UNIMPLEMENTED;
+    reply_fail(reply, reply->refused, false, STREAMS);
+    return NULL;
+  }
   (void)twire_extension_read(incoming->extension, incoming->extension_length, &x); /* the core has checked it */
   reply->refused = reply_layout(reply, incoming->metadata, incoming->metadata_length, &reason);
   if (!reply->refused) reply->refused = twire_layout_length(reply->layout, x.dims, x.dim_count, &length, &reason);
@@ -2722,7 +2726,7 @@ static void take_message(twire_client *client, twire_reply *reply, const twire_e
 static void on_message(twire_client *client, const twire_event *ev) {
   twire_reply *reply = ev->tag;
   if (reply->answered) {
-    reply_fail(reply, TWIRE_UNIMPLEMENTED, false, "the model answers with a stream of messages: use twire_core for it");
+    reply_fail(reply, TWIRE_UNIMPLEMENTED, false, STREAMS);
     reply->answered = false;
   } else {
     take_message(client, reply, ev);
@@ -2744,7 +2748,11 @@ static void on_ended(twire_client *client, const twire_event *ev) {
     if (x.has_retry_after) reply->retry_after_us = x.retry_after_us;
     if (x.has_queue_estimate) reply->queue_estimate_us = x.queue_estimate_us;
   }
-  if (reply->refused) { /* reply_fail has been called, without knowing the stream */
+  if (reply->refused) { /* client_place has said why */
+  } else if (ev->status == TWIRE_E_LOST) {
+    char text_[ESCAPED_TEXT + 64];
+    snprintf(text_, sizeof text_, "%s: the call may or may not have run", *ev->text ? ev->text : "the connection was closed");
+    reply_fail(reply, ev->status, false, text_);
   } else if (ev->status != TWIRE_OK) {
     reply_fail(reply, ev->status, ev->not_started, ev->text ? ev->text : "");
   } else if (!reply->answered) {
