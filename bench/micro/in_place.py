@@ -25,6 +25,7 @@ import tensorwire
 from bench.micro.callgrind import ROOT
 from bench.micro.ends import MODELS, TOML
 
+CORES = sorted(os.sched_getaffinity(0))
 SPINS = {"sleeps": 0.0, "asks": 0.001, "by itself": None}
 Times = tuple[float, float]
 """Seconds of CPU: own, and the kernel's for it."""
@@ -41,7 +42,7 @@ def server() -> Iterator[tuple[str, int]]:
         command = [sys.executable, "-P", "-m", "tensorwire.server", folder, "--port", "0", "--no-admin"]
         process = subprocess.Popen([*command, "--log-level", "warning"], stdout=subprocess.PIPE, text=True)
         try:
-            os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+            os.sched_setaffinity(process.pid, {CORES[0]})
             line = process.stdout.readline() if process.stdout else ""
             found = re.search(r"tw://[\d.]+:\d+", line)
             if found is None:
@@ -91,7 +92,7 @@ def main() -> int:
     parser.add_argument("--here", default="", help="measure what this process imports, under this name")
     arguments = parser.parse_args()
     if arguments.here:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {CORES[-1]})
         with server() as (url, pid):
             for name, spin in SPINS.items():
                 figures = " | ".join(f"{value:.1f}" for value in measure(url, pid, spin, arguments.calls))
