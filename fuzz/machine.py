@@ -311,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         target, source = (self.server, self.client) if up else (self.client, self.server)
         source.flush(1 << 20)
         while source.wire and not (target.connection.closed or target.connection.exact):
-            self.happened(target, source, target.read(source, 40, self.now, None))
+            self.happened(target, source, target.read(source, 5000, self.now, None))
             target.poison()
         current = target.connection._reader._current
         if current is not None and source.wire:
@@ -464,17 +464,10 @@ class Machine(RuleBasedStateMachine):
         """At rest: every byte has arrived, every owner has answered."""
         if not hasattr(self, "client"):
             return
-        for _ in range(200):
-            self.accept()
-            for end, other in self.both():
-                end.flush(1 << 30)
-                while end.wire and not other.connection.closed:
-                    self.happened(other, end, other.read(end, 1 << 20, self.now, None))
-                    other.poison()
-            for stream in self.owed() if not self.server.connection.closed else ():
-                self._end(stream, Status.INTERNAL)
-            if self.quiet():
-                break
+        self.settle()
+        self.ping(up=True)  # memory comes back with the next bytes: here they are
+        self.ping(up=False)
+        self.settle()
         broken = self.client.connection.closed or self.server.connection.closed
         for end, other in self.both():
             if broken:
@@ -489,6 +482,20 @@ class Machine(RuleBasedStateMachine):
                 f"stream {stream}: done {call.done} cancelled {call.cancelled}"
             )
             assert broken or stream in self.server.tap.ended, f"stream {stream} has had no terminal"
+
+    def settle(self) -> None:
+        """Move bytes and answer until nothing is under way."""
+        for _ in range(200):
+            self.accept()
+            for end, other in self.both():
+                end.flush(1 << 30)
+                while end.wire and not other.connection.closed:
+                    self.happened(other, end, other.read(end, 1 << 20, self.now, None))
+                    other.poison()
+            for stream in self.owed() if not self.server.connection.closed else ():
+                self._end(stream, Status.INTERNAL)
+            if self.quiet():
+                return
 
     def quiet(self) -> bool:
         """Whether nothing is under way."""

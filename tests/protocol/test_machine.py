@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from fuzz.machine import Machine
 
 _LONG = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
+
+# A timeout strikes in the middle of a read, and then looks like a bug: the long run needs 5 minutes on a busy core.
+pytestmark = pytest.mark.timeout(3600 if _LONG else 300)
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
