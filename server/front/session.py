@@ -128,6 +128,8 @@ class Session(OpenCalls):
         self._frame_timer = None
         if not self._unfinished or not self._authenticated:
             return
+        if self._transport.reading_paused:  # it is we who do not take the rest
+            self._frame_began = now
         if self._frame_began + self._front.settings.body_timeout > now:
             self._watch_frame()
             return

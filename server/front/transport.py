@@ -184,6 +184,11 @@ class ConnectionTransport:
         """Bytes waiting in the transport."""
         return self._transport.get_write_buffer_size()
 
+    @property
+    def reading_paused(self) -> bool:
+        """Whether the peer is not read, for one reason or the other."""
+        return self._paused != 0
+
     def flush(self) -> None:
         """Hand over what the core has queued, until nothing is left or the kernel takes no more."""
         connection = self._connection

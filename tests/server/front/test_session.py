@@ -192,3 +192,27 @@ def test_a_stream_that_is_refused_in_the_read_that_opened_it_harms_nobody(client
     assert ended.status == Status.INVALID_ARGUMENT
     assert not client.wire.is_closing()
     client.answer(client.service("$models", b"\x80"))
+
+
+def test_a_small_frame_that_does_not_become_whole_ends_the_connection_after_body_timeout(
+    harness: Harness, client: Client
+) -> None:
+    _, data = client.begin("m")
+    client.feed(data[:-1])
+    harness.loop.now = time.monotonic()
+    harness.loop.advance(31.0)
+    (closed,) = client.read()
+    assert isinstance(closed, Closed)
+    assert "not complete after 30.0 s" in closed.detail
+
+
+def test_the_rest_of_a_frame_is_not_late_while_its_peer_is_not_read(harness: Harness, client: Client) -> None:
+    _, data = client.begin("m")
+    client.feed(data[:-1])
+    client.protocol._pause(2)
+    harness.loop.now = time.monotonic()
+    harness.loop.advance(31.0)
+    assert not client.wire.eof
+    client.protocol._resume(2)
+    harness.loop.advance(31.0)
+    assert client.wire.eof
