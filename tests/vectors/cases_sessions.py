@@ -191,8 +191,8 @@ def _trouble() -> list[Vector]:
             sends(last),
             _reply(1, b"", b"", b""),
             sends(done),
-            do("close", code=SHUTDOWN, detail=""),
-            sends(frame(CLOSE, aux=SHUTDOWN)),
+            do("close", code=0, detail=""),
+            sends(BYE),
             start="connected",
         ),
     ]
