@@ -81,7 +81,7 @@ class Session(OpenCalls):
         self.principal = front.anonymous
         self._routes = self.principal.routes
         self.watches: dict[int, Watch] = {}
-        self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
+        self._bodies: Bodies | None = None  # made with the first big body: idle connections are many
         self._authenticated = False
         self.behind = False
         self._lost = False
@@ -227,6 +227,9 @@ class Session(OpenCalls):
         """Decide about a big message before its body is read: memory for all of it, or a refusal."""
         try:
             route = self._big_route(stream_id, flags, ext, meta, body_length)
+            if self._bodies is None:
+                front = self._front
+                self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
             slab = self._bodies.reserve(stream_id, route, body_length, self._now)
         except Refuse as refusal:
             if refusal.served is not None:
@@ -258,7 +261,7 @@ class Session(OpenCalls):
     def _body_complete(self, message: Message, now: float) -> None:
         """A big body is in its slab."""
         stream_id = message.stream_id
-        slab = self._bodies.take(stream_id)
+        slab = None if self._bodies is None else self._bodies.take(stream_id)
         if slab is None:
             return
         call = self.calls.get(stream_id)
@@ -274,7 +277,7 @@ class Session(OpenCalls):
 
     def _aborted(self, stream_id: int) -> None:
         """The memory of a big body will not be filled; what becomes of the call is told by another event."""
-        slab = self._bodies.take(stream_id)
+        slab = None if self._bodies is None else self._bodies.take(stream_id)
         if slab is not None:
             slab.release()
 
@@ -368,7 +371,8 @@ class Session(OpenCalls):
             return
         self._lost = True
         self.give_up()
-        self._bodies.close()
+        if self._bodies is not None:
+            self._bodies.close()
         for watch in self.watches.values():
             watch.stop()
         self.watches.clear()
