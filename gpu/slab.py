@@ -73,6 +73,11 @@ class Slab:
         self._pool._leases[self.offset] = reference
         return owner.data
 
+    @property
+    def plenty(self) -> bool:
+        """Whether at most half of the pool is in use: only then may memory be held longer than it must."""
+        return 2 * self._pool.in_use <= self._pool.nbytes
+
     def __repr__(self) -> str:
         return f"<Slab {self.offset:#x}+{self.nbytes}{' released' if self.released else ''}>"
 

@@ -39,6 +39,10 @@ class SlabLike(Protocol):
     view: memoryview
     nbytes: int
 
+    @property
+    def plenty(self) -> bool:
+        """Whether the pool has room enough to hold this one longer than must be."""
+
     def release(self) -> None:
         """Back to the pool."""
 
@@ -136,12 +140,14 @@ class Block:
         return self._flat
 
     def keep(self) -> memoryview | None:
-        """A view of the block that keeps its memory from being used again; None where others will use it, too.
+        """A view of the block that keeps its memory from being used again; None where others need it, too.
 
-        For outputs that are the inputs: a reply then leaves from where its request came in.
+        For outputs that are the inputs: a reply then leaves from where its request came in, and holds the memory until
+        its caller has read it.
         """
         slab, bucket = self.slab, self.bucket
-        if self._kept is None and slab is not None and bucket is not None and bucket.forming is not self:
+        alone = bucket is not None and bucket.forming is not self
+        if self._kept is None and slab is not None and alone and slab.plenty:
             self._kept = slab.lease()
             self.slab = None  # whoever drops the last view gives it back
         return self._kept

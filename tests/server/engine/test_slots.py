@@ -92,6 +92,20 @@ def test_a_large_output_that_is_the_input_leaves_from_where_it_came_in(tmp_path:
     harness.assert_all_memory_returned()
 
 
+def test_where_memory_is_short_an_output_that_is_the_input_is_copied(tmp_path: Path) -> None:
+    harness = Harness(python_spec(tmp_path, ECHO_TOML.replace("16", "40000")))
+    taken = harness.pool.allocate(harness.pool.nbytes // 2)
+    assert taken is not None
+    request = harness.submit({"x": np.ones((2, 40_000), np.float32)}, adopt=True)
+    assert request.block is not None
+    memory = np.frombuffer(request.block.memory, np.uint8)
+    (result,) = harness.run()
+    assert isinstance(result, BatchResult)
+    assert not np.shares_memory(np.frombuffer(result.outputs[0], np.uint8), memory)
+    taken.release()
+    harness.assert_all_memory_returned()
+
+
 def test_a_refused_adopted_slab_goes_back(tmp_path: Path) -> None:
     harness = Harness(python_spec(tmp_path, ECHO_TOML.replace("max_batch = 32", "max_batch = 32\nmax_queue = 1")))
     harness.submit(row(1))
