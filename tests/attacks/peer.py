@@ -126,6 +126,7 @@ class Raw:
         self._buffer = b""
         try:
             self.socket.connect(address)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hands:
                 self.send(greeting() + AUTH)
                 assert [self.receive().kind for _ in range(2)] == [FrameType.WELCOME, FrameType.READY]
