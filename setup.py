@@ -15,7 +15,7 @@ FRONT = "calls estimate metrics bodies admission replies drain open_calls sessio
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
-    "server/engine": ["types", "queue", "batcher", "slots", "outputs", "executor", "core"],
+    "server/engine": ["inline", "types", "queue", "batcher", "slots", "outputs", "executor", "core"],
     "server": ["registry"],
     "server/front": FRONT.split(),
     "clients": [

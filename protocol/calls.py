@@ -55,7 +55,7 @@ class Calls(Handler):
             self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message
         )
         self._goaway: int | None = None
-        self._refused: dict[int, None] = {}  # an empty set takes three times the memory
+        self._refused: set[int] | None = None  # made when needed: idle connections are many
 
     # ---- the client's calls ----
 
@@ -148,7 +148,7 @@ class Calls(Handler):
         else:
             action = Action.LAST_MESSAGE if last else Action.MESSAGE
         stream = self._streams.get(stream_id)
-        if stream is None and stream_id in self._refused:
+        if stream is None and self._refused is not None and stream_id in self._refused:
             return
         state = None if stream is None else TRANSITIONS.get((stream.state, action))
         if stream is None or state is None or stream.state is StreamState.FINISHING:
@@ -213,7 +213,7 @@ class Calls(Handler):
         if self.closed:
             return
         stream = self._streams.get(stream_id)
-        if stream is None and stream_id in self._refused:
+        if stream is None and self._refused is not None and stream_id in self._refused:
             return
         if stream is None or stream.state is StreamState.FINISHING or self.role is not Role.SERVER:
             raise LocalError(f"stream {stream_id} has no terminal to come")
@@ -255,7 +255,9 @@ class Calls(Handler):
         else:
             stream = self._streams.get(stream_id) or Stream(StreamState.OPEN, 0, 1, 0)
             self._streams.open[stream_id] = stream
-            self._refused[stream_id] = None
+            if self._refused is None:
+                self._refused = set()
+            self._refused.add(stream_id)
             first = stream.received == 1
             frame = self._ended(stream_id, stream, refusal.status, refusal.message, first, b"")
             if stream.sent:  # END goes behind the replies

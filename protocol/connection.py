@@ -115,8 +115,7 @@ class Connection(Control):
             return events
         self._last_received = now
         self._ping_sent = None
-        if self._refused:
-            self._refused.clear()
+        self._refused = None
         try:
             if self.state is _OPEN:
                 self._reader.received(n, events)

@@ -47,10 +47,21 @@ _NO_REPLIES: Final[dict[int, int]] = {}  # a server's, always empty
 class Reader(Assembly):
     """Turns received bytes into events. One per connection; the buffer may be shared by all connections of a loop.
 
-    tail: bytes of an incomplete small frame, kept between calls.
+    tail: bytes of an incomplete small frame, kept between calls. _head: bytes that the last large message had before
+    its first chunk's own: the next one has as many, most likely, and is begun with one read.
     """
 
-    __slots__ = ("_large", "_max_streams", "_open", "_ready_kinds", "_start", "_unary", "_unary_replies", "tail")
+    __slots__ = (
+        "_head",
+        "_large",
+        "_max_streams",
+        "_open",
+        "_ready_kinds",
+        "_start",
+        "_unary",
+        "_unary_replies",
+        "tail",
+    )
 
     def __init__(
         self,
@@ -68,6 +79,7 @@ class Reader(Assembly):
         self._open = streams.open
         self._unary_replies = streams.unary if streams.client else _NO_REPLIES
         self._large = False
+        self._head = HEADER_SIZE
         self._start = 0
         self.tail = b""
 
@@ -101,7 +113,7 @@ class Reader(Assembly):
             self._buffer[:start] = tail
         if self._large:
             if start < HEADER_SIZE:
-                return self._buffer[start:HEADER_SIZE]
+                return self._buffer[start : HEADER_SIZE if self._incoming else self._head]
             header = _unpack_from(tail)
             if header[3] & MORE:
                 return self._buffer[start : HEADER_SIZE + header[0] + HEADER_SIZE]
@@ -156,6 +168,7 @@ class Reader(Assembly):
                     if next_at > end:
                         break
                     self._streams.last_id = stream_id
+                    self._head = HEADER_SIZE + length + HEADER_SIZE
                     self._begin_open(header, buffer[pos + HEADER_SIZE : body_at].tobytes(), events)
                     large = True
                     pos = next_at

@@ -98,7 +98,9 @@ class Server:
     async def _listen(self) -> None:
         settings = self.settings
         if settings.tcp:
-            await self._listener.listen_tcp(settings.host, settings.port, settings.backlog)
+            await self._listener.listen_tcp(
+                settings.host, settings.port, settings.backlog, int(settings.unsent_low_water)
+            )
         if settings.unix is not None:
             await self._listener.listen_unix(settings.unix, settings.backlog)
         self.addresses = self._listener.addresses

@@ -16,9 +16,9 @@ All times are seconds on the monotonic clock of the machine, comparable between 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .types import BatchResult, Failure, Health, HealthState, OutputSignature, Prepared, Request
 
@@ -43,7 +43,7 @@ __all__ = [
 Sink = Callable[["list[BatchResult | Failure]"], None]
 
 
-class Engine(ABC):
+class Engine(Protocol):
     """One model instance: queue, batcher, executor. Called on the front's thread only.
 
     `sink` is set by the front before start(); it is called on the loop thread, never from within submit().

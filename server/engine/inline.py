@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...codec import CodecError, check_body
 from ...protocol.status import Status
-from .api import Engine, Failure, Health, HealthState
+from .api import Failure, Health, HealthState, Sink
 from .backends import LoadError
 from .core import EngineCore
 from .prepare import Preparer
@@ -32,8 +32,10 @@ STALLED_AFTER = 10.0
 """Seconds that requests may wait without a batch being finished before the engine is called stalled."""
 
 
-class InlineEngine(Engine):
-    """`wake(engine)` is called once when work appears; answer it by calling `step()` soon, not from within.
+class InlineEngine:
+    """An Engine (by its methods: compiled, as what every call passes through is).
+
+    `wake(engine)` is called once when work appears; answer it by calling `step()` soon, not from within.
 
     `wake_at(engine, when)` asks for a `step()` at that monotonic time; needed only for models with max_wait.
     """
@@ -48,7 +50,7 @@ class InlineEngine(Engine):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self.sink = _no_sink
+        self.sink: Sink = _no_sink
         self.effective_max_batch = 0
         self._wake = wake
         self._wake_at = wake_at
@@ -73,6 +75,19 @@ class InlineEngine(Engine):
     def in_use(self) -> int:
         """Bytes of the pool held for requests not yet finished."""
         return self._slots.in_use
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None: it is on the loop."""
+        return ()
+
+    def on_readable(self, descriptor: int) -> None:
+        """See Engine.on_readable."""
+        del descriptor
+
+    @property
+    def short_of_memory(self) -> bool:
+        """See Engine.short_of_memory: the results of this one are the collector's."""
+        return False
 
     @property
     def warm_up_seconds(self) -> dict[int, float]:

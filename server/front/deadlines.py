@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from .calls import SessionTimer
 
-SLACK = 1024
+SLACK = 64
 """Dead entries that are always tolerated before the heap is rebuilt: below it a rebuild costs more than it frees."""
 
 

@@ -108,6 +108,8 @@ class Front:
         self.woken: list[InlineEngine | ProcessEngine] = []
         self._turn_comes = False
         self._last_reader: ConnectionTransport | None = None
+        self.reader: ConnectionTransport | None = None  # which connection was read last, and since when it alone
+        self.reader_since = 0.0
         self._streak = 0
         self.admission = Admission(registry, pool)
         self.services = Services(self)

@@ -41,8 +41,11 @@ def check_loopback(host: str) -> None:
         )
 
 
-def tcp_socket(host: str, port: int, backlog: int) -> socket.socket:
-    """A listening socket on a loopback address. Raises ListenError."""
+def tcp_socket(host: str, port: int, backlog: int, unsent_low_water: int = 128 << 10) -> socket.socket:
+    """A listening socket on a loopback address. Raises ListenError.
+
+    unsent_low_water: bytes of a connection that the kernel keeps unsent, before it says that it takes more.
+    """
     try:
         check_loopback(host)
     except ValueError as error:
@@ -52,6 +55,7 @@ def tcp_socket(host: str, port: int, backlog: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        _tune(listening, unsent_low_water)
         listening.bind((address, port))
         listening.listen(backlog)
     except OSError as error:
@@ -61,6 +65,22 @@ def tcp_socket(host: str, port: int, backlog: int) -> socket.socket:
             "another with --port, or 0 for any free one"
         ) from None
     return listening
+
+
+def _tune(listening: socket.socket, unsent_low_water: int) -> None:
+    """No Nagle, little unsent in the kernel, and dead peers found by keepalive: accepted sockets inherit all of it
+    (tcp(7)), and asking the loop for each of them would cost memory for as long as it is connected.
+    """
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_NOTSENT_LOWAT", unsent_low_water),
+        ("TCP_KEEPIDLE", 60),
+        ("TCP_KEEPINTVL", 10),
+        ("TCP_KEEPCNT", 3),
+    ):
+        if hasattr(socket, option):  # not every system has them all
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def unix_socket(path: Path, backlog: int) -> socket.socket:
@@ -99,9 +119,9 @@ class Listener:
         self.addresses: list[str] = []
         """The addresses clients connect to, as URLs: tw://127.0.0.1:7411, tw+unix:///run/tensorwire.sock."""
 
-    async def listen_tcp(self, host: str, port: int, backlog: int) -> None:
+    async def listen_tcp(self, host: str, port: int, backlog: int, unsent_low_water: int = 128 << 10) -> None:
         """Listen on a loopback address; port 0 takes a free one."""
-        listening = tcp_socket(host, port, backlog)
+        listening = tcp_socket(host, port, backlog, unsent_low_water)
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_server(self._make_protocol, sock=listening, backlog=backlog))
         address, bound = listening.getsockname()[:2]

@@ -23,13 +23,17 @@ MAX_DETAIL_BYTES = 1024
 class OpenCalls:
     """Calls by stream. Every method only queues on `connection`; the caller flushes."""
 
-    __slots__ = ("_deadlines", "calls", "connection", "name")
+    __slots__ = ("_deadlines", "calls", "connection")
 
     def __init__(self, deadlines: Deadlines, connection: Connection) -> None:
         self._deadlines = deadlines
         self.connection = connection
-        self.name = connection.connection_id.hex()
         self.calls: dict[int, Call] = {}
+
+    @property
+    def name(self) -> str:
+        """The connection's name in logs and request ids."""
+        return self.connection.connection_id.hex()
 
     def replied(self, call: Call) -> None:
         """The reply of `call` is queued; whoever queued it counts it, when it is on its way."""

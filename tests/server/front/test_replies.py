@@ -79,13 +79,15 @@ def deliver(arrays: dict[str, np.ndarray[Any, Any]], calls: list[Any], replies: 
     return touched
 
 
-def test_each_call_gets_its_rows_and_no_byte_is_copied() -> None:
-    y = np.arange(10, dtype=np.float32).reshape(5, 2)
+@pytest.mark.parametrize(("columns", "shares"), [(2, False), (8192, True)])
+def test_each_call_gets_its_rows_and_no_byte_of_a_large_output_is_copied(columns: int, shares: bool) -> None:
+    """Outputs up to 64 KiB are copied once, all rows together."""
+    y = np.arange(5 * columns, dtype=np.float32).reshape(5, columns)
     session = FakeSession()
     assert deliver({"y": y}, [call(session, 1, 2), call(session, 2, 3)]) == {session}
     np.testing.assert_array_equal(session.arrays(1)["y"], y[:2])
     np.testing.assert_array_equal(session.arrays(2)["y"], y[2:])
-    assert np.shares_memory(np.frombuffer(session.sent[2][2][0], np.uint8), y)
+    assert np.shares_memory(np.frombuffer(session.sent[2][2][0], np.uint8), y) == shares
 
 
 def test_the_metadata_of_all_replies_is_the_same_bytes() -> None:

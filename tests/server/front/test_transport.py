@@ -11,6 +11,7 @@ import pytest
 from tensorwire.server.front import transport as module
 from tensorwire.server.front.deadlines import Deadlines
 from tensorwire.server.front.transport import (
+    ALONE_BUDGET,
     LINGER_BYTES,
     READ_BUDGET,
     READ_FIRST,
@@ -124,6 +125,8 @@ class Harness:
             deadlines=Deadlines(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
+            reader=None,
+            reader_since=0.0,
             admit=lambda session: True,
             connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
@@ -166,6 +169,21 @@ def test_after_its_budget_a_connection_waits_for_the_next_turn(harness: Harness)
     assert not harness.socket.reading
     harness.turn()
     assert harness.socket.reading
+
+
+def test_a_connection_alone_has_a_larger_budget_until_another_is_heard_of(harness: Harness) -> None:
+    harness.protocol.buffer_updated(1)
+    harness.now += 1.0
+    harness.protocol.buffer_updated(READ_BUDGET)
+    harness.turn()
+    harness.protocol.buffer_updated(ALONE_BUDGET - 1)
+    assert harness.socket.reading
+    harness.front.reader = None  # as another connection leaves it
+    harness.protocol.buffer_updated(1)
+    assert not harness.socket.reading
+    harness.turn()
+    harness.protocol.buffer_updated(READ_BUDGET)
+    assert not harness.socket.reading
 
 
 def test_reading_resumes_only_when_neither_reason_holds(harness: Harness) -> None:
