@@ -32,8 +32,8 @@ LARGE = 64 << 10
 """Bytes of a reply after which the room for more is looked at."""
 
 COPIED = 16 << 10
-"""Bytes of a batch's output up to which it is copied once as a whole, and replies are slices of the copy: a slice of bytes
-costs half of a slice of a view, and what is so small is joined into one write in any case."""
+"""Bytes of a batch's output up to which it is copied once as a whole, and replies are slices of the copy: a slice of
+bytes costs half of a slice of a view, and what is so small is joined into one write in any case."""
 
 _PADDING = tuple(bytes(count) for count in range(ALIGNMENT))
 
