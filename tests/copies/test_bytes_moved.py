@@ -49,8 +49,8 @@ def test_large_bodies_are_never_copied(copies: Copies, part: str, size: int) -> 
         ("client: submit {} sum", 0, 0),
         ("server: {} sum", READ + 1, READ + 1),  # from the receive buffer into the batch
         ("client: reply to {} echo", READ + 1, READ + 1),  # from the receive buffer into memory of its own
-        # And out: from the batch, whose rows are used again, with all rows of a small output, cut out of that (a slice of
-        # all is the same bytes to the interpreter, a copy to compiled code), and into one write.
+        # And out: from the batch, whose rows are used again, with all rows of a small output, cut out of that (a slice
+        # of all is the same bytes to the interpreter, a copy to compiled code), and into one write.
         ("server: {} echo", READ + 4, READ + 5),
     ],
 )
