@@ -3,9 +3,8 @@
 Reading: the core says where the next bytes go (the loop's size hint is ignored), small frames land in one buffer that
 all connections of the loop share, big bodies in their slab. Reading stops for two reasons and resumes when neither
 holds: this connection had its 256 KiB of the turn (1 MiB where it is alone), or its peer does not read what we write.
-Writing: every write is
-tried at once, so that what is left to do after a reply is done while it travels; what the kernel does not take waits in
-the core, by priority, and above high water nothing more is read. No protocol rule lives here.
+Writing: every write is tried at once, so that what is left to do after a reply is done while it travels; what the
+kernel does not take waits in the core, by priority, and above high water nothing more is read. No protocol rule here.
 """
 
 from __future__ import annotations
