@@ -1,5 +1,5 @@
 """Servers and client processes of the peers: every server pinned to core 0, every client to core 1, each a process of
-its own. Servers stay up and idle while others are measured.
+its own. Servers stay up, but stopped (SIGSTOP) while others are measured: some poll while nobody calls them.
 
 Not here: what a peer is (`bench.peers`), what is measured (`measure`), in which order (`rounds`).
 """
@@ -23,8 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import psutil
+
 from .measure import MissingError, Sample, Target, measure
 from .peers import PEERS
+from .processes import tree
 from .works import Work
 
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -48,7 +51,7 @@ def pin(core: int) -> None:
 def serve(module: str) -> None:
     """Run the server of one peer in this process: on its core, and no longer than the benchmark lives."""
     pin(SERVER_CORE)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # SIGTERM would not reach a server that is stopped
     load(module).serve()
 
 
@@ -72,6 +75,16 @@ class Server:
     process: subprocess.Popen[str]
     address: str
 
+    def stop(self) -> None:
+        """Take the processor from the server and what it started, until ``go_on``."""
+        for process in tree(self.process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def go_on(self) -> None:
+        """Undo ``stop``."""
+        go_on(self.process.pid)
+
 
 @contextlib.contextmanager
 def serving(module: str) -> Iterator[Server]:
@@ -92,12 +105,21 @@ def serving(module: str) -> Iterator[Server]:
         try:
             yield Server(process, wait_listening(process, module, errors.fileno()))
         finally:
-            stop(process)
+            end(process)
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def go_on(pid: int) -> None:
+    """Let a process and its descendants run, if they were stopped."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in tree(pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def end(process: subprocess.Popen[str]) -> None:
     """End a server politely, then whatever is left of its session."""
     process.terminate()
+    go_on(process.pid)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
     with contextlib.suppress(ProcessLookupError):
@@ -158,7 +180,11 @@ class Peer:
         if work.kind == "memory":
             with serving(self.server_module) as fresh:  # memory that was freed would hide what a connection takes
                 return self._measure(work, fresh, calls, seconds)
-        return self._measure(work, self.server, calls, seconds)
+        self.server.go_on()
+        try:
+            return self._measure(work, self.server, calls, seconds)
+        finally:
+            self.server.stop()
 
     def _measure(self, work: Work, server: Server, calls: int, seconds: float) -> Sample:
         target = Target(work, server.address, server.process.pid, calls, seconds)
@@ -189,6 +215,7 @@ def started(modules: list[str], missing: dict[str, str]) -> Iterator[list[Peer]]
                 name: str = getattr(code, "SERVER", module)
                 if name not in servers:
                     servers[name] = stack.enter_context(serving(name))
+                    servers[name].stop()
             except MissingError as error:
                 missing[module] = str(error)
                 continue

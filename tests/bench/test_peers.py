@@ -12,12 +12,14 @@ from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
+import psutil
 import pytest
 
 from bench import harness, measure, native_tools, works
 from bench.harness import Server
 from bench.measure import MissingError, Target
 from bench.peers import NOT_FOR_ALL, PEERS
+from bench.processes import tree
 from bench.works import WORKS, Work, WrongReplyError
 
 #: the module whose server each peer needs; ours is tested as it is interpreted
@@ -121,3 +123,14 @@ def test_the_network_gives_the_same_answers_in_every_process(servers: dict[str, 
     from bench.network import answer
 
     assert np.array_equal(answer(works.request(WORKS["E.8x8"])), works.expected(WORKS["E.8x8"]))
+
+
+def test_a_server_that_is_not_measured_has_no_processor_and_can_be_ended_so() -> None:
+    with harness.serving("mosec_server" if "mosec_server" in PEERS else "raw_echo") as server:
+        server.stop()
+        started = tree(server.process.pid)
+        assert {process.status() for process in started} == {psutil.STATUS_STOPPED}
+        server.go_on()
+        assert not {process.status() for process in tree(server.process.pid)} & {psutil.STATUS_STOPPED}
+        server.stop()
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
