@@ -27,7 +27,7 @@ from ..protocol.capture import CaptureWriter
 from .engine.api import Engine, HealthState
 from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
-from .front.front import Front
+from .front.front import Door, Front
 from .front.listener import Listener, ListenError
 from .front.logs import configure_logs, get_logger
 from .placement import PlacementError, Placer
@@ -63,7 +63,7 @@ class Server:
         self._capture = None if settings.capture is None else CaptureWriter(settings.capture)
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture)
         self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout)
-        self._listener = Listener(self.front.make_protocol)
+        self._listeners: list[Listener] = []
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
         )
@@ -98,21 +98,28 @@ class Server:
     async def _listen(self) -> None:
         settings = self.settings
         if settings.tcp:
-            await self._listener.listen_tcp(
+            await self._behind(self.front.door("tcp")).listen_tcp(
                 settings.host, settings.port, settings.backlog, int(settings.unsent_low_water)
             )
         if settings.unix is not None:
-            await self._listener.listen_unix(settings.unix, settings.backlog)
-        self.addresses = self._listener.addresses
+            await self._behind(self.front.door("unix")).listen_unix(settings.unix, settings.backlog)
+        self.addresses = [address for listener in self._listeners for address in listener.addresses]
         if not self.addresses:
             raise ListenError("nothing to listen on: TCP is off and there is no --unix PATH")
         if settings.admin:
             await self._admin.listen(settings.admin_host, settings.admin_port)
             self.admin_url = self._admin.url
 
+    def _behind(self, door: Door) -> Listener:
+        """A listener whose connections come by `door`."""
+        listener = Listener(partial(self.front.make_protocol, door))
+        self._listeners.append(listener)
+        return listener
+
     async def stop(self, patience: float) -> bool:
         """Stop accepting, finish calls for at most `patience` seconds, unload. False if some were cut off."""
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         clean = await self.front.drain(patience)
         self._housekeeping.cancel()
         for served in self._loading.values():

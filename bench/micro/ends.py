@@ -102,7 +102,7 @@ class ServerEnd:
         self.engines: dict[str, InlineEngine] = {}
         for name, source in MODELS.items():
             registry.add(self._served(name, source, pool))
-        self.protocol = self.front.make_protocol()
+        self.protocol = self.front.make_protocol(self.front.door("tcp"))
         self.transport = MemoryTransport()
         self.written = self.transport.written
         self.protocol.connection_made(cast("asyncio.BaseTransport", self.transport))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -49,6 +50,33 @@ which is long, would be the time that one who does not read can stop a model for
 
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One way in: what holds for all connections of one listening address.
+
+    config: what is negotiated with them: which MACs, and whether a key is needed. binding: called once for each new
+    connection; the channel binding of its transport (SPEC 11.3), under TLS 32 bytes, else none. kind: tcp, unix or tls.
+    principals: the common name of a client's certificate -> who it is taken for (TLS that asks for certificates).
+    """
+
+    config: Config
+    binding: Callable[[], bytes]
+    kind: str
+    principals: Mapping[str, str] = field(default_factory=dict)
+
+    def certified(self, certificate: Mapping[str, Any] | None) -> str:
+        """Whom a client's certificate, as `ssl` gives it when it was verified, stands for; "" for nobody."""
+        names = [
+            value for part in (certificate or {}).get("subject", ()) for name, value in part if name == "commonName"
+        ]
+        return self.principals.get(names[0], "") if len(names) == 1 else ""
+
+
+def unbound() -> bytes:
+    """The channel binding of a transport that has none."""
+    return b""
 
 
 class Principal:
@@ -91,14 +119,6 @@ class Front:
         self.deadlines = Deadlines(loop.call_later, monotonic)
         self.receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.boot_id = os.urandom(16)
-        self.config = Config(
-            role=Role.SERVER,
-            limits=Limits(
-                max_message=settings.message_limit,
-                max_streams=settings.max_streams,
-                handshake_timeout=settings.handshake_timeout,
-            ),
-        )
         self.anonymous = Principal("anonymous", 0, settings)
         self.sessions: set[Session] = set()
         self._pending: dict[Session, None] = {}  # in the handshake, the oldest first
@@ -124,9 +144,21 @@ class Front:
 
     # -- connections -----------------------------------------------------------------------------------------------
 
-    def make_protocol(self) -> ConnectionTransport:
-        """The asyncio protocol of a new connection."""
-        return ConnectionTransport(self) if self._capture is None else CapturingTransport(self)
+    def door(
+        self, kind: str, binding: Callable[[], bytes] = unbound, principals: Mapping[str, str] | None = None
+    ) -> Door:
+        """A way in as the settings have it."""
+        settings = self.settings
+        limits = Limits(
+            max_message=settings.message_limit,
+            max_streams=settings.max_streams,
+            handshake_timeout=settings.handshake_timeout,
+        )
+        return Door(Config(role=Role.SERVER, limits=limits), binding, kind, principals or {})
+
+    def make_protocol(self, door: Door) -> ConnectionTransport:
+        """The asyncio protocol of a new connection that came by `door`."""
+        return ConnectionTransport(self, door) if self._capture is None else CapturingTransport(self, door)
 
     def admit(self, session: Session) -> bool:
         """Take a new connection in; False if there are too many."""

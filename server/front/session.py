@@ -32,7 +32,7 @@ from .drain import DRAINING, Drain
 from .open_calls import OpenCalls
 
 if TYPE_CHECKING:
-    from .front import Front
+    from .front import Door, Front
     from .services import Watch
     from .transport import ConnectionTransport
 
@@ -48,6 +48,7 @@ class Session(OpenCalls):
     __slots__ = (
         "_authenticated",
         "_bodies",
+        "_door",
         "_drain",
         "_frame_began",
         "_frame_timer",
@@ -60,15 +61,17 @@ class Session(OpenCalls):
         "_transport",
         "_unfinished",
         "behind",
+        "certified",
         "principal",
         "watches",
     )
 
-    def __init__(self, front: Front, transport: ConnectionTransport) -> None:
+    def __init__(self, front: Front, transport: ConnectionTransport, door: Door) -> None:
         self._transport = transport
+        self._door = door
         self._now = monotonic()
         connection = Connection(
-            front.config,
+            door.config,
             nonce=os.urandom(32),
             now=self._now,
             reserve=self._reserve,
@@ -78,6 +81,7 @@ class Session(OpenCalls):
         )
         super().__init__(front.deadlines, connection)
         self._front = front
+        self.certified = ""  # whom the client's certificate stands for
         self.principal = front.anonymous
         self._routes = self.principal.routes
         self.watches: dict[int, Watch] = {}

@@ -17,7 +17,7 @@ from .calls import SessionTimer
 from .session import Session
 
 if TYPE_CHECKING:
-    from .front import Front
+    from .front import Door, Front
 
 READ_BUDGET = 256 << 10
 """Bytes one connection is read before the others have their turn: libuv would otherwise read a busy peer up to 32 times
@@ -67,6 +67,7 @@ class ConnectionTransport:
         "_budget",
         "_closing",
         "_connection",
+        "_door",
         "_front",
         "_high_water",
         "_linger",
@@ -82,8 +83,9 @@ class ConnectionTransport:
         "_write_paused",
     )
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, door: Door) -> None:
         self._front = front
+        self._door = door
         self._high_water = int(front.settings.write_high_water)
         self._budget = READ_BUDGET
         self._read_size = READ_FIRST
@@ -97,7 +99,7 @@ class ConnectionTransport:
         self._patience = 0.0
         self._poison = front.settings.poison
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by connection_made, before any use
-        self._session = Session(front, self)
+        self._session = Session(front, self, door)
         self._connection = self._session.connection
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -106,6 +108,8 @@ class ConnectionTransport:
         """Ask to be admitted."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=0)  # every write is tried at once
+        if self._door.principals:
+            self._session.certified = self._door.certified(self._transport.get_extra_info("peercert"))
         if not self._front.admit(self._session):
             self._closing = True
             self._transport.abort()

@@ -141,7 +141,7 @@ class Client:
         self.wire = wire
         self.harness = harness
         self.events: list[Event] = []
-        self.protocol: Any = harness.front.make_protocol()
+        self.protocol: Any = harness.front.make_protocol(harness.front.door("tcp"))
         self.protocol.connection_made(wire)
         self.core = Connection(Config(role=Role.CLIENT), nonce=bytes(32), now=harness.loop.now)
         self._encoder = Encoder()

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tensorwire.protocol import Config, Role
 from tensorwire.server.front import transport as module
 from tensorwire.server.front.deadlines import Deadlines
+from tensorwire.server.front.front import Door, unbound
 from tensorwire.server.front.transport import (
     ALONE_BUDGET,
     LINGER_BYTES,
@@ -77,7 +79,7 @@ class FakeSocketTransport:
 class FakeSession:
     """A session whose core has `queued` buffers to send."""
 
-    def __init__(self, front: Any, transport: Any) -> None:
+    def __init__(self, front: Any, transport: Any, door: Door) -> None:
         self.connection = self
         self.queued: list[bytes] = []
         self.got = 0
@@ -131,7 +133,7 @@ class Harness:
             connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
         self.front: Any = front
-        self.protocol = ConnectionTransport(front)
+        self.protocol = ConnectionTransport(front, Door(Config(role=Role.SERVER), unbound, "tcp"))
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
         self.socket.protocol = self.protocol
