@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import handshake
 from .assembly import Refusal, Reserve
 from .control import Control
 from .errors import ErrorCode, LocalError, ProtocolError
@@ -21,10 +20,12 @@ from .header import HEADER_SIZE, FrameType
 from .limits import MAX_METADATA, RECEIVE_BUFFER, Config, Role
 from .outframes import control_frame, text_frame
 from .records import Buffer
+from .signing import SecretOf, available_macs
 from .states import State
 from .status import Status
 
 _T = FrameType
+_AVAILABLE: Final = available_macs()
 _OPEN: Final = State.OPEN  # by a name of its own: the look-up in the class costs the hot path ten times as much
 
 
@@ -44,7 +45,8 @@ class Connection(Control):
     nonce: 32 random bytes, fresh. now: seconds on any monotonic clock, the same in all calls. reserve: see `Reserve`.
     receive_buffer: writable, at least RECEIVE_BUFFER bytes; may be shared by all connections of one loop, since between
     calls nothing of this connection lives in it. connection_id (8 bytes) and boot_id (16): the server's; a client
-    learns them.
+    learns them. secret_of: what a server knows of a key id, see `SecretOf`; without it there are no keys. binding:
+    under TLS, SHA-256 of the leaf certificate that this connection's server presented (SPEC 11.3), 32 bytes.
     """
 
     __slots__ = ("_ping_sent",)
@@ -59,15 +61,22 @@ class Connection(Control):
         receive_buffer: memoryview | None = None,
         connection_id: bytes = b"",
         boot_id: bytes = b"",
+        secret_of: SecretOf | None = None,
+        binding: bytes = b"",
     ) -> None:
         if len(nonce) != 32 or (config.role is Role.SERVER and (len(connection_id) != 8 or len(boot_id) != 16)):
             raise ValueError("nonce is 32 bytes; a server's connection_id is 8 bytes and its boot_id 16")
-        if set(config.mac_algorithms) - set(handshake.BUILT_MACS):
-            raise ValueError(f"mac_algorithms {config.mac_algorithms}: only {handshake.BUILT_MACS} are built")
+        if set(config.mac_algorithms) - set(_AVAILABLE):
+            raise ValueError(
+                f"mac_algorithms {config.mac_algorithms}: only {_AVAILABLE} can be used here"
+                " (aes-256-gmac needs the package cryptography: pip install 'tensorwire[fast]')"
+            )
+        if len(binding) not in {0, 32}:
+            raise ValueError(f"binding is the SHA-256 of a certificate, 32 bytes, or none; this one has {len(binding)}")
         buffer = memoryview(bytearray(262144)) if receive_buffer is None else receive_buffer
         if buffer.readonly or buffer.nbytes < RECEIVE_BUFFER or buffer.format != "B":
             raise ValueError(f"receive_buffer must be {RECEIVE_BUFFER} writable bytes or more, it is {buffer.nbytes}")
-        super().__init__(config, nonce, now, reserve or _own_memory, buffer, connection_id, boot_id)
+        super().__init__(config, nonce, now, reserve or _own_memory, buffer, connection_id, boot_id, secret_of, binding)
         self._ping_sent: float | None = None
 
     # ---- what the owner may look at ----

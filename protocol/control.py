@@ -6,6 +6,7 @@ that a connection is over, and what the peer is told then.
 
 from __future__ import annotations
 
+from hmac import compare_digest
 from typing import Final
 
 from . import handshake
@@ -15,24 +16,49 @@ from .errors import ErrorCode, ProtocolError, error_code
 from .events import Authenticated, Cancelled, Closed, Ended, Event, GoAway, Pong, Ready
 from .extension import checked_extension
 from .foreign import foreign_answer, foreign_server
-from .handshake import Hello
+from .handshake import Hello, Welcome
 from .header import CANCEL, CONTROL_RULES, END, HEADER, FrameType, Header, check_control, type_name
 from .limits import PREFACE, UNKNOWN_LIMITS, Config, PeerLimits, Role
 from .outframes import control_frame, text_frame
+from .records import SignedRecords
+from .signing import (
+    CLIENT_RECORD,
+    PROOF_SIZE,
+    SERVER_RECORD,
+    KeySchedule,
+    SecretOf,
+    make_mac,
+    transcript,
+)
 from .states import BUILT, RECEIVES, State
 from .status import Status
 from .streams import Action, StreamState
 
 _T = FrameType
 _NUISANCE_WINDOW: Final = 10.0  # seconds
+_NO_PROOF: Final = bytes(PROOF_SIZE)
+
+# One answer to whoever cannot authenticate, whatever is wrong (SPEC 11.4).
+REFUSED: Final = (
+    "authentication: unknown key, wrong secret, or a key that is not valid now; check both with whoever runs the server"
+)
+KEY_WANTED: Final = (
+    "authentication: this server takes callers with a key only; give the client one (key=, or TENSORWIRE_KEY)"
+)
+NO_KEYS: Final = "authentication: this server has no keys and takes callers without one only; call without a key"
+NOT_THE_SERVER: Final = (
+    "authentication: the server's proof does not fit this key: it does not know the key id, or has another secret for"
+    " it, or the key is not valid now, or somebody in between changes what is sent"
+)
 
 
 class Control(Calls):
     """What a connection does by itself when control frames arrive."""
 
     __slots__ = (
-        "_deadline", "_hello", "_last_received", "_nonce", "_nuisances", "_preface", "_window_start", "boot_id",
-        "connection_id", "features", "peer_limits", "version",
+        "_binding", "_deadline", "_hello", "_hello_frame", "_keys", "_last_received", "_nonce", "_nuisances",
+        "_preface", "_secret_of", "_valid", "_window_start", "boot_id", "connection_id", "features", "mac",
+        "peer_limits", "version",
     )  # fmt: skip
 
     def __init__(
@@ -44,8 +70,16 @@ class Control(Calls):
         buffer: memoryview,
         connection_id: bytes,
         boot_id: bytes,
+        secret_of: SecretOf | None,
+        binding: bytes,
     ) -> None:
         super().__init__(config, buffer, reserve)
+        self.mac = "none"
+        self._secret_of = secret_of
+        self._binding = binding
+        self._keys: KeySchedule | None = None  # server: from HELLO with a key to AUTH
+        self._valid = False
+        self._hello_frame = b""  # client: until WELCOME
         self.version = 0
         self.features: tuple[int, ...] = ()
         self.peer_limits = UNKNOWN_LIMITS
@@ -60,7 +94,8 @@ class Control(Calls):
         self._window_start = now
         if config.role is Role.CLIENT:
             self._writer.greet(PREFACE)
-            self._writer.greet(control_frame(_T.HELLO, meta=handshake.pack_hello(config, nonce)))
+            self._hello_frame = control_frame(_T.HELLO, meta=handshake.pack_hello(config, nonce))
+            self._writer.greet(self._hello_frame)
 
     # ---- Handler: what the reader asks ----
 
@@ -98,7 +133,7 @@ class Control(Calls):
             self._over(error_code(header[6]), _text(meta), events, remote=True, frame=None)
             return False
         else:
-            self._on_handshake(kind, meta, events)
+            self._on_handshake(kind, header, meta, events)
         return True
 
     def nuisance(self) -> None:
@@ -182,31 +217,13 @@ class Control(Calls):
         if wrong is not None:
             raise ProtocolError(ErrorCode.NOT_TENSORWIRE, wrong)
 
-    def _on_handshake(self, kind: int, meta: bytes, events: list[Event]) -> None:
+    def _on_handshake(self, kind: int, header: Header, meta: bytes, events: list[Event]) -> None:
         if kind == _T.HELLO:
-            self._hello = hello = handshake.parse_hello(meta)
-            choice = handshake.choose(self.config, hello)
-            self._agree(choice[0], choice[1], hello.limits)
-            welcome = handshake.pack_welcome(self.config, self._nonce, self.connection_id, self.boot_id, choice)
-            self._writer.greet(control_frame(_T.WELCOME, meta=welcome))
-            self.state = State.AUTH
+            self._on_hello(HEADER.pack(*header) + meta, handshake.parse_hello(meta))
         elif kind == _T.WELCOME:
-            answer = handshake.parse_welcome(meta)
-            handshake.check_welcome(self.config, answer)
-            self._agree(answer.version, answer.features, answer.limits)
-            self.connection_id = answer.connection_id
-            self.boot_id = answer.boot_id
-            self._writer.greet(control_frame(_T.AUTH))
-            self._writer.held = False
-            self.state = State.READY
+            self._on_welcome(HEADER.pack(*header) + meta, handshake.parse_welcome(meta))
         elif kind == _T.AUTH:
-            handshake.parse_entries(meta)
-            self._deadline = None
-            self.state = State.READY
-            self._reader.ready()
-            if self._hello is not None:
-                events.append(Authenticated(self._hello))
-                self._hello = None
+            self._on_auth(HEADER.pack(*header) + meta, handshake.parse_entries(meta), events)
         else:
             if not meta:
                 raise ProtocolError(ErrorCode.HANDSHAKE, "READY: the payload is missing")
@@ -215,9 +232,75 @@ class Control(Calls):
             self._reader.ready()
             events.append(Ready(meta))
 
-    def _agree(self, version: int, features: tuple[int, ...], limits: PeerLimits) -> None:
-        self.version = version
-        self.features = features
+    def _on_hello(self, frame: bytes, hello: Hello) -> None:
+        """Answer with WELCOME, which proves that this server has the secret of the client's key (SPEC 11.4)."""
+        config, writer = self.config, self._writer
+        choice = handshake.choose(config, hello)
+        if not hello.key_id and not config.keyless:
+            raise ProtocolError(ErrorCode.AUTHENTICATION, KEY_WANTED)
+        if hello.key_id and self._secret_of is None:
+            raise ProtocolError(ErrorCode.AUTHENTICATION, NO_KEYS)
+        self._hello = hello
+        self._agree(choice, hello.limits)
+        proof = _NO_PROOF if hello.key_id else b""
+        entries = handshake.pack_welcome(config, self._nonce, self.connection_id, self.boot_id, choice, proof=proof)
+        welcome = control_frame(_T.WELCOME, meta=entries)
+        self.state = State.AUTH
+        if self._secret_of is None or not hello.key_id:
+            writer.greet(welcome)
+            return
+        secret, self._valid = self._secret_of(hello.key_id)
+        th = transcript(frame, welcome, self._binding)
+        self._keys = keys = KeySchedule(secret, hello.nonce, self._nonce, th)
+        writer.greet(handshake.with_proof(welcome, keys.server_proof()))
+        if self.mac != "none":
+            writer.records = SignedRecords(make_mac(self.mac, keys.key(SERVER_RECORD)))
+
+    def _on_welcome(self, frame: bytes, welcome: Welcome) -> None:
+        """Check the server's proof and answer with our own."""
+        config, writer = self.config, self._writer
+        handshake.check_welcome(config, welcome)
+        self._agree((welcome.version, welcome.features, welcome.mac), welcome.limits)
+        self.connection_id = welcome.connection_id
+        self.boot_id = welcome.boot_id
+        hello, self._hello_frame = self._hello_frame, b""
+        if config.key_id:
+            th = b"" if not welcome.proof else transcript(hello, handshake.with_proof(frame, _NO_PROOF), self._binding)
+            keys = KeySchedule(config.secret, self._nonce, welcome.nonce, th)
+            if not welcome.proof or not compare_digest(keys.server_proof(), welcome.proof):
+                raise ProtocolError(ErrorCode.AUTHENTICATION, NOT_THE_SERVER)
+            auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, _NO_PROOF)]))
+            writer.greet(handshake.with_proof(auth, keys.client_proof(auth)))
+            if self.mac != "none":
+                self._reader.sign(make_mac(self.mac, keys.key(SERVER_RECORD)))
+                writer.records = SignedRecords(make_mac(self.mac, keys.key(CLIENT_RECORD)))
+        else:
+            writer.greet(control_frame(_T.AUTH))
+        writer.held = False
+        self.state = State.READY
+
+    def _on_auth(self, frame: bytes, entries: dict[int, bytes], events: list[Event]) -> None:
+        """Check the client's proof: the one answer to all that can be wrong is given here."""
+        keys, self._keys = self._keys, None
+        if keys is not None:
+            proof = entries.get(handshake.PROOF, b"")
+            if len(proof) != PROOF_SIZE:
+                raise ProtocolError(ErrorCode.AUTHENTICATION, REFUSED)
+            proven = compare_digest(keys.client_proof(handshake.with_proof(frame, _NO_PROOF)), proof)
+            if not (proven and self._valid):
+                raise ProtocolError(ErrorCode.AUTHENTICATION, REFUSED)
+            if self.mac != "none":
+                self._reader.sign(make_mac(self.mac, keys.key(CLIENT_RECORD)))
+        self._deadline = None
+        self.state = State.READY
+        self._reader.ready()
+        if self._hello is not None:
+            events.append(Authenticated(self._hello))
+            self._hello = None
+
+    def _agree(self, choice: tuple[int, tuple[int, ...], int], limits: PeerLimits) -> None:
+        self.version, self.features, number = choice
+        self.mac = handshake.MAC_NAMES[number]
         self.peer_limits = limits
         self._reader.chunk = self._writer.chunk = min(limits.chunk, self.config.limits.chunk)
 
@@ -239,6 +322,7 @@ class Control(Calls):
         self.closed = True
         self.state = State.CLOSED
         self._deadline = None
+        self._keys = None
         self._streams.clear()
         self._writer.finish(frame)
 

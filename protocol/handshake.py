@@ -12,7 +12,9 @@ from struct import Struct
 from typing import Final
 
 from .errors import ErrorCode, ProtocolError
+from .header import HEADER_SIZE
 from .limits import INLINE_BODY, MAX_CHUNK, MAX_HANDSHAKE, MIN_CHUNK, Config, Limits, PeerLimits
+from .signing import PROOF_SIZE
 
 VERSIONS: Final = 1
 DRAFT: Final = 2
@@ -25,10 +27,10 @@ LIMITS: Final = 8
 AGENT: Final = 9
 CONNECTION_ID: Final = 10
 BOOT_ID: Final = 11
+PROOF: Final = 13
 
 MAC_NUMBERS: Final[dict[str, int]] = {"none": 0, "hmac-sha256": 1, "aes-256-gmac": 2}
 MAC_NAMES: Final[dict[int, str]] = {number: name for name, number in MAC_NUMBERS.items()}
-BUILT_MACS: Final = ("none",)
 
 _ENTRY: Final = Struct("<HH")
 _VERSIONS: Final = Struct("<HH")
@@ -65,6 +67,7 @@ class Welcome:
     agent: str
     connection_id: bytes
     boot_id: bytes
+    proof: bytes  # 32 bytes, or none
 
 
 # ---- entries ----
@@ -93,6 +96,17 @@ def parse_entries(raw: bytes) -> dict[int, bytes]:
         last = kind
         entries[kind] = raw[at - size : at]
     return entries
+
+
+def with_proof(frame: bytes, proof: bytes) -> bytes:
+    """A WELCOME or AUTH frame whose PROOF entry, which must be there, holds `proof`: zeros for what is hashed."""
+    at = HEADER_SIZE
+    while at < len(frame):
+        kind, size = _ENTRY.unpack_from(frame, at)
+        at += 4 + size
+        if kind == PROOF:
+            return frame[: at - size] + proof + frame[at:]
+    raise ValueError("the frame has no PROOF")
 
 
 def _required(entries: dict[int, bytes], kind: int, name: str, sizes: range) -> bytes:
@@ -221,6 +235,8 @@ def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
     allowed = [MAC_NUMBERS[name] for name in config.mac_algorithms]
     for mac in hello.macs:
         if mac in allowed:
+            if mac and not hello.key_id:
+                raise ProtocolError(ErrorCode.HANDSHAKE, f"handshake: MAC {MAC_NAMES[mac]} without a KEY_ID")
             return high, chosen, mac
     names = [MAC_NAMES.get(mac, str(mac)) for mac in hello.macs]
     raise ProtocolError(
@@ -229,7 +245,13 @@ def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
 
 
 def pack_welcome(
-    config: Config, nonce: bytes, connection_id: bytes, boot_id: bytes, choice: tuple[int, tuple[int, ...], int]
+    config: Config,
+    nonce: bytes,
+    connection_id: bytes,
+    boot_id: bytes,
+    choice: tuple[int, tuple[int, ...], int],
+    *,
+    proof: bytes = b"",
 ) -> bytes:
     """The entries of WELCOME."""
     version, features, mac = choice
@@ -243,6 +265,7 @@ def pack_welcome(
         *([(AGENT, config.agent.encode())] if config.agent else []),
         (CONNECTION_ID, connection_id),
         (BOOT_ID, boot_id),
+        *([(PROOF, proof)] if proof else []),
     ]
     return pack_entries(entries)
 
@@ -263,6 +286,7 @@ def parse_welcome(raw: bytes) -> Welcome:
         agent=_optional(entries, AGENT, "AGENT", range(1, 129)).decode("utf-8", "replace"),
         connection_id=_required(entries, CONNECTION_ID, "CONNECTION_ID", _exactly(8)),
         boot_id=_required(entries, BOOT_ID, "BOOT_ID", _exactly(16)),
+        proof=_optional(entries, PROOF, "PROOF", _exactly(PROOF_SIZE)),
     )
 
 

@@ -21,8 +21,8 @@ MAX_CHUNK: Final = 1 << 20  # bytes; the longest time one frame holds the socket
 MAX_METADATA: Final = 65536  # bytes in one frame after authentication; a thousand tensors of ordinary names
 MAX_EXTENSION: Final = 1024  # bytes; 124 free dims and every other item once
 RECEIVE_BUFFER: Final = (
-    64 + MAX_EXTENSION + MAX_METADATA + INLINE_BODY
-)  # bytes: the largest frame and a header after it
+    128 + MAX_EXTENSION + MAX_METADATA + INLINE_BODY
+)  # bytes: the largest frame, its record, and what stands before the frame after it
 MAX_HANDSHAKE: Final = 4096  # bytes of HELLO, WELCOME, AUTH entries: all that is parsed for a stranger
 MAX_DETAIL: Final = 1024  # bytes of UTF-8 text in END, CLOSE, GOAWAY
 NO_NEW_STREAMS: Final = (1 << 64) - 1  # GOAWAY stream id of the draining notice
@@ -83,8 +83,10 @@ class Config:
 
     version_min, version_max: protocol versions spoken. draft: draft number, equal on both sides.
     features_offered, features_required: feature numbers (u16); each required one is offered too.
-    mac_algorithms: names by preference; only "none" until signing is built.
-    key_id: 0 to 64 bytes, names the client's key. agent: software name shown in the peer's logs, up to 128 bytes.
+    mac_algorithms: names, a client's by preference: "hmac-sha256", "aes-256-gmac", "none".
+    key_id, secret: a client's key: 1 to 64 bytes that name it, and its 32 bytes; both empty without one.
+    keyless: whether a server takes clients without a key.
+    agent: software name shown in the peer's logs, up to 128 bytes.
     """
 
     role: Role
@@ -95,6 +97,8 @@ class Config:
     features_required: tuple[int, ...] = ()
     mac_algorithms: tuple[str, ...] = ("none",)
     key_id: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
+    keyless: bool = True
     agent: str = "tensorwire"
     limits: Limits = field(default_factory=Limits)
 
@@ -107,3 +111,5 @@ class Config:
             raise ValueError("key_id is at most 64 bytes and agent at most 128 bytes of UTF-8")
         if not self.mac_algorithms:
             raise ValueError('mac_algorithms is empty; ("none",) is the least')
+        if (self.key_id or self.secret) and not (self.key_id and len(self.secret) == 32):
+            raise ValueError(f"a key is a key_id and a secret of 32 bytes; this one has {len(self.secret)}")

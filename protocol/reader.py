@@ -48,7 +48,8 @@ class Reader(Assembly):
     """Turns received bytes into events. One per connection; the buffer may be shared by all connections of a loop.
 
     tail: bytes of an incomplete small frame, kept between calls. _head: bytes that the last large message had before
-    its first chunk's own: the next one has as many, most likely, and is begun with one read.
+    its first chunk's own: the next one has as many, most likely, and is begun with one read. halt: what comes behind
+    the control frame that is being handled are no frames.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Reader(Assembly):
         "_start",
         "_unary",
         "_unary_replies",
+        "halt",
         "tail",
     )
 
@@ -81,6 +83,7 @@ class Reader(Assembly):
         self._large = False
         self._head = HEADER_SIZE
         self._start = 0
+        self.halt = False
         self.tail = b""
 
     def ready(self) -> None:
@@ -252,6 +255,8 @@ class Reader(Assembly):
                 large = False
                 if not self._handler.control(header, ext, meta, body, events):
                     return end
+                if self.halt:
+                    break
                 open_kind, data_kind = self._ready_kinds
         self._large = large
         return pos

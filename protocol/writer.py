@@ -123,8 +123,9 @@ class Writer:
 
     def greet(self, frame: bytes) -> None:
         """Queue a frame of the handshake."""
-        self.greeting.append(frame)
-        self.nbytes += len(frame)
+        for part in self.records.seal([frame], len(frame)):
+            self.greeting.append(part)
+            self.nbytes += len(part)
 
     def urgent(self, frame: bytes) -> None:
         """Queue a control frame that belongs to no stream."""
@@ -139,14 +140,14 @@ class Writer:
             self.active[stream_id].waiting.append((head, body, nbytes, None))
             return
         lane = self.base if self.fifo or not priority else self._lane(priority)
+        if lane.nbytes + nbytes > BATCH and lane.nbytes:  # a batch is a record: 64 KiB, or one frame
+            lane.full.append((lane.small, lane.nbytes))
+            lane.small = []
+            lane.nbytes = 0
         lane.small.append(head)
         if body:
             lane.small += body
         lane.nbytes += nbytes
-        if lane.nbytes >= BATCH:
-            lane.full.append((lane.small, lane.nbytes))
-            lane.small = []
-            lane.nbytes = 0
 
     def large(self, head: bytes, outgoing: Outgoing) -> None:
         """Queue a chunked message: its first frame and its chunks."""
@@ -193,15 +194,17 @@ class Writer:
             self.nbytes = sum(map(len, self.greeting))
         else:
             for lane in self.order:
-                rest.nbytes += lane.take(self.nbytes + 1, _PLAIN, rest.small)
+                rest.full += lane.full
+                if lane.small:
+                    rest.full.append((lane.small, lane.nbytes))
         self.base = rest
         self.lanes = {}
         self.order = [rest]
         if frame is not None:
-            self.nbytes += len(frame)
             if self.held:
-                self.greeting.append(frame)
+                self.greet(frame)
             else:
+                self.nbytes += len(frame)
                 rest.small.append(frame)
                 rest.nbytes += len(frame)
 
@@ -231,16 +234,27 @@ class Writer:
         self.greeting = []
         if not self.held:
             if self.control:
-                out += self.records.seal(self.control, self.control_bytes)
                 taken += self.control_bytes
-                self.control = []
-                self.control_bytes = 0
+                self._seal_control(out)
             for lane in self.order:
                 if taken >= budget:
                     break
                 taken += self._from_lane(lane, budget - taken, out)
         self.nbytes -= taken
         return out
+
+    def _seal_control(self, out: list[Buffer]) -> None:
+        batch: list[Buffer] = []
+        nbytes = 0
+        for frame in self.control:
+            if nbytes + len(frame) > BATCH:
+                out += self.records.seal(batch, nbytes)
+                batch, nbytes = [], 0
+            batch.append(frame)
+            nbytes += len(frame)
+        out += self.records.seal(batch, nbytes)
+        self.control = []
+        self.control_bytes = 0
 
     def _from_lane(self, lane: Lane, budget: int, out: list[Buffer]) -> int:
         source = self.base if self.fifo else lane

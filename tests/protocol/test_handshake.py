@@ -42,7 +42,13 @@ def refusal(hello: Hello, config: Config = SERVER) -> ProtocolError:
 
 def test_hello_says_what_the_configuration_says() -> None:
     config = Config(
-        Role.CLIENT, version_max=3, features_offered=(1, 2), features_required=(2,), key_id=b"key", agent="test client"
+        Role.CLIENT,
+        version_max=3,
+        features_offered=(1, 2),
+        features_required=(2,),
+        key_id=b"key",
+        secret=bytes(32),
+        agent="test client",
     )
     said = parse_hello(pack_hello(config, NONCE))
     assert (said.version_min, said.version_max, said.draft, said.nonce) == (1, 3, 1, NONCE)
@@ -57,7 +63,7 @@ def test_welcome_says_what_was_chosen() -> None:
     raw = pack_welcome(SERVER, NONCE, b"connect1", b"b" * 16, (1, (2,), 0))
     said = parse_welcome(raw)
     assert said == Welcome(
-        1, 1, NONCE, (2,), 0, PeerLimits(262144, 4096, 1 << 40), "tensorwire", b"connect1", b"b" * 16
+        1, 1, NONCE, (2,), 0, PeerLimits(262144, 4096, 1 << 40), "tensorwire", b"connect1", b"b" * 16, b""
     )
 
 
@@ -120,7 +126,7 @@ def test_no_common_mac_names_both_lists() -> None:
 def test_a_choice_that_was_not_offered_is_refused(change: dict[str, object], code: ErrorCode) -> None:
     base: dict[str, object] = {
         "version": 1, "draft": 1, "nonce": NONCE, "features": (), "mac": 0, "limits": PeerLimits(), "agent": "",
-        "connection_id": bytes(8), "boot_id": bytes(16),
+        "connection_id": bytes(8), "boot_id": bytes(16), "proof": b"",
     }  # fmt: skip
     with pytest.raises(ProtocolError) as caught:
         check_welcome(CLIENT, Welcome(**(base | change)))  # type: ignore[arg-type]

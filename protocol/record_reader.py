@@ -1,0 +1,270 @@
+"""Records in, frames out: the receiving side of signing (SPEC 11.2, 11.5 and 21).
+
+Nothing of a record is acted on before its tag has passed. One look is taken before: at the header of a chunk of a
+message under way, whose bytes then go straight from the socket into the message's own memory, where they count for
+nothing until the tag, which comes last, is right. Until signing begins, and without it, `Reader` does all the work.
+"""
+
+from __future__ import annotations
+
+from hmac import compare_digest
+from struct import Struct
+from typing import Final
+
+from .assembly import Handler, Incoming, Reserve
+from .errors import ErrorCode, ProtocolError
+from .events import Event, MessageAborted
+from .header import HEADER, HEADER_SIZE, MORE, Header
+from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA
+from .reader import Reader
+from .records import Buffer
+from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
+from .streams import Streams
+
+_SIZE: Final = Struct("<I")
+_unpack_from = HEADER.unpack_from
+RECORD_BATCH: Final = 65536  # bytes: several frames in one record are this much together at most
+_HEAD: Final = 4 + HEADER_SIZE  # n and the first header
+_BETWEEN: Final = TAG_SIZE + _HEAD  # what stands between the bytes of two chunks
+_LARGEST: Final = HEADER_SIZE + MAX_EXTENSION + MAX_METADATA + INLINE_BODY  # bytes of a frame that is no chunk
+_NO_CHUNK: Final[tuple[Buffer, ...]] = ()
+
+
+class RecordReader(Reader):
+    """A Reader whose bytes may come in records, from `sign` on.
+
+    _text: n and header of the chunk that is coming in. _from: where its bytes begin in its message. _running: its tag,
+    where nobody keeps its bytes. _tag_due: all of it is there, but for the tag. _over: nothing more may be read.
+    """
+
+    __slots__ = ("_from", "_mac", "_over", "_running", "_tag_due", "_text")
+
+    def __init__(
+        self,
+        handler: Handler,
+        streams: Streams,
+        buffer: memoryview,
+        reserve: Reserve,
+        max_streams: int,
+        max_message: int,
+    ) -> None:
+        super().__init__(handler, streams, buffer, reserve, max_streams, max_message)
+        self._mac: Mac | None = None
+        self._running: RunningTag | None = None
+        self._text = b""
+        self._from = 0
+        self._tag_due = False
+        self._over = False
+
+    def sign(self, mac: Mac) -> None:
+        """From the next frame on there are records, with tags of `mac`."""
+        self._mac = mac
+        self._head = _HEAD
+        self.halt = True
+
+    @property
+    def partial(self) -> bool:
+        """Whether the bytes so far end within a record or a message."""
+        return bool(self.tail or self._skip or self._incoming or self._current is not None or self._tag_due)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the peer owes every byte of `next_buffer`: of a chunk, and what stands before the next."""
+        return self._current is not None and not self._tag_due
+
+    # ---- where bytes go ----
+
+    def next_buffer(self) -> memoryview:
+        """Writable memory for the next read; calling again before `received` gives the same place."""
+        if self._mac is None:
+            return super().next_buffer()
+        current = self._current
+        if current is not None and not self._tag_due:
+            stop = current.filled + current.chunk_left
+            if stop + _BETWEEN <= current.total:
+                stop += _BETWEEN  # tag and the next record's head, to be overwritten by the bytes it announces
+            return current.view[current.filled : stop]
+        tail = self.tail
+        self._start = start = len(tail)
+        if start:
+            self._buffer[:start] = tail
+        if self._tag_due:
+            return self._buffer[start : TAG_SIZE + (_HEAD if self._incoming else self._head)]
+        if self._large and not self._skip:
+            if start < _HEAD:
+                return self._buffer[start : _HEAD if self._incoming else self._head]
+            nbytes: int = _SIZE.unpack_from(tail)[0]
+            if _unpack_from(tail, 4)[3] & MORE and nbytes <= _LARGEST:
+                return self._buffer[start : 4 + nbytes + _BETWEEN]
+            self._large = False
+        return self._buffer[start:] if start else self._buffer
+
+    def received(self, n: int, events: list[Event]) -> None:
+        """Take `n` bytes written to the memory of `next_buffer`; raises ProtocolError."""
+        mac = self._mac
+        if mac is None:
+            super().received(n, events)
+            mac = self._mac
+            if mac is None or self._over:
+                return
+            rest, self.tail = self.tail, b""
+            self._buffer[: len(rest)] = rest
+            self.halt = False
+            self._records(mac, len(rest), events)
+            return
+        current = self._current
+        if current is not None and not self._tag_due:
+            left = current.chunk_left
+            end = max(0, n - left)
+            current.filled += n - end
+            current.chunk_left = left - (n - end)
+            self._tag_due = current.chunk_left == 0
+            if end:
+                self._buffer[:end] = current.view[current.filled : current.filled + end]
+        else:
+            end = self._start + n
+            self._start = 0
+        self.tail = b""
+        if self.deferred:
+            events += self.deferred
+            self.deferred.clear()
+        if current is not None and current.aborted:
+            self._let_go(mac, current, events)
+        self._records(mac, end, events)
+
+    # ---- records ----
+
+    def _records(self, mac: Mac, end: int, events: list[Event]) -> None:
+        """What lies in the buffer up to `end`: the rest of a chunk, its tag, records; raises ProtocolError."""
+        buffer = self._buffer
+        pos = 0
+        while True:
+            if self._skip:
+                pos = self._pass_over(pos, end)
+            if self._tag_due:
+                if end - pos < TAG_SIZE:
+                    break
+                self._check_chunk_tag(mac, buffer[pos : pos + TAG_SIZE], events)
+                pos += TAG_SIZE
+            if end - pos < _HEAD:
+                if end - pos >= 4:
+                    self._check_size(_SIZE.unpack_from(buffer, pos)[0])
+                break
+            nbytes: int = _SIZE.unpack_from(buffer, pos)[0]
+            self._check_size(nbytes)
+            header = _unpack_from(buffer, pos + 4)
+            stop = pos + 4 + nbytes
+            chunk = holds_chunk(header, nbytes)
+            if stop + TAG_SIZE <= end:
+                if chunk:
+                    tag = mac.tag(buffer[pos : pos + _HEAD], (buffer[pos + _HEAD : stop],))
+                else:
+                    tag = mac.tag(buffer[pos:stop], _NO_CHUNK)
+                if not compare_digest(tag, buffer[stop : stop + TAG_SIZE]):
+                    raise _wrong_tag()
+                if nbytes > RECORD_BATCH and header[0] != nbytes - HEADER_SIZE:
+                    raise ProtocolError(
+                        ErrorCode.TOO_LARGE,
+                        f"record of {nbytes} bytes of several frames; at most {RECORD_BATCH} together",
+                    )
+                parsed = self._frames(pos + 4, stop, events)
+                if self._over:
+                    return
+                if parsed != stop or self._current is not None or self._skip:
+                    raise ProtocolError(ErrorCode.FRAME, "a frame does not end where its record ends")
+                if self._large:
+                    self._head = 4 + nbytes + _BETWEEN
+                pos = stop + TAG_SIZE
+            elif chunk:
+                pos = self._begin_chunk(mac, header, pos, end)
+            elif nbytes > _LARGEST:
+                raise ProtocolError(
+                    ErrorCode.TOO_LARGE, f"record of {nbytes} bytes that is no chunk; at most {_LARGEST}"
+                )
+            else:
+                break
+        if pos < end:
+            self.tail = buffer[pos:end].tobytes()
+
+    def _check_size(self, nbytes: int) -> None:
+        if nbytes < HEADER_SIZE:
+            raise ProtocolError(ErrorCode.FRAME, f"record of {nbytes} bytes; a frame has {HEADER_SIZE} at least")
+        if nbytes > max(_LARGEST, HEADER_SIZE + self.chunk):
+            raise ProtocolError(
+                ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {max(_LARGEST, HEADER_SIZE + self.chunk)}"
+            )
+
+    def _begin_chunk(self, mac: Mac, header: Header, pos: int, end: int) -> int:
+        """A chunk that is not all there: to its message's memory, or nowhere; returns where its bytes so far end."""
+        length = header[0]
+        if length > self.chunk:
+            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+        self._text = self._buffer[pos : pos + _HEAD].tobytes()
+        pos += _HEAD
+        incoming = self._incoming.get(header[4])
+        if incoming is None:  # of a stream that this side has finished with: judged once its tag has passed
+            self._running = mac.begin(self._text)
+            self._skip = length
+            return pos
+        self._check_chunk(incoming, header)
+        here = min(length, end - pos)
+        filled = incoming.filled
+        incoming.view[filled : filled + here] = self._buffer[pos : pos + here]
+        self._from = filled
+        incoming.filled = filled + here
+        incoming.chunk_left = length - here
+        self._tag_due = here == length
+        self._current = incoming
+        self._large = True
+        return pos + here
+
+    def _pass_over(self, pos: int, end: int) -> int:
+        """Bytes of a chunk that nobody keeps: they count for its tag only."""
+        here = min(self._skip, end - pos)
+        if self._running is not None:
+            self._running.update(self._buffer[pos : pos + here])
+        self._skip -= here
+        self._tag_due = self._skip == 0
+        return pos + here
+
+    def _check_chunk_tag(self, mac: Mac, tag: memoryview, events: list[Event]) -> None:
+        """The tag of a chunk that came in pieces: only now its bytes count."""
+        running, current = self._running, self._current
+        self._tag_due = False
+        self._running = self._current = None
+        if running is not None:
+            if not compare_digest(running.finish(), tag):
+                raise _wrong_tag()
+            if self._text:
+                header = _unpack_from(self._text, 4)
+                self._late_data(header, self._streams.get(header[4]))
+        elif current is not None:
+            chunk = current.view[self._from : current.filled]
+            if not compare_digest(mac.tag(self._text, (chunk,)), tag):
+                self._current = current  # its memory is given back with the connection
+                raise _wrong_tag()
+            if current.filled == current.total:
+                self._complete(current, events)
+
+    def _let_go(self, mac: Mac, current: Incoming, events: list[Event]) -> None:
+        """Nobody wants the message whose chunk is coming in any more: its memory goes back, the tag goes on."""
+        self._running = mac.begin(self._text)
+        self._running.update(current.view[self._from : current.filled])
+        self._text = b""  # its header was judged as it came
+        self._skip = current.chunk_left
+        self._current = None
+        events.append(MessageAborted(current.stream_id))
+
+    def abort_all(self, events: list[Event]) -> None:
+        """Give up every unfinished message and the record that has begun: the connection is over."""
+        super().abort_all(events)
+        self._over = True
+        self._tag_due = False
+        self._running = None
+
+
+def _wrong_tag() -> ProtocolError:
+    return ProtocolError(
+        ErrorCode.AUTHENTICATION,
+        "a record's tag is wrong: its bytes were changed, lost, repeated or put in another order",
+    )
