@@ -30,9 +30,11 @@ from .front.admin import AdminServer, Page
 from .front.front import Door, Front
 from .front.listener import Listener, ListenError
 from .front.logs import configure_logs, get_logger
+from .front.tls_layer import tls_connections
 from .placement import PlacementError, Placer
 from .registry import Registry, RegistryError, Served, scan_models
 from .settings import Settings
+from .tls import Certificates
 
 HOUSEKEEPING = 0.5
 """Seconds between looks at quiet engines, whose idle memory then goes back to the pool."""
@@ -64,6 +66,7 @@ class Server:
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture)
         self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout)
         self._listeners: list[Listener] = []
+        self.certificates: Certificates | None = None
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
         )
@@ -101,6 +104,7 @@ class Server:
             await self._behind(self.front.door("tcp")).listen_tcp(
                 settings.host, settings.port, settings.backlog, int(settings.unsent_low_water)
             )
+        await self._listen_tls()
         if settings.unix is not None:
             await self._behind(self.front.door("unix")).listen_unix(settings.unix, settings.backlog)
         self.addresses = [address for listener in self._listeners for address in listener.addresses]
@@ -109,6 +113,23 @@ class Server:
         if settings.admin:
             await self._admin.listen(settings.admin_host, settings.admin_port)
             self.admin_url = self._admin.url
+
+    async def _listen_tls(self) -> None:
+        settings = self.settings
+        if settings.tls_port is None or settings.tls_cert is None or settings.tls_key is None:
+            return
+        self.certificates = certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        door = self.front.door("tls", certificates.binding, settings.tls_principals)
+        listener = Listener(tls_connections(certificates, partial(self.front.make_protocol, door)))
+        self._listeners.append(listener)
+        await listener.listen_tcp(
+            settings.host,
+            settings.tls_port,
+            settings.backlog,
+            int(settings.unsent_low_water),
+            guarded=True,
+            scheme="tws",
+        )
 
     def _behind(self, door: Door) -> Listener:
         """A listener whose connections come by `door`."""
@@ -138,6 +159,8 @@ class Server:
 
     def _keep_house(self) -> None:
         self._housekeeping = self._loop.call_later(HOUSEKEEPING, self._keep_house)
+        if self.certificates is not None:
+            self.certificates.reload_if_changed()
         for served in self.registry.all():
             if served.engine.health().state is HealthState.IDLE:
                 served.engine.trim()

@@ -8,17 +8,18 @@ What a setting does lives where it is used, not here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ByteSize, Field, ValidationError, field_validator
+from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
-from .front.listener import DEFAULT_PORT, check_loopback
+from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT
 
 ENV_PREFIX = "TENSORWIRE_"
 DEFAULT_ADMIN_PORT = 7412
@@ -42,12 +43,36 @@ class Settings(BaseSettings):
     )
 
     host: str = _setting(
-        "127.0.0.1", "Network", "Address to listen on. Only loopback addresses are taken until signing is built."
+        "127.0.0.1",
+        "Network",
+        "Address to listen on. Addresses other than loopback need keys or TLS: anybody may reach them.",
     )
     port: int = _setting(
         DEFAULT_PORT, "Network", "TCP port to listen on; 0 lets the system choose and prints it.", ge=0, le=65535
     )
     tcp: bool = _setting(True, "Network", "Listen on TCP. Switch it off to serve only a Unix socket.")
+    tls_port: int | None = _setting(
+        None,
+        "Network",
+        f"TCP port for TLS 1.3; 0 lets the system choose. Unset: no TLS. What clients expect: {DEFAULT_TLS_PORT}.",
+        ge=0,
+        le=65535,
+    )
+    tls_cert: Path | None = _setting(
+        None, "Network", "PEM file: the server's certificate, then those of its issuers. Read again when it changes."
+    )
+    tls_key: Path | None = _setting(
+        None, "Network", "PEM file: the key of that certificate, unencrypted. Read again when it changes."
+    )
+    tls_client_ca: Path | None = _setting(
+        None, "Network", "PEM file: the CAs of clients' certificates. With it every client must show one (mTLS)."
+    )
+    tls_principals: Annotated[dict[str, str], NoDecode] = _setting(
+        {},
+        "Network",
+        "Whom client certificates stand for: subject common name=principal, separated by commas; in the TOML file a "
+        "table. Others are refused.",
+    )
     unix: Path | None = _setting(
         None, "Network", "Path of a Unix socket to listen on as well; its mode is 0600, so its owner alone may connect."
     )
@@ -145,11 +170,33 @@ class Settings(BaseSettings):
         False, "Debug", "Overwrite the receive buffer after each callback, so that a view that outlives it is seen."
     )
 
-    @field_validator("host")
+    @field_validator("tls_principals", mode="before")
     @classmethod
-    def _host_is_loopback(cls, host: str) -> str:
-        check_loopback(host)
-        return host
+    def _principals_of_text(cls, value: Any) -> Any:
+        """Flag and environment: NAME=PRINCIPAL, separated by commas."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",")]
+        if not all(name.strip() and principal.strip() for name, _, principal in pairs):
+            raise ValueError(f"{value!r} is not NAME=PRINCIPAL,NAME=PRINCIPAL; names with , or = go into the TOML file")
+        return {name.strip(): principal.strip() for name, _, principal in pairs}
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if self.tls_port is None:
+            for name in ("tls_cert", "tls_key", "tls_client_ca", "tls_principals"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} is given, but there is no TLS without tls_port (usual: {DEFAULT_TLS_PORT})"
+                    )
+        elif self.tls_cert is None or self.tls_key is None:
+            raise ValueError("tls_port needs tls_cert and tls_key; `tensorwire certs dev` makes them for trying")
+        elif (self.tls_client_ca is None) != (not self.tls_principals):
+            raise ValueError(
+                "tls_client_ca and tls_principals go together: whose certificates are taken, and for whom, as "
+                "NAME=PRINCIPAL"
+            )
+        return self
 
     @property
     def message_limit(self) -> int:
@@ -189,8 +236,12 @@ def load_settings(config: Path | None = None, flags: dict[str, Any] | None = Non
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        name = ".".join(str(part) for part in problem["loc"]) or "settings"
-        flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
-        text = "is not a setting; see `tensorwire serve --help`" if problem["type"] == "extra_forbidden" else ""
-        lines.append(f"{name}: {text or problem['msg']} (flag {flag}, environment {variable}, or the TOML file)")
+        name = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            text = "is not a setting; see `tensorwire serve --help`"
+        if name:
+            flag, variable = "--" + name.replace("_", "-"), ENV_PREFIX + name.upper()
+            text = f"{name}: {text} (flag {flag}, environment {variable}, or the TOML file)"
+        lines.append(text)
     return "; ".join(lines)

@@ -35,6 +35,7 @@ BUILT_IN: dict[str, str] = {
 SERVER: dict[str, str] = {
     "serve": "Serve a folder of models.",
     "devices": "Show the devices a server would find here.",
+    "certs": "Make certificates for trying TLS.",
     "keys": "Make, list, replace and revoke the keys of callers.",
 }
 """Commands that come with the extra ``server``, listed even where it is missing so that people learn of them."""

@@ -1,4 +1,4 @@
-"""Where the server listens: loopback TCP and Unix sockets, nothing else until signing is built.
+"""Where the server listens: TCP and Unix sockets; beyond loopback only where connections prove a key or are under TLS.
 
 Addresses are checked here, before a socket exists. What happens on an accepted connection is in transport.py.
 """
@@ -18,38 +18,44 @@ from typing import cast
 DEFAULT_PORT = 7411
 """TCP port of `tw://host` without a port."""
 
+DEFAULT_TLS_PORT = 7413
+"""TCP port of `tws://host` without a port."""
+
 UNIX_MODE = 0o600
-"""Mode of the Unix socket: without signing the file's owner is the only identity there is."""
+"""Mode of the Unix socket: where no keys are asked for, the file's owner is the only identity there is."""
 
 
 class ListenError(Exception):
     """The server cannot listen where it was told to; the message says why and what to do."""
 
 
-def check_loopback(host: str) -> None:
-    """Raise ValueError unless `host` is `localhost` or a loopback address."""
-    if host == "localhost":
+def check_address(host: str, *, guarded: bool) -> None:
+    """Raise ListenError where anybody who reaches `host` could use the server.
+
+    guarded: whether connections prove a key, or are under TLS; if not, only loopback addresses will do.
+    """
+    if guarded or host == "localhost":
         return
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
-        raise ValueError(
-            f"{host!r} is not a loopback address, and signing is not built yet: anybody who reaches the port could use "
-            "it. Listen on 127.0.0.1, ::1 or localhost, or on a Unix socket with --unix PATH"
+        raise ListenError(
+            f"{host!r} is not a loopback address, and without keys anybody who reaches the port could use the server: "
+            "make a key with `tensorwire keys new`, or listen on 127.0.0.1, ::1 or localhost, on a Unix socket with "
+            "--unix PATH, or with TLS alone (--no-tcp --tls-port)"
         )
 
 
-def tcp_socket(host: str, port: int, backlog: int, unsent_low_water: int = 128 << 10) -> socket.socket:
-    """A listening socket on a loopback address. Raises ListenError.
+def tcp_socket(
+    host: str, port: int, backlog: int, unsent_low_water: int = 128 << 10, *, guarded: bool = False
+) -> socket.socket:
+    """A listening socket. Raises ListenError, also for an address that `check_address` refuses.
 
     unsent_low_water: bytes of a connection that the kernel keeps unsent, before it says that it takes more.
     """
-    try:
-        check_loopback(host)
-    except ValueError as error:
-        raise ListenError(str(error)) from None
+    check_address(host, guarded=guarded)
     address = "127.0.0.1" if host == "localhost" else host
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -61,8 +67,9 @@ def tcp_socket(host: str, port: int, backlog: int, unsent_low_water: int = 128 <
     except OSError as error:
         listening.close()
         raise ListenError(
-            f"cannot listen on {address} port {port}: {error.strerror}. Another server may have the port: choose "
-            "another with --port, or 0 for any free one"
+            f"cannot listen on {address} port {port}: {error.strerror}. Another server may have the port, or the "
+            "address may not be this machine's: choose another with --port (or --tls-port; 0 for any free one) or "
+            "--host"
         ) from None
     return listening
 
@@ -117,15 +124,24 @@ class Listener:
         self._servers: list[asyncio.Server] = []
         self._paths: list[tuple[Path, int]] = []
         self.addresses: list[str] = []
-        """The addresses clients connect to, as URLs: tw://127.0.0.1:7411, tw+unix:///run/tensorwire.sock."""
+        """The addresses clients connect to, as URLs: tw://127.0.0.1:7411, tws://..., tw+unix:///run/tensorwire.sock."""
 
-    async def listen_tcp(self, host: str, port: int, backlog: int, unsent_low_water: int = 128 << 10) -> None:
-        """Listen on a loopback address; port 0 takes a free one."""
-        listening = tcp_socket(host, port, backlog, unsent_low_water)
+    async def listen_tcp(
+        self,
+        host: str,
+        port: int,
+        backlog: int,
+        unsent_low_water: int = 128 << 10,
+        *,
+        guarded: bool = False,
+        scheme: str = "tw",
+    ) -> None:
+        """Listen on an address that `check_address` allows; port 0 takes a free one. scheme: what clients call it."""
+        listening = tcp_socket(host, port, backlog, unsent_low_water, guarded=guarded)
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_server(self._make_protocol, sock=listening, backlog=backlog))
         address, bound = listening.getsockname()[:2]
-        self.addresses.append(f"tw://[{address}]:{bound}" if ":" in address else f"tw://{address}:{bound}")
+        self.addresses.append(f"{scheme}://[{address}]:{bound}" if ":" in address else f"{scheme}://{address}:{bound}")
 
     async def listen_unix(self, path: Path, backlog: int) -> None:
         """Listen on a Unix socket that only this user may connect to."""

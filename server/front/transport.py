@@ -10,9 +10,11 @@ kernel does not take waits in the core, by priority, and above high water nothin
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from ...protocol import ErrorCode
 from .calls import SessionTimer
 from .session import Session
 
@@ -54,6 +56,10 @@ LINGER_BYTES = 16 << 20
 JOIN_BELOW = 64 << 10
 """Bytes of small frames that are joined for one write: the loop takes 0.7 us for each buffer it is given."""
 
+_NOBODY = (
+    "certificate: the common name of the client's certificate stands for no principal here; ask whoever runs the "
+    "server to add it to tls_principals"
+)
 _TURN, _WRITE = 1, 2  # the two reasons to stop reading
 _POISON = b"\xdb"
 
@@ -108,11 +114,23 @@ class ConnectionTransport:
         """Ask to be admitted."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=0)  # every write is tried at once
-        if self._door.principals:
-            self._session.certified = self._door.certified(self._transport.get_extra_info("peercert"))
         if not self._front.admit(self._session):
             self._closing = True
             self._transport.abort()
+
+    def secured(self, certificate: Mapping[str, Any] | None) -> bool:
+        """TLS is there. Take note of whom the client's certificate stands for; who is nobody is refused: False."""
+        if self._door.principals:
+            self._session.certified = self._door.certified(certificate)
+            if not self._session.certified:
+                self.refuse("certificate", ErrorCode.AUTHENTICATION, _NOBODY)
+                return False
+        return True
+
+    def refuse(self, reason: str, code: ErrorCode, detail: str) -> None:
+        """Close, and say why as far as the peer can be told; `reason` is one of a few fixed words, and is counted."""
+        self._front.connection_dropped(reason, self._session, detail)
+        self._session.close(code, detail)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop always hints 64 KiB; the core knows
         """Where the next bytes go."""

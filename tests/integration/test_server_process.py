@@ -52,7 +52,7 @@ def server(models: Path) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["models", "--host", "0.0.0.0"], ["signing is not built yet", "--unix"]),
+        (["models", "--host", "0.0.0.0"], ["tensorwire keys new", "--unix"]),
         (["models", "--port", "70000"], ["port", "65535"]),
         (["models", "--config", "none.toml"], ["none.toml", "does not exist"]),
         (["empty"], ["<name>/<version>/model.toml"]),

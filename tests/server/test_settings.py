@@ -53,10 +53,35 @@ def test_a_file_that_is_missing_or_no_toml_is_an_error(tmp_path: Path) -> None:
         load_settings(broken)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1"])
-def test_an_address_beyond_loopback_is_refused(host: str) -> None:
-    with pytest.raises(SettingsError, match="signing is not built yet"):
-        load_settings(flags={"host": host})
+TLS = {"tls_port": "0", "tls_cert": "server.pem", "tls_key": "server.key"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        ({"tls_port": "0"}, "needs tls_cert and tls_key"),
+        ({"tls_port": "0", "tls_cert": "server.pem"}, "needs tls_cert and tls_key"),
+        ({"tls_cert": "server.pem"}, "no TLS without tls_port"),
+        ({"tls_principals": "robot=arm"}, "no TLS without tls_port"),
+        ({**TLS, "tls_client_ca": "ca.pem"}, "go together"),
+        ({**TLS, "tls_principals": "robot=arm"}, "go together"),
+        ({**TLS, "tls_client_ca": "ca.pem", "tls_principals": "robot"}, "NAME=PRINCIPAL"),
+        ({**TLS, "tls_client_ca": "ca.pem", "tls_principals": "robot="}, "NAME=PRINCIPAL"),
+        ({**TLS, "tls_client_ca": "ca.pem", "tls_principals": ""}, "NAME=PRINCIPAL"),
+    ],
+)
+def test_half_of_a_tls_is_refused(flags: dict[str, str], hint: str) -> None:
+    with pytest.raises(SettingsError, match=hint):
+        load_settings(flags=flags)
+
+
+def test_principals_of_certificates_come_as_text_or_as_a_table(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('[tls_principals]\n"robot 7, arm" = "arms"\n')
+    flags = {**TLS, "tls_client_ca": "ca.pem"}
+    assert load_settings(config, flags).tls_principals == {"robot 7, arm": "arms"}
+    flags["tls_principals"] = "robot=arms, eye=eyes"
+    assert load_settings(config, flags).tls_principals == {"robot": "arms", "eye": "eyes"}
 
 
 def test_every_setting_has_a_flag_and_a_description() -> None:

@@ -1,4 +1,4 @@
-"""Loopback and Unix sockets only."""
+"""Which addresses are listened on, and which are refused."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from tensorwire.server.front.listener import Listener, ListenError, check_loopback, tcp_socket, unix_socket
+from tensorwire.server.front.listener import Listener, ListenError, check_address, tcp_socket, unix_socket
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
 def test_loopback_addresses_are_taken(host: str) -> None:
-    check_loopback(host)
+    check_address(host, guarded=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "10.0.0.1", "example.com", "", "127.0.0.1\n"])
-def test_any_other_address_is_refused_and_the_error_says_what_to_do(host: str) -> None:
-    with pytest.raises(ListenError, match=r"signing is not built yet.*127.0.0.1.*--unix"):
+def test_any_other_address_needs_keys_or_tls_and_the_error_says_how_to_make_one(host: str) -> None:
+    with pytest.raises(ListenError, match=r"tensorwire keys new.*127.0.0.1.*--unix.*--tls-port"):
         tcp_socket(host, 0, 1)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_where_keys_are_asked_for_any_address_is_taken(host: str) -> None:
+    with tcp_socket(host, 0, 1, guarded=True) as listening:
+        assert listening.getsockname()[0] == host
+
+
+def test_an_address_of_another_machine_is_explained() -> None:
+    with pytest.raises(ListenError, match=r"192\.0\.2\.1.*--host"):
+        tcp_socket("192.0.2.1", 0, 1, guarded=True)
 
 
 def test_a_port_in_use_is_explained() -> None:
