@@ -1,4 +1,4 @@
-"""Addresses of servers: ``tw://host:port`` and ``tw+unix:///path/to.sock``.
+"""Addresses of servers: ``tw://host:port``, ``tws://host:port`` for TLS, and ``tw+unix:///path/to.sock``.
 
 Here: text in, an :class:`Address` out, with errors that say what to write instead and never repeat what may be a
 secret. Not here: sockets and name lookup, keys themselves (``keys``).
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from .errors import InvalidURL
 
 DEFAULT_PORT = 7411
+TLS_PORT = 7413
+"""TCP ports where none is given: of ``tw://`` and ``tws://``."""
 _LOOPBACK6 = bytes(15) + b"\x01"
 UNIX_PATH_MAX = 107
 """Bytes of a path that ``sockaddr_un`` holds on Linux, without the closing zero."""
 
-_EXPECTED = "write tw://HOST:PORT, for example tw://127.0.0.1:7411, or tw+unix:///path/to.sock"
+_EXPECTED = "write tw://HOST:PORT, for example tw://127.0.0.1:7411, tws://HOST:PORT for TLS, or tw+unix:///path/to.sock"
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAY_BE_SECRET = re.compile(r"[A-Za-z0-9_=-]{40,}")
 """A key's secret is 43 of these characters: text like it is not repeated in an error."""
@@ -27,13 +29,15 @@ _MAY_BE_SECRET = re.compile(r"[A-Za-z0-9_=-]{40,}")
 class Address:
     """Where a server listens: a host and port, or the path of a Unix socket (then ``host`` is empty and ``port`` 0).
 
-    ``key_id``: which of the caller's keys is meant, "" for the only one. It is no part of the printed address.
+    ``key_id``: which of the caller's keys is meant, "" for the only one. It is no part of the printed address. ``tls``:
+    whether the port speaks TLS.
     """
 
     host: str = ""
     port: int = 0
     path: str = ""
     key_id: str = ""
+    tls: bool = False
 
     @property
     def is_unix(self) -> bool:
@@ -56,18 +60,24 @@ class Address:
         except OSError:
             return False
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way can read or change what is sent there, signed or not."""
+        return self.tls or self.is_local
+
     def __str__(self) -> str:
         if self.path:
             return f"tw+unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tw://{host}:{self.port}"
+        return f"{'tws' if self.tls else 'tw'}://{host}:{self.port}"
 
 
 def parse_url(url: str) -> Address:
     """Parse a server address.
 
-    ``tw://host``, ``tw://host:port``, ``tw://[::1]:port`` (port 7411 where none is given) and ``tw+unix:///absolute/path``.
-    ``tw://KEYID@host`` and ``tw+unix://KEYID@/path`` say which key is meant; its secret never stands in an address.
+    ``tw://host``, ``tw://host:port``, ``tw://[::1]:port`` (port 7411 where none is given), ``tws://`` likewise for TLS
+    (port 7413), and ``tw+unix:///absolute/path``. ``tw://KEYID@host`` and ``tw+unix://KEYID@/path`` say which key is
+    meant; its secret never stands in an address.
     Raises :class:`InvalidURL` (a ``ValueError``) that names the wrong part and shows a right one.
     """
     if not isinstance(url, str):
@@ -75,11 +85,13 @@ def parse_url(url: str) -> Address:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise InvalidURL(f"{_shown(url)} has no scheme: {_EXPECTED}")
-    if scheme not in {"tw", "tw+unix"}:
+    if scheme not in {"tw", "tws", "tw+unix"}:
         raise InvalidURL(f"{_shown(url)} has the unknown scheme {_shown(scheme)}: {_EXPECTED}")
     key_id, rest = _split_key_id(rest)
     url = f"{scheme}://{rest}"
-    return _parse_tcp(url, rest, key_id) if scheme == "tw" else _parse_unix(url, rest, key_id)
+    if scheme == "tw+unix":
+        return _parse_unix(url, rest, key_id)
+    return _parse_tcp(url, rest, key_id, tls=scheme == "tws")
 
 
 def _shown(text: str) -> str:
@@ -107,11 +119,11 @@ def _split_key_id(rest: str) -> tuple[str, str]:
     return key_id, rest[len(user) + 1 :]
 
 
-def _parse_tcp(url: str, rest: str, key_id: str) -> Address:
+def _parse_tcp(url: str, rest: str, key_id: str, *, tls: bool) -> Address:
     authority = rest.removesuffix("/")
     for mark, what in (("/", "a path"), ("?", "a query"), ("#", "a fragment")):
         if mark in authority:
-            raise InvalidURL(f"{_shown(url)} has {what}, and a tw:// address has none: {_EXPECTED}")
+            raise InvalidURL(f"{_shown(url)} has {what}, and an address has none: {_EXPECTED}")
     if authority.startswith("["):
         host, closed, tail = authority[1:].partition("]")
         if not closed or (tail and not tail.startswith(":")):
@@ -126,7 +138,8 @@ def _parse_tcp(url: str, rest: str, key_id: str) -> Address:
             )
     if not host or not host.isprintable() or " " in host:
         raise InvalidURL(f"{_shown(url)} names no host: {_EXPECTED}")
-    return Address(host=host, port=_parse_port(url, port) if has_port else DEFAULT_PORT, key_id=key_id)
+    number = _parse_port(url, port) if has_port else TLS_PORT if tls else DEFAULT_PORT
+    return Address(host=host, port=number, key_id=key_id, tls=tls)
 
 
 def _parse_port(url: str, text: str) -> int:

@@ -16,6 +16,8 @@ from tensorwire.clients.url import Address, parse_url
         ("tw://127.0.0.1:1/", Address(host="127.0.0.1", port=1)),
         ("tw://[::1]:65535", Address(host="::1", port=65535)),
         ("tw://[::1]", Address(host="::1", port=7411)),
+        ("tws://gpu1", Address(host="gpu1", port=7413, tls=True)),
+        ("tws://robot@[::1]:9000", Address(host="::1", port=9000, key_id="robot", tls=True)),
         ("tw+unix:///run/tensorwire.sock", Address(path="/run/tensorwire.sock")),
         ("tw+unix:///a%20b.sock", Address(path="/a b.sock")),
         ("tw://robot.7@gpu1:9000", Address(host="gpu1", port=9000, key_id="robot.7")),
@@ -72,7 +74,9 @@ def test_a_wrong_address_is_the_callers_own_fault_and_a_value_error() -> None:
         parse_url(b"tw://host")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("url", ["tw://localhost:9000", "tw://[::1]:7411", "tw+unix:///run/t.sock"])
+@pytest.mark.parametrize(
+    "url", ["tw://localhost:9000", "tw://[::1]:7411", "tws://gpu1:7413", "tws://[::1]:1", "tw+unix:///run/t.sock"]
+)
 def test_an_address_prints_as_the_url_it_came_from(url: str) -> None:
     assert str(parse_url(url)) == url
 
@@ -135,3 +139,10 @@ def test_other_addresses_and_names_are_not_local(host: str) -> None:
 
 def test_a_unix_socket_is_local() -> None:
     assert parse_url("tw+unix:///run/t.sock").is_local
+
+
+def test_what_is_sent_over_tls_or_within_this_machine_is_private() -> None:
+    assert parse_url("tws://gpu1").is_private
+    assert not parse_url("tws://gpu1").is_local
+    assert parse_url("tw://localhost").is_private
+    assert not parse_url("tw://gpu1").is_private
