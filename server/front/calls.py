@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 
 class Refuse(Exception):  # noqa: N818 - an outcome, not an error: the caller gets `status` and `message`
-    """A call that is not taken, found out on the slow path. `served` is the model it reached, for the counts."""
+    """A call that is not taken, found out on the slow path. `served` is the model it reached, for the counts; `asked`
+    model and version that it named and did not reach, for the audit log.
+    """
 
-    def __init__(self, status: Status, message: str, served: Served | None = None) -> None:
+    def __init__(
+        self, status: Status, message: str, served: Served | None = None, asked: tuple[str, str] = ("", "")
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.served = served
+        self.asked = asked
 
 
 class Route:

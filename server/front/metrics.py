@@ -76,6 +76,7 @@ class Metrics:
     """Counts of one loop. `gauges` are read at scrape time only."""
 
     __slots__ = (
+        "authentications",
         "bytes_in",
         "bytes_out",
         "cache_hits",
@@ -88,6 +89,7 @@ class Metrics:
     )
 
     def __init__(self) -> None:
+        self.authentications: dict[str, int] = {}
         self.bytes_in = 0
         self.bytes_out = 0
         self.cache_hits = 0
@@ -107,6 +109,10 @@ class Metrics:
         """One connection was closed by us, for `reason` (a short fixed word)."""
         self.connections_dropped[reason] = self.connections_dropped.get(reason, 0) + 1
 
+    def authentication(self, outcome: str) -> None:
+        """One connection was `accepted`, or ended before that for a reason that is a short fixed word."""
+        self.authentications[outcome] = self.authentications.get(outcome, 0) + 1
+
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -120,13 +126,25 @@ class Metrics:
             ("tensorwire_signature_cache_misses", "Calls whose metadata had to be decoded.", self.cache_misses),
             ("tensorwire_connections_accepted", "Connections accepted.", self.connections_accepted),
         ):
-            yield CounterMetricFamily(name, help_text, value=value)
-        dropped = CounterMetricFamily(
-            "tensorwire_connections_dropped", "Connections closed by the server, by reason.", labels=["reason"]
-        )
-        for reason, count in self.connections_dropped.items():
-            dropped.add_metric([reason], count)
-        yield dropped
+            yield counter(name, help_text, value)
+        for name, help_text, label, counts in (
+            (
+                "tensorwire_connections_dropped",
+                "Connections closed by the server, by reason.",
+                "reason",
+                self.connections_dropped,
+            ),
+            (
+                "tensorwire_authentications",
+                "Connections that were accepted, or ended before that, by outcome.",
+                "outcome",
+                self.authentications,
+            ),
+        ):
+            family = CounterMetricFamily(name, help_text, labels=[label])
+            for word, count in counts.items():
+                family.add_metric([word], count)
+            yield family
         yield from self._model_metrics()
         yield from self.gauges()
 
@@ -145,6 +163,11 @@ class Metrics:
             latency.add_metric(names, _buckets(LATENCY_BOUNDS, stats.latency_buckets), stats.latency_sum)
             batches.add_metric(names, _buckets(BATCH_BOUNDS, stats.batch_buckets), stats.batch_rows)
         yield from (requests, latency, batches)
+
+
+def counter(name: str, help_text: str, value: float) -> Metric:
+    """A counter without labels."""
+    return CounterMetricFamily(name, help_text, value=value)
 
 
 def gauge(name: str, help_text: str, value: float) -> Metric:

@@ -15,6 +15,7 @@ from .calls import Call, microseconds
 
 if TYPE_CHECKING:
     from ..registry import Served
+    from .audit import Audit
     from .deadlines import Deadlines
 
 MAX_DETAIL_BYTES = 1024
@@ -23,9 +24,10 @@ MAX_DETAIL_BYTES = 1024
 class OpenCalls:
     """Calls by stream. Every method only queues on `connection`; the caller flushes."""
 
-    __slots__ = ("_deadlines", "calls", "connection")
+    __slots__ = ("_audit", "_deadlines", "calls", "connection")
 
-    def __init__(self, deadlines: Deadlines, connection: Connection) -> None:
+    def __init__(self, deadlines: Deadlines, connection: Connection, audit: Audit | None) -> None:
+        self._audit = audit
         self._deadlines = deadlines
         self.connection = connection
         self.calls: dict[int, Call] = {}
@@ -56,16 +58,18 @@ class OpenCalls:
         text = f"the deadline of {allowed:.1f} ms passed {where}"
         self._end_call(call, Status.DEADLINE_EXCEEDED, text, started=started)
 
-    def cancel(self, call: Call) -> None:
-        """End `call`, which its caller has given up."""
+    def cancel(self, call: Call, status: Status = Status.CANCELLED, message: str = "cancelled by the caller") -> None:
+        """End `call`, wherever it is; its caller has given it up, unless another reason is given."""
         started = call.may_have_started
         _take_back(call)
-        self.fail(call, Status.CANCELLED, "cancelled by the caller", started=started)
+        self.fail(call, status, message, started=started)
 
     def give_up(self) -> None:
         """Nobody waits for any of them any more."""
         now = monotonic()
         for call in self.calls.values():
+            if self._audit is not None:
+                self._audit.ended(call, Status.CANCELLED, call.may_have_started, now)
             _take_back(call)
             call.route.served.stats.call_done(Status.CANCELLED, now - call.first_byte)
             if call.deadline != inf:
@@ -81,10 +85,16 @@ class OpenCalls:
         *,
         not_started: bool = True,
         ext: bytes = b"",
+        asked: tuple[str, str] = ("", ""),
     ) -> None:
-        """End a stream that is no open call; `served` counts it as a call that never got in."""
+        """End a stream that is no open call. `served` counts it as a call that never got in; `asked` is the name and
+        version of what it wanted, where that is no model.
+        """
         if served is not None:
             served.stats.call_done(status, 0.0)
+            asked = (served.spec.name, served.spec.version)
+        if self._audit is not None:
+            self._audit.refused(self, stream_id, status, asked, not not_started)
         self.connection.end(stream_id, status, self.detail(stream_id, message), not_started, ext)
 
     def detail(self, stream_id: int, message: str) -> str:
@@ -94,13 +104,16 @@ class OpenCalls:
         return message.encode("utf-8", "replace")[:room].decode("utf-8", "ignore") + request_id
 
     def _end_call(self, call: Call, status: Status, message: str, *, started: bool) -> None:
-        seconds = monotonic() - call.first_byte
+        now = monotonic()
+        seconds = now - call.first_byte
         call.route.served.stats.call_done(status, seconds)
+        if self._audit is not None:
+            self._audit.ended(call, status, started, now)
         ext = b""
         if call.want_timing:
             receive = microseconds(call.arrived - call.first_byte)
             ext = pack_extension(timing=(receive, 0, 0, 0, 0, 0, microseconds(seconds)))
-        self.end(call.stream_id, status, message, not_started=not started, ext=ext)
+        self.connection.end(call.stream_id, status, self.detail(call.stream_id, message), not started, ext)
 
 
 def _take_back(call: Call) -> None:

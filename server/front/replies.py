@@ -148,6 +148,12 @@ class Replies:
             if shape.length > LARGE:
                 session.count_unread()
 
+    def length(self, result: BatchResult, rows: int) -> int:
+        """Bytes of the body of a reply of `rows` rows, of the result that was delivered last."""
+        if result.encoded is not None:
+            return result.encoded.body_length
+        return (self._last.shapes.get(rows) or self._last.add_shape(rows)).length
+
     def _deliver_alone(
         self, result: BatchResult, encoded: Encoded, now: float, touched: set[Session], replied: list[Call]
     ) -> None:

@@ -21,7 +21,7 @@ class Harness:
         self.deadlines = Deadlines(loop.call_later, lambda: loop.now)
         self.engine = FakeEngine()
         self.stats = ModelStats("m", "1")
-        self.calls = OpenCalls(self.deadlines, connection)
+        self.calls = OpenCalls(self.deadlines, connection, None)
 
     def call(self, stream_id: int, *, timing: bool = False) -> Call:
         served = SimpleNamespace(placement="inline", stats=self.stats)

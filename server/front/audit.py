@@ -1,0 +1,233 @@
+"""The audit log: who called which model, when, what came of it and how many bytes; one JSON object a line.
+
+Events: `authentication` (accepted or refused, one per connection), `call` (one per end of a call), `connection` (the
+end of one that had been accepted), `lost` (so many lines are missing here). Never a tensor, a text of an error or a
+secret. What a peer chose (key id, names) is escaped and capped; fields named in `audit_mask` are replaced by a keyed
+hash, so that lines can still be joined. Calls are noted as tuples; lines are made of them 20 times a second or when
+many wait. The file is audit_file.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from ...protocol import Status
+from .calls import SessionTimer
+
+if TYPE_CHECKING:
+    from ..engine.api import BatchResult
+    from ..registry import Served
+    from .audit_file import AuditFile
+    from .calls import Call
+    from .deadlines import Deadlines
+    from .mask import Mask
+    from .open_calls import OpenCalls
+    from .session import Session
+
+INTERVAL = 0.05
+"""Seconds that a line waits at most before it is on its way to the file."""
+
+MANY = 256
+"""Lines made in one go, 0.5 ms of the loop; more than that do not wait for each other."""
+
+STRANGERS = 100
+"""Lines per second about connections that were refused: a flood of strangers must not fill the disk."""
+
+MAX_MODELS = 1024
+"""Models whose names are kept as JSON: those served, or so many that were asked for."""
+
+_STATUS = tuple(status.name for status in Status)
+_Record = tuple[float, "OpenCalls", int, str, str, int, bool, int, int, float]
+
+
+class Audit:
+    """Notes what happened on one loop's connections, and hands lines to `file`.
+
+    call_soon: the loop's. deadlines: its heap of timers.
+    """
+
+    def __init__(
+        self, file: AuditFile, deadlines: Deadlines, call_soon: Callable[[Callable[[], None]], object], mask: Mask
+    ) -> None:
+        self.file = file
+        self._deadlines = deadlines
+        self._call_soon = call_soon
+        self._mask = mask
+        self._records: list[_Record | str] = []
+        self._timer: SessionTimer | None = None
+        self._hurry = False
+        self._who: dict[OpenCalls, str] = {}  # of accepted connections
+        self._gone: list[Session] = []  # to be forgotten when their last lines are made
+        self._refused: set[tuple[OpenCalls, int]] = set()
+        self._models: dict[tuple[str, str], str] = {}
+        self._second = 0.0
+        self._strangers = 0
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    def replied(self, served: Served, result: BatchResult, calls: list[Call], now: float) -> None:
+        """These calls of `result` were answered OK."""
+        spec, length = served.spec, served.replies.length
+        self._records += [
+            (
+                now, call.session, call.stream_id, spec.name, spec.version, 0, True, call.route.body_length,
+                length(result, call.rows), now - call.first_byte,
+            )
+            for call in calls
+        ]  # fmt: skip
+        self._written_soon()
+
+    def ended(self, call: Call, status: int, started: bool, now: float) -> None:
+        """A call that had been taken ended with an error; its request counts if its body was there."""
+        spec, route = call.route.served.spec, call.route
+        nbytes = route.body_length if call.slab is None else 0
+        seconds = now - call.first_byte
+        self._call(call.session, call.stream_id, (spec.name, spec.version), status, started, nbytes, 0, seconds, now)
+
+    def refused(self, session: OpenCalls, stream_id: int, status: int, asked: tuple[str, str], started: bool) -> None:
+        """A stream ended that never was a call of a model; `asked`: the model and version that it named, if known."""
+        self._call(session, stream_id, asked, status, started, 0, 0, 0.0, monotonic())
+
+    def refused_body(self, session: OpenCalls, stream_id: int, status: int, asked: tuple[str, str]) -> None:
+        """The same, of a large message; the core will say so once more, by an event."""
+        self._refused.add((session, stream_id))
+        self.refused(session, stream_id, status, asked, started=False)
+
+    def refused_by_core(self, session: OpenCalls, stream_id: int, status: int) -> None:
+        """The core refused a message, without asking for memory or after it was told that there is none."""
+        if (session, stream_id) in self._refused:
+            self._refused.remove((session, stream_id))
+        else:
+            self.refused(session, stream_id, status, ("", ""), started=False)
+
+    def service(self, session: Session, stream_id: int, name: str, sent: int, received: int) -> None:
+        """A service call was answered."""
+        self._call(session, stream_id, (name, ""), 0, True, received, sent, 0.0, monotonic())
+
+    def _call(
+        self,
+        session: OpenCalls,
+        stream_id: int,
+        model: tuple[str, str],
+        status: int,
+        started: bool,
+        received: int,
+        sent: int,
+        seconds: float,
+        now: float,
+    ) -> None:
+        self._records.append((now, session, stream_id, *model, status, started, received, sent, seconds))
+        self._written_soon()
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def authenticated(self, session: Session) -> None:
+        """A connection was accepted; from now on its calls are those of its principal."""
+        self._who[session] = who = self._describe(session, session.principal.name)
+        self._note(f'"event":"authentication",{who},"outcome":"accepted"')
+
+    def turned_away(self, session: Session, reason: str) -> None:
+        """A connection ended before it was accepted; `reason` is one of a few fixed words."""
+        now = monotonic()
+        if now - self._second >= 1.0:
+            self._second, self._strangers = now, 0
+        self._strangers += 1
+        if self._strangers > STRANGERS:
+            self.file.lose(1)
+            return
+        self._note(f'"event":"authentication",{self._describe(session, "")},"outcome":"refused","reason":"{reason}"')
+
+    def disconnected(self, session: Session, reason: str) -> None:
+        """An accepted connection is over, after all its calls."""
+        seconds = monotonic() - session.since
+        who = self._who_is(session)
+        calls = session.connection.last_stream_id
+        self._note(f'"event":"connection",{who},"reason":"{reason}","calls":{calls},"seconds":{seconds:.6f}')
+        self._gone.append(session)
+
+    def _describe(self, session: Session, principal: str) -> str:
+        mask = self._mask.json
+        address, port = session.peer
+        key_id = session.key_id.decode("utf-8", "backslashreplace")
+        return (
+            f'"connection":"{session.name}","principal":{mask("principal", principal)},'
+            f'"key_id":{mask("key_id", key_id)},"peer":{mask("peer", address)},"port":{port or "null"}'
+        )
+
+    def _who_is(self, session: OpenCalls) -> str:
+        return self._who.get(session) or f'"connection":"{session.name}"'
+
+    def _note(self, fields: str) -> None:
+        self._records.append(f'{{"time":"{_stamp(time())}",{fields}}}\n')
+        self._written_soon()
+
+    # -- lines -----------------------------------------------------------------------------------------------------
+
+    def _written_soon(self) -> None:
+        if len(self._records) >= MANY and not self._hurry:
+            self._hurry = True
+            self._call_soon(self.flush)
+        elif self._timer is None:
+            self._timer = SessionTimer(self._due)
+            self._deadlines.add(monotonic() + INTERVAL, self._timer)
+
+    def _due(self, _now: float) -> None:
+        self._timer = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Make lines of everything that was noted, and hand them over."""
+        self._hurry = False
+        records, self._records = self._records, []
+        if not records:
+            return
+        offset = time() - monotonic()
+        moment, stamp = -1.0, ""
+        lines: list[str] = []
+        for record in records:
+            if isinstance(record, str):
+                lines.append(record)
+                continue
+            if record[0] != moment:  # the calls of a batch end together
+                moment = record[0]
+                stamp = _stamp(offset + moment)
+            lines.append(self._line(stamp, record))
+        self.file.write("".join(lines).encode("ascii"), len(lines))
+        for session in self._gone:
+            self._who.pop(session, None)
+        self._gone.clear()
+        self._refused.clear()  # the core's events came in the same turn
+
+    def _line(self, stamp: str, record: _Record) -> str:
+        _, session, stream_id, model, version, status, started, received, sent, seconds = record
+        which = self._models.get((model, version)) or self._model(model, version)
+        return (
+            f'{{"time":"{stamp}","event":"call","request_id":"{session.name}-{stream_id}",{self._who_is(session)},'
+            f'{which},"status":"{_STATUS[status]}","started":{"true" if started else "false"},'
+            f'"bytes_in":{received},"bytes_out":{sent},"seconds":{seconds:.6f}}}\n'
+        )
+
+    def _model(self, model: str, version: str) -> str:
+        text = f'"model":{self._mask.json("model", model)},"version":{self._mask.json("version", version)}'
+        if len(self._models) >= MAX_MODELS:
+            self._models.clear()
+        self._models[model, version] = text
+        return text
+
+    def reopen(self) -> None:
+        """Go on in a new file, if the old one was renamed."""
+        self.flush()
+        self.file.reopen()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.flush()
+        self.file.close()
+
+
+def _stamp(moment: float) -> str:
+    """A Unix time as RFC 3339 in UTC, microseconds."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
