@@ -2,8 +2,9 @@
 # AddressSanitizer and UBSan, to build/c/sanitized/.
 PROGRAMS_C := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
 PROGRAMS := $(abspath $(PROGRAMS_C)/../..)/build/c$(if $(SANITIZE),/sanitized)
+include $(PROGRAMS_C)/crypto.mk
 PROGRAM_WARNINGS := -Wall -Wextra -Wpedantic -Werror -Wconversion -Wshadow
-PROGRAM_FLAGS := -I$(PROGRAMS_C) -g -pthread $(PROGRAM_WARNINGS) \
+PROGRAM_FLAGS := -I$(PROGRAMS_C) $(CRYPTO_FLAGS) -g -pthread $(PROGRAM_WARNINGS) \
 	$(if $(SANITIZE),-O1 -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all -fno-omit-frame-pointer,-O2)
 PROGRAM_CC = $(CC) -std=c11 -Wstrict-prototypes -Wmissing-prototypes $(PROGRAM_FLAGS)
 PROGRAM_CXX = $(CXX) -std=c++17 $(PROGRAM_FLAGS)
@@ -14,12 +15,17 @@ EXAMPLES := $(addprefix $(PROGRAMS)/examples/,classify pipeline loop robot)
 load: $(PROGRAMS)/twire-load $(PROGRAMS)/raw-load
 examples: $(EXAMPLES)
 
-$(PROGRAMS)/programs/twire.o: $(PROGRAMS_C)/twire.c $(PROGRAMS_C)/twire.h
+$(PROGRAMS)/programs/.crypto-$(CRYPTO):
+	@mkdir -p $(@D)
+	@rm -f $(@D)/.crypto-*
+	@touch $@
+
+$(PROGRAMS)/programs/twire.o: $(PROGRAMS_C)/twire.c $(PROGRAMS_C)/twire.h $(PROGRAMS)/programs/.crypto-$(CRYPTO)
 	@mkdir -p $(@D)
 	$(PROGRAM_CC) -c $< -o $@
 
 $(PROGRAMS)/twire-load: $(PROGRAMS_C)/load/twire_load.c $(LOAD) $(PROGRAMS)/programs/twire.o $(LOAD_HEADERS)
-	$(PROGRAM_CC) $(filter %.c %.o,$^) -o $@
+	$(PROGRAM_CC) $(filter %.c %.o,$^) $(CRYPTO_LIBS) -o $@
 
 $(PROGRAMS)/raw-load: $(PROGRAMS_C)/load/raw_load.c $(LOAD) $(LOAD_HEADERS)
 	@mkdir -p $(@D)
@@ -27,10 +33,10 @@ $(PROGRAMS)/raw-load: $(PROGRAMS_C)/load/raw_load.c $(LOAD) $(LOAD_HEADERS)
 
 $(PROGRAMS)/examples/%: $(PROGRAMS_C)/examples/%.c $(PROGRAMS)/programs/twire.o
 	@mkdir -p $(@D)
-	$(PROGRAM_CC) $^ -o $@
+	$(PROGRAM_CC) $^ $(CRYPTO_LIBS) -o $@
 
 $(PROGRAMS)/examples/%: $(PROGRAMS_C)/examples/%.cpp $(PROGRAMS)/programs/twire.o $(PROGRAMS_C)/twire.hpp
 	@mkdir -p $(@D)
-	$(PROGRAM_CXX) $(filter %.cpp %.o,$^) -o $@
+	$(PROGRAM_CXX) $(filter %.cpp %.o,$^) $(CRYPTO_LIBS) -o $@
 
 .PHONY: load examples

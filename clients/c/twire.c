@@ -2,8 +2,8 @@
  * twire.c: the thin tensorwire client in C. twire.h says how it is used; protocol/SPEC.md is the law of the wire, and each
  * part below names the section that it follows.
  *
- * In this order: small tools (bytes, UTF-8, names) · extension · metadata: verify, write, lay out · handshake: entries,
- * READY's msgpack · the core: streams, sending, receiving, events · replies · the client on a socket.
+ * In this order: small tools (bytes, UTF-8, names) · extension · metadata: verify, write, lay out · READY's msgpack · keys,
+ * proofs and tags · the core: streams, records, sending, handshake, receiving, events · replies · the client on a socket.
  *
  * What must not live here: anything that sends before it was asked to, allocates by a length that was not checked, or
  * keeps a global. Every number from the peer is hostile; sums and products of them are checked before they are used.
@@ -33,6 +33,13 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef TWIRE_CRYPTO
+#define OPENSSL_SUPPRESS_DEPRECATED /* SHA256_CTX: see `mac` */
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/sha.h>
+#endif
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "twire.c hands out tensors as they are on the wire: it needs a little-endian machine"
@@ -105,9 +112,10 @@ const char *twire_strerror(int code) {
       "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
       "UNIMPLEMENTED",  "INTERNAL",  "UNAVAILABLE",       "DATA_LOSS",          "UNAUTHENTICATED"};
   static const char *const local[] = {"E_LOST",    "E_CLOSED", "E_AGAIN",   "E_ARGUMENT", "E_MEMORY",
-                                      "E_SYSTEM",  "E_ADDRESS", "E_REFUSED", "E_PROTOCOL", "E_BUSY"};
+                                      "E_SYSTEM",  "E_ADDRESS", "E_REFUSED", "E_PROTOCOL", "E_BUSY",
+                                      "E_AUTH"};
   if (code >= 0 && code <= TWIRE_UNAUTHENTICATED) return statuses[code];
-  if (code < 0 && code >= TWIRE_E_BUSY) return local[-code - 1];
+  if (code < 0 && code >= TWIRE_E_AUTH) return local[-code - 1];
   return "no code of twire";
 }
 
@@ -1056,6 +1064,254 @@ static bool ready_valid(const uint8_t *bytes, size_t length) {
   return principal;
 }
 
+/* ------------------------------------------------------------------------------------ keys, proofs and tags (SPEC 11) */
+
+#define TAG 16u
+#define RECORD_PREFIX 4u
+#define RECORD_HEAD (RECORD_PREFIX + HEADER) /* n, and the header of the record's first frame */
+#define RECORD_BATCH 65536u                  /* bytes of several frames in one record */
+#define FRAME_MOST (HEADER + EXTENSION_CAP + METADATA_CAP + TWIRE_INLINE_BODY) /* a frame that is no chunk */
+#define KEY_ID_CAP 64u
+#define SECRET 32u
+#define PROOF 32u
+#define HASH 32u
+#define SECRET_TEXT 43u /* base64url of 32 bytes, without padding */
+
+enum { MAC_NONE, MAC_HMAC_SHA256, MAC_AES_256_GMAC, MACS };
+static const char *const MAC_NAMES[MACS] = {"none", "hmac-sha256", "aes-256-gmac"};
+
+/* Who we are, and what we take for signing. */
+typedef struct credentials {
+  size_t id_length; /* 0 = no key */
+  size_t mac_count;
+  uint8_t macs[MACS]; /* the most wanted first */
+  char id[KEY_ID_CAP];
+  uint8_t secret[SECRET];
+} credentials;
+
+static void wipe(void *memory, size_t size) {
+#ifdef TWIRE_CRYPTO
+  OPENSSL_cleanse(memory, size);
+#else
+  memset(memory, 0, size); /* such a build holds no secret */
+#endif
+}
+
+static bool key_id_valid(const char *id, size_t length) {
+  static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  if (length < 1 || length > KEY_ID_CAP) return false;
+  for (size_t i = 0; i < length; i++)
+    if (!id[i] || !strchr(letters, id[i])) return false;
+  return true;
+}
+
+/* The one way to write these 32 bytes: the two bits left over are zero. */
+static bool secret_decode(const char *text_, uint8_t secret[SECRET]) {
+  uint32_t bits = 0;
+  size_t held = 0, at = 0;
+  if (strnlen(text_, SECRET_TEXT + 1) != SECRET_TEXT) return false;
+  for (size_t i = 0; i < SECRET_TEXT; i++) {
+    char c = text_[i];
+    int value = c >= 'A' && c <= 'Z'   ? c - 'A'
+                : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                : c >= '0' && c <= '9' ? c - '0' + 52
+                : c == '-'             ? 62
+                : c == '_'             ? 63
+                                       : -1;
+    if (value < 0) return false;
+    bits = bits << 6 | (uint32_t)value;
+    for (held += 6; held >= 8; held -= 8) secret[at++] = (uint8_t)(bits >> (held - 8));
+  }
+  return (bits & 3) == 0;
+}
+
+static bool macs_read(const char *names, credentials *c) {
+  for (c->mac_count = 0; *names;) {
+    size_t length = strcspn(names, ","), i = 0;
+    while (i < MACS && !same(names, length, MAC_NAMES[i], strlen(MAC_NAMES[i]))) i++;
+    if (i == MACS || c->mac_count == MACS || memchr(c->macs, (int)i, c->mac_count)) return false;
+    c->macs[c->mac_count++] = (uint8_t)i;
+    names += length;
+    if (*names && !*++names) return false;
+  }
+  return c->mac_count > 0;
+}
+
+/* The key and MACs of the options. What is wrong with them, NULL if nothing is; never a part of a secret. */
+static const char *credentials_read(const twire_options *o, credentials *c) {
+  bool text_given = o->key && *o->key, parts_given = o->key_id || o->secret;
+  memset(c, 0, sizeof *c);
+  if (text_given && parts_given) return "options: give the key as text (key), or in parts (key_id and secret), not both";
+#ifndef TWIRE_CRYPTO
+  if (text_given || parts_given)
+    return "a key is given, but this library was built without libcrypto: install its headers (libssl-dev) and build again "
+           "(make -C clients/c), or compile with -DTWIRE_CRYPTO and link -lcrypto";
+#endif
+  if (parts_given) {
+    if (!o->key_id || !o->secret || !key_id_valid(o->key_id, strnlen(o->key_id, KEY_ID_CAP + 1)))
+      return "options: key_id and secret belong together; expected an id of 1 to 64 letters, digits, '.', '_', '-'";
+    c->id_length = strlen(o->key_id);
+    memcpy(c->id, o->key_id, c->id_length);
+    memcpy(c->secret, o->secret, SECRET);
+  } else if (text_given) {
+    size_t length = strcspn(o->key, ":");
+    if (!key_id_valid(o->key, length) || !o->key[length] || !secret_decode(o->key + length + 1, c->secret))
+      return "the key is malformed (it is not shown, being a secret): expected ID:SECRET, an id of 1 to 64 letters, digits, "
+             "'.', '_', '-', and 43 characters of base64url, as `tensorwire keys new` prints it";
+    c->id_length = length;
+    memcpy(c->id, o->key, length);
+  }
+  const char *macs = o->macs ? o->macs : c->id_length ? "hmac-sha256,aes-256-gmac" : "none";
+  if (!macs_read(macs, c))
+    return "options: macs is malformed: expected names of hmac-sha256, aes-256-gmac and none, separated by commas, each once";
+  if (!c->id_length && (c->mac_count > 1 || c->macs[0] != MAC_NONE))
+    return "options: macs names a MAC that needs a key, and there is none: give one (key, or TENSORWIRE_KEY)";
+  return NULL;
+}
+
+/*
+ * The tags of one direction, one after the other. HMAC copies two SHA-256 states that have hashed the pads of its key: a tag
+ * of 300 bytes costs 260 ns; EVP_MAC costs 370 and two allocations, hence the older functions. GMAC sets the nonce of a cipher whose key
+ * stands.
+ */
+typedef struct mac {
+  int kind;
+  bool chunk, failed;
+  uint64_t counter; /* of the record under way */
+  uint8_t head[RECORD_HEAD];
+#ifdef TWIRE_CRYPTO
+  SHA256_CTX inner, outer, running;
+  EVP_CIPHER_CTX *cipher;
+#endif
+} mac;
+
+/* A record that is one frame of this header, and a chunk by its looks alone: GMAC takes its body as AAD (SPEC 11.6). */
+static bool chunk_shaped(const uint8_t *header_, uint32_t n) {
+  uint32_t length = load32(header_);
+  return header_[4] == 6 /* DATA */ && length == n - HEADER && length >= CHUNK_LEAST && load32(header_ + 24) == 0 &&
+         load16(header_ + 28) == 0;
+}
+
+#ifdef TWIRE_CRYPTO
+
+/* Two states that have hashed the pads of an HMAC key of at most 64 bytes. */
+static void hmac_key(SHA256_CTX *inner, SHA256_CTX *outer, const uint8_t *key, size_t length) {
+  uint8_t pad[SHA256_CBLOCK];
+  for (int second = 0; second < 2; second++) {
+    memset(pad, second ? 0x5c : 0x36, sizeof pad);
+    for (size_t i = 0; i < length; i++) pad[i] ^= key[i];
+    SHA256_Init(second ? outer : inner);
+    SHA256_Update(second ? outer : inner, pad, sizeof pad);
+  }
+  wipe(pad, sizeof pad);
+}
+
+static void hmac_finish(SHA256_CTX *running, const SHA256_CTX *outer, uint8_t out[HASH]) {
+  SHA256_Final(out, running);
+  *running = *outer;
+  SHA256_Update(running, out, HASH);
+  SHA256_Final(out, running);
+}
+
+static void hmac_sha256(const uint8_t *key, size_t length, const void *data, size_t size, uint8_t out[HASH]) {
+  SHA256_CTX inner, outer;
+  hmac_key(&inner, &outer, key, length);
+  SHA256_Update(&inner, data, size);
+  hmac_finish(&inner, &outer, out);
+  wipe(&inner, sizeof inner);
+  wipe(&outer, sizeof outer);
+}
+
+/* key(label) of SPEC 11.3: HKDF-Expand of one block (RFC 5869). */
+static void label_key(const uint8_t prk[HASH], const char *label, const uint8_t th[HASH], uint8_t out[HASH]) {
+  uint8_t info[64];
+  size_t n = (size_t)snprintf((char *)info, sizeof info, "tensorwire 1 %s", label) + 1; /* with its 0x00 */
+  memcpy(info + n, th, HASH);
+  info[n + HASH] = 1;
+  hmac_sha256(prk, HASH, info, n + HASH + 1, out);
+}
+
+static bool mac_begin_key(mac *m, int kind, const uint8_t key[HASH]) {
+  m->kind = kind;
+  if (kind == MAC_HMAC_SHA256) {
+    hmac_key(&m->inner, &m->outer, key, HASH);
+    return true;
+  }
+  m->cipher = EVP_CIPHER_CTX_new();
+  return m->cipher && EVP_EncryptInit_ex(m->cipher, EVP_aes_256_gcm(), NULL, key, NULL) == 1;
+}
+
+static void mac_free(mac *m) {
+  EVP_CIPHER_CTX_free(m->cipher); /* clears its key */
+  wipe(m, sizeof *m);
+}
+
+/* Plaintext of GCM; the ciphertext is thrown away. */
+static void gmac_text(mac *m, const uint8_t *p, size_t n) {
+  uint8_t scratch[4096];
+  int made;
+  for (size_t part; n; p += part, n -= part) {
+    part = n < sizeof scratch ? n : sizeof scratch;
+    m->failed |= EVP_EncryptUpdate(m->cipher, scratch, &made, p, (int)part) != 1;
+  }
+}
+
+/* A record begins: its n and the header of its first frame. The rest comes by mac_add, in order. */
+static void mac_begin(mac *m, const uint8_t head[RECORD_HEAD]) {
+  uint8_t block[12 + RECORD_HEAD] = {0};
+  store64(block, m->counter);
+  m->chunk = chunk_shaped(head + RECORD_PREFIX, load32(head));
+  m->failed = false;
+  if (m->kind == MAC_HMAC_SHA256) {
+    memcpy(block + 8, head, RECORD_HEAD);
+    m->running = m->inner;
+    SHA256_Update(&m->running, block, 8 + RECORD_HEAD);
+    return;
+  }
+  m->failed = EVP_EncryptInit_ex(m->cipher, NULL, NULL, NULL, block) != 1;
+  if (m->chunk) memcpy(m->head, head, RECORD_HEAD); /* AAD comes before the plaintext */
+  else gmac_text(m, head, RECORD_HEAD);
+}
+
+static void mac_add(mac *m, const void *p, size_t n) {
+  int made;
+  if (m->kind == MAC_HMAC_SHA256) SHA256_Update(&m->running, p, n);
+  else if (!m->chunk) gmac_text(m, p, n);
+  else if (n) m->failed |= EVP_EncryptUpdate(m->cipher, NULL, &made, p, (int)n) != 1; /* a chunk: at most 1 MiB */
+}
+
+/* The tag of the record that ends here. False: libcrypto failed. */
+static bool mac_end(mac *m, uint8_t tag[TAG]) {
+  uint8_t digest[HASH];
+  int made;
+  m->counter++;
+  if (m->kind == MAC_HMAC_SHA256) {
+    hmac_finish(&m->running, &m->outer, digest);
+    memcpy(tag, digest, TAG);
+    return true;
+  }
+  if (m->chunk) gmac_text(m, m->head, RECORD_HEAD);
+  m->failed |= EVP_EncryptFinal_ex(m->cipher, digest, &made) != 1;
+  m->failed |= EVP_CIPHER_CTX_ctrl(m->cipher, EVP_CTRL_AEAD_GET_TAG, (int)TAG, tag) != 1;
+  return !m->failed;
+}
+
+/* The record that ends here has this tag. */
+static bool mac_right(mac *m, const uint8_t *tag) {
+  uint8_t own[TAG];
+  return mac_end(m, own) && CRYPTO_memcmp(own, tag, TAG) == 0;
+}
+
+#else
+
+static void mac_free(mac *m) { (void)m; }
+static void mac_begin(mac *m, const uint8_t head[RECORD_HEAD]) { m->chunk = chunk_shaped(head + RECORD_PREFIX, load32(head)); }
+static void mac_add(mac *m, const void *p, size_t n) { (void)m, (void)p, (void)n; }
+static bool mac_end(mac *m, uint8_t tag[TAG]) { return (void)m, (void)tag, false; } /* not reached: nothing is signed */
+static bool mac_right(mac *m, const uint8_t *tag) { return (void)m, (void)tag, false; }
+
+#endif
+
 /* ------------------------------------------------------------------------------------------------- the core: its state */
 
 enum {
@@ -1156,8 +1412,9 @@ typedef struct slot_list {
 typedef enum core_state { CORE_WELCOME, CORE_READY, CORE_OPEN, CORE_CLOSED } core_state;
 
 /*
- * Record layer. With MAC none, frames follow each other directly (SPEC 11.1). Signing adds two places and no more: the ring is
- * closed into records in twire_core_output, and twire_core_received hands on to frames what a record's tag has vouched for.
+ * Record layer. With MAC none, frames follow each other directly (SPEC 11.1). Signing adds two places and no more: what one
+ * cut_frames puts into the ring is closed into records there, and next_record hands on to frames what a tag has vouched for. Bytes
+ * of a chunk go straight to their place, hashed as they come, and count once the tag behind them is right.
  */
 struct twire_core {
   core_state state;
@@ -1185,6 +1442,7 @@ struct twire_core {
   bool ping_due, pong_due;
   uint8_t ping[8], pong[8];
   uint8_t hello[512];
+  size_t hello_length;
   uint8_t close_frame[HEADER + TEXT_CAP];
 
   uint8_t *buffer;
@@ -1192,6 +1450,14 @@ struct twire_core {
   slot *chunk_slot; /* whose chunk is being received */
   uint64_t chunk_left;
   bool chunk_more, chunk_end_stream;
+
+  credentials key;              /* wiped once the handshake is done */
+  uint8_t auth[HEADER + 4 + PROOF];
+  bool sealed;                  /* both directions are records */
+  mac out, in;
+  size_t record, record_from;   /* being cut: 1 + place of its n in the ring (0 = none), ring_bytes behind that */
+  size_t record_left;           /* bytes of whole frames at `start` whose tag was right */
+  bool streaming;               /* chunk_slot's chunk is a record whose tag is yet to come */
 
   uint32_t close_code;
   bool close_remote;
@@ -1428,7 +1694,7 @@ static bool ring_detach(twire_core *core, slot *s, bool drop_open) {
   bool drop = false; /* the frame that g is a part of; the first one may be half written */
   for (size_t i = 0; i < core->ring_count && s->segments; i++) {
     segment *g = ring_at(core, i);
-    if (g->starts_frame) drop = drop_open || !g->is_open;
+    if (g->starts_frame) drop = !core->sealed && (drop_open || !g->is_open); /* a sealed record goes out whole */
     if (g->slot != s->index + 1) continue;
     g->slot = 0;
     s->segments--;
@@ -1470,6 +1736,56 @@ static void core_end(twire_core *core, uint32_t code, bool remote) {
   core->ping_due = core->pong_due = false;
 }
 
+/* The peer ended it, or we cannot go on: nothing more is written. */
+static void core_stop(twire_core *core, uint32_t code, bool remote, const char *text_) {
+  if (core->state == CORE_CLOSED) return;
+  snprintf(core->close_text, sizeof core->close_text, "%s", text_);
+  for (size_t i = 0; i < core->block_count * BLOCK; i++) slot_at(core, i)->segments = 0;
+  for (size_t i = 0; i < core->ring_count; i++) ring_at(core, i)->slot = 0;
+  ring_clear(core);
+  core_end(core, code, remote);
+}
+
+static void core_lost(twire_core *core, uint32_t code, const char *text_) { core_stop(core, code, true, text_); }
+
+/* ---- records (SPEC 11.2): frames that are cut between these two are one */
+
+static void record_open(twire_core *core) {
+  if (!core->sealed || core->record) return;
+  segment *g = ring_push(core, NULL, NULL, RECORD_PREFIX, false);
+  g->data = g->bytes;
+  core->record = core->ring_count;
+  core->record_from = core->ring_bytes;
+}
+
+static void record_close(twire_core *core) {
+  if (!core->record) return;
+  uint8_t head[RECORD_HEAD];
+  size_t at = core->record - 1, n = core->ring_bytes - core->record_from;
+  segment *prefix = ring_at(core, at), *g = ring_at(core, at + 1);
+  core->record = 0;
+  if (n == 0) { /* the call that was to be in it had passed its deadline */
+    core->ring_count--;
+    core->ring_bytes -= RECORD_PREFIX;
+    return;
+  }
+  store32(prefix->bytes, (uint32_t)n);
+  memcpy(head, prefix->bytes, RECORD_PREFIX);
+  memcpy(head + RECORD_PREFIX, g->data, HEADER); /* a header is one piece */
+  mac_begin(&core->out, head);
+  mac_add(&core->out, g->data + HEADER, g->length - HEADER);
+  for (at += 2; at < core->ring_count; at++) mac_add(&core->out, ring_at(core, at)->data, ring_at(core, at)->length);
+  segment *tag = ring_push(core, NULL, NULL, TAG, false);
+  tag->data = tag->bytes;
+  if (!mac_end(&core->out, tag->bytes)) core_stop(core, TWIRE_CLOSE_INTERNAL, false, "libcrypto could not make a tag");
+}
+
+/* Room for a frame of `size` bytes in the record under way, or a new one. */
+static void record_room(twire_core *core, uint64_t size) {
+  if (core->record && core->ring_bytes - core->record_from + size > RECORD_BATCH) record_close(core);
+  record_open(core);
+}
+
 /* We end the connection: what was begun is finished, then CLOSE (SPEC 6.12); a foreign server gets no answer (10.4). */
 static void core_fail(twire_core *core, uint32_t code, const char *format, ...) {
   va_list arguments;
@@ -1478,26 +1794,23 @@ static void core_fail(twire_core *core, uint32_t code, const char *format, ...) 
   vsnprintf(core->close_text, sizeof core->close_text, format, arguments);
   va_end(arguments);
   bool kept = true;
-  for (size_t i = 0; kept && i < core->block_count * BLOCK; i++)
-    if (slot_at(core, i)->segments) kept = ring_detach(core, slot_at(core, i), true);
+  for (size_t i = 0; kept && i < core->block_count * BLOCK; i++) {
+    slot *s = slot_at(core, i);
+    if (!s->segments) continue;
+    kept = ring_detach(core, s, true);
+    s->written |= core->sealed; /* its OPEN may still go out */
+  }
   if (!kept || code == TWIRE_CLOSE_NOT_TENSORWIRE) ring_clear(core);
   core_end(core, code, false);
   if (!kept || code == TWIRE_CLOSE_NOT_TENSORWIRE) return;
   size_t n = strnlen(core->close_text, TEXT_CAP);
   write_header(core->close_frame, (uint32_t)n, CLOSE, 0, 0, 0, 0, code, (uint32_t)n, 0);
   memcpy(core->close_frame + HEADER, core->close_text, n);
+  record_open(core);
   ring_push(core, NULL, core->close_frame, HEADER + n, true);
+  record_close(core);
 }
 
-/* The peer ended it: nothing more is written. */
-static void core_lost(twire_core *core, uint32_t code, const char *text_) {
-  if (core->state == CORE_CLOSED) return;
-  snprintf(core->close_text, sizeof core->close_text, "%s", text_);
-  for (size_t i = 0; i < core->block_count * BLOCK; i++) slot_at(core, i)->segments = 0;
-  for (size_t i = 0; i < core->ring_count; i++) ring_at(core, i)->slot = 0;
-  ring_clear(core);
-  core_end(core, code, true);
-}
 
 /* Nothing of this call's memory is used from here on. What is left of it: the stream until its terminal, if it has one, and
  * what the owner is yet to be told. */
@@ -1748,23 +2061,30 @@ static void cut_frames(twire_core *core) {
     slot *s;
     if (core->pong_due) {
       core->pong_due = false;
+      record_room(core, HEADER + 8);
       push_control(core, PONG, 0, core->pong);
     } else if (core->ping_due) {
       core->ping_due = false;
+      record_room(core, HEADER + 8);
       push_control(core, PING, 0, core->ping);
     } else if ((s = queues[QUEUE_CANCELS].first)) {
       dequeue(core, s);
+      record_room(core, HEADER);
       push_control(core, CANCEL, s->stream, NULL);
     } else if ((s = queues[QUEUE_MESSAGES].first) ||
                (core->open < core->max_streams && (s = queues[QUEUE_OPENS].first))) {
       dequeue(core, s);
+      record_room(core, HEADER + s->ext_length + s->meta_length + (s->body_left > TWIRE_INLINE_BODY ? 0 : s->body_left));
       cut_first(core, s);
     } else if (queues[QUEUE_CHUNKS].first) {
+      record_room(core, RECORD_BATCH + 1); /* each chunk is a record of its own */
       cut_chunk(core);
+      record_close(core);
     } else {
-      return;
+      break;
     }
   }
+  record_close(core);
 }
 
 size_t twire_core_output(twire_core *core, struct iovec *buffers, size_t max, uint64_t now) {
@@ -1810,11 +2130,16 @@ enum {
   ENTRY_NONCE = 3,
   ENTRY_FEATURES = 4,
   ENTRY_MAC = 6,
+  ENTRY_KEY_ID = 7,
   ENTRY_LIMITS = 8,
   ENTRY_AGENT = 9,
   ENTRY_CONNECTION_ID = 10,
-  ENTRY_BOOT_ID = 11
+  ENTRY_BOOT_ID = 11,
+  ENTRY_PROOF = 13,
+  ENTRIES /* one more than the last that is read */
 };
+
+static const uint8_t PREFACE[8] = {0x89, 'T', 'W', 'P', '\r', '\n', 0x1a, '\n'};
 
 static uint8_t *put_entry(uint8_t *p, uint16_t type, const void *value, size_t length) {
   store16(p, type);
@@ -1825,8 +2150,7 @@ static uint8_t *put_entry(uint8_t *p, uint16_t type, const void *value, size_t l
 
 /* Preface and HELLO, the first output. */
 static void push_hello(twire_core *core, const uint8_t nonce[32], const char *agent) {
-  static const uint8_t preface[8] = {0x89, 'T', 'W', 'P', '\r', '\n', 0x1a, '\n'};
-  uint8_t limits[16], versions[4], draft[4], feature[2], mac = 0, *start = core->hello + sizeof preface, *p = start + HEADER;
+  uint8_t limits[16], versions[4], draft[4], feature[2], *start = core->hello + sizeof PREFACE, *p = start + HEADER;
   store16(versions, TWIRE_PROTOCOL_VERSION);
   store16(versions + 2, TWIRE_PROTOCOL_VERSION);
   store32(draft, TWIRE_PROTOCOL_DRAFT);
@@ -1838,17 +2162,95 @@ static void push_hello(twire_core *core, const uint8_t nonce[32], const char *ag
   p = put_entry(p, ENTRY_DRAFT, draft, sizeof draft);
   p = put_entry(p, ENTRY_NONCE, nonce, 32);
   p = put_entry(p, ENTRY_FEATURES, feature, sizeof feature);
-  p = put_entry(p, ENTRY_MAC, &mac, 1);
+  p = put_entry(p, ENTRY_MAC, core->key.macs, core->key.mac_count);
+  if (core->key.id_length) p = put_entry(p, ENTRY_KEY_ID, core->key.id, core->key.id_length);
   p = put_entry(p, ENTRY_LIMITS, limits, sizeof limits);
   p = put_entry(p, ENTRY_AGENT, agent, strlen(agent));
   uint32_t length = (uint32_t)(p - start) - HEADER;
-  memcpy(core->hello, preface, sizeof preface);
+  memcpy(core->hello, PREFACE, sizeof PREFACE);
   write_header(start, length, HELLO, 0, 0, 0, 0, 0, length, 0);
-  ring_push(core, NULL, core->hello, (size_t)(p - core->hello), true);
+  core->hello_length = (size_t)(p - core->hello);
+  ring_push(core, NULL, core->hello, core->hello_length, true);
 }
 
-/* Entries of a region by type, 1 to 11; false if it is malformed. Unknown types are passed over. */
-static bool read_entries(const uint8_t *p, size_t length, const uint8_t *values[12], size_t lengths[12]) {
+#ifdef TWIRE_CRYPTO
+
+/* TH of SPEC 11.3, without binding: there is no TLS here. PROOF in the WELCOME frame is zero by now. */
+static void transcript(const twire_core *core, const uint8_t *welcome, size_t length, uint8_t th[HASH]) {
+  uint8_t size[4];
+  SHA256_CTX hash;
+  SHA256_Init(&hash);
+  SHA256_Update(&hash, PREFACE, sizeof PREFACE);
+  store32(size, (uint32_t)(core->hello_length - sizeof PREFACE));
+  SHA256_Update(&hash, size, 4);
+  SHA256_Update(&hash, core->hello + sizeof PREFACE, core->hello_length - sizeof PREFACE);
+  store32(size, (uint32_t)length);
+  SHA256_Update(&hash, size, 4);
+  SHA256_Update(&hash, welcome, length);
+  store32(size, 0);
+  SHA256_Update(&hash, size, 4);
+  SHA256_Final(th, &hash);
+}
+
+/* AUTH with our proof (SPEC 11.4). */
+static void make_auth(twire_core *core, const uint8_t prk[HASH], const uint8_t th[HASH]) {
+  uint8_t key[HASH], said[HASH + 4 + sizeof core->auth], *entries = core->auth + HEADER;
+  static const uint8_t zeros[PROOF];
+  write_header(core->auth, 4 + PROOF, AUTH, 0, 0, 0, 0, 0, 4 + PROOF, 0);
+  (void)put_entry(entries, ENTRY_PROOF, zeros, PROOF);
+  memcpy(said, th, HASH);
+  store32(said + HASH, sizeof core->auth);
+  memcpy(said + HASH + 4, core->auth, sizeof core->auth);
+  label_key(prk, "client proof", th, key);
+  hmac_sha256(key, HASH, said, sizeof said, entries + 4);
+  wipe(key, sizeof key);
+}
+
+/* Check the server's proof, make ours, and the keys of both directions. What is wrong, NULL if nothing is. The secret goes. */
+static const char *authenticate(twire_core *core, uint8_t *welcome, size_t length, const uint8_t *server_nonce, uint8_t *proof,
+                                int kind) {
+  uint8_t nonces[64], th[HASH], prk[HASH], key[HASH], right[HASH], said[PROOF];
+  const uint8_t *own_nonce = core->hello + sizeof PREFACE + HEADER + 20; /* behind VERSIONS, DRAFT and NONCE's own head */
+  const char *wrong = NULL;
+  memcpy(said, proof, PROOF);
+  memset(proof, 0, PROOF);
+  transcript(core, welcome, length, th);
+  memcpy(nonces, own_nonce, 32);
+  memcpy(nonces + 32, server_nonce, 32);
+  hmac_sha256(nonces, sizeof nonces, core->key.secret, SECRET, prk); /* HKDF-Extract */
+  wipe(core->key.secret, SECRET);
+  label_key(prk, "server proof", th, key);
+  hmac_sha256(key, HASH, th, HASH, right);
+  if (CRYPTO_memcmp(right, said, PROOF) != 0) {
+    wrong = "the server's proof does not fit this key: unknown key, wrong secret, or a key that is not valid now; "
+            "check both with whoever runs the server";
+  } else {
+    make_auth(core, prk, th);
+    if (kind != MAC_NONE) {
+      label_key(prk, "server record", th, key);
+      if (!mac_begin_key(&core->in, kind, key)) wrong = "libcrypto has no AES-256-GCM, or no memory";
+      label_key(prk, "client record", th, key);
+      if (!mac_begin_key(&core->out, kind, key)) wrong = "libcrypto has no AES-256-GCM, or no memory";
+    }
+  }
+  wipe(prk, sizeof prk);
+  wipe(key, sizeof key);
+  wipe(right, sizeof right);
+  return wrong;
+}
+
+#else
+
+static const char *authenticate(twire_core *core, uint8_t *welcome, size_t length, const uint8_t *server_nonce, uint8_t *proof,
+                                int kind) {
+  (void)core, (void)welcome, (void)length, (void)server_nonce, (void)proof, (void)kind;
+  return "built without libcrypto"; /* not reached: there is no key */
+}
+
+#endif
+
+/* Entries of a region by type; false if it is malformed. Unknown types are passed over. */
+static bool read_entries(const uint8_t *p, size_t length, const uint8_t *values[ENTRIES], size_t lengths[ENTRIES]) {
   uint32_t last = 0;
   bool any = false;
   for (size_t at = 0; at != length;) {
@@ -1857,7 +2259,7 @@ static bool read_entries(const uint8_t *p, size_t length, const uint8_t *values[
     if (any && type <= last) return false;
     any = true;
     last = type;
-    if (type < 12) {
+    if (type < ENTRIES) {
       values[type] = p + at + 4;
       lengths[type] = n;
     }
@@ -1866,14 +2268,14 @@ static bool read_entries(const uint8_t *p, size_t length, const uint8_t *values[
   return true;
 }
 
-static void on_welcome(twire_core *core, const uint8_t *metadata, size_t length) {
+static void on_welcome(twire_core *core, uint8_t *metadata, size_t length) {
   static const uint8_t needed[][2] = {{ENTRY_VERSIONS, 4}, {ENTRY_DRAFT, 4},          {ENTRY_NONCE, 32},
                                       {ENTRY_MAC, 1},      {ENTRY_LIMITS, 16},        {ENTRY_CONNECTION_ID, 8},
                                       {ENTRY_BOOT_ID, 16}};
-  const uint8_t *v[12] = {NULL};
-  size_t n[12] = {0};
+  const uint8_t *v[ENTRIES] = {NULL};
+  size_t n[ENTRIES] = {0};
   if (length == 0 || !read_entries(metadata, length, v, n) || !v[ENTRY_FEATURES] || n[ENTRY_FEATURES] % 2 ||
-      (v[ENTRY_AGENT] && (n[ENTRY_AGENT] < 1 || n[ENTRY_AGENT] > 128))) {
+      (v[ENTRY_AGENT] && (n[ENTRY_AGENT] < 1 || n[ENTRY_AGENT] > 128)) || (v[ENTRY_PROOF] && n[ENTRY_PROOF] != PROOF)) {
     core_fail(core, TWIRE_CLOSE_HANDSHAKE, "WELCOME: entries are malformed, or FEATURES is missing");
     return;
   }
@@ -1894,15 +2296,30 @@ static void on_welcome(twire_core *core, const uint8_t *metadata, size_t length)
               TWIRE_PROTOCOL_VERSION, TWIRE_PROTOCOL_VERSION, TWIRE_PROTOCOL_DRAFT, low, draft);
   else if (n[ENTRY_FEATURES])
     core_fail(core, TWIRE_CLOSE_FEATURE, "the server chose feature %u, which was not offered", load16(v[ENTRY_FEATURES]));
-  else if (v[ENTRY_MAC][0] != 0)
-    core_fail(core, TWIRE_CLOSE_MAC, "the server chose MAC %u; offered was 0 (none)", v[ENTRY_MAC][0]);
+  else if (!memchr(core->key.macs, v[ENTRY_MAC][0], core->key.mac_count))
+    core_fail(core, TWIRE_CLOSE_MAC, "the server chose MAC %u, which was not offered (0 none, 1 hmac-sha256, 2 aes-256-gmac)",
+              v[ENTRY_MAC][0]);
   else if (chunk < CHUNK_LEAST || chunk > CHUNK_MOST || core->max_streams == 0 || core->max_message < TWIRE_INLINE_BODY)
     core_fail(core, TWIRE_CLOSE_HANDSHAKE, "WELCOME: chunk %u, max_streams %u or max_message %llu is out of its bounds", chunk,
               core->max_streams, (unsigned long long)core->max_message);
   if (core->state == CORE_CLOSED) return;
   core->chunk = chunk < core->own_chunk ? chunk : core->own_chunk;
+  if (!core->key.id_length) {
+    core->state = CORE_READY;
+    push_control(core, AUTH, 0, NULL);
+    return;
+  }
+  int kind = v[ENTRY_MAC][0];
+  const char *wrong = "the server gave no proof that it knows our key: it may run without keys, or be none of ours";
+  if (v[ENTRY_PROOF])
+    wrong = authenticate(core, metadata - HEADER, HEADER + length, v[ENTRY_NONCE], metadata + (v[ENTRY_PROOF] - metadata), kind);
+  if (wrong) {
+    core_fail(core, TWIRE_CLOSE_AUTHENTICATION, "%s", wrong);
+    return;
+  }
   core->state = CORE_READY;
-  push_control(core, AUTH, 0, NULL);
+  ring_push(core, NULL, core->auth, sizeof core->auth, true);
+  core->sealed = kind != MAC_NONE;
 }
 
 /* ----------------------------------------------------------------------------------------------- receiving (SPEC 3.2) */
@@ -2132,7 +2549,7 @@ static bool on_goaway(twire_core *core, const header *h, const uint8_t *text_, t
   return true;
 }
 
-static bool on_control(twire_core *core, const header *h, const uint8_t *p, twire_event *ev) {
+static bool on_control(twire_core *core, const header *h, uint8_t *p, twire_event *ev) {
   switch (h->type) {
     case WELCOME: on_welcome(core, p, h->meta); return false;
     case READY:
@@ -2183,26 +2600,112 @@ static void fail_foreign(twire_core *core, const uint8_t *p, size_t length) {
 
 typedef enum progress { WAIT, GO_ON, GIVE } progress;
 
-/* The next frame of the buffer, or what is there of it. */
-static progress next_frame(twire_core *core, twire_event *ev) {
+/* Bytes of the buffer that may be read as frames; and some of them have been. */
+static size_t readable(const twire_core *core) { return core->sealed ? core->record_left : core->end - core->start; }
+
+static void consume(twire_core *core, size_t n) {
+  core->start += n;
+  if (!core->sealed || n == 0) return;
+  core->record_left -= n;
+  if (core->record_left == 0) core->start += TAG;
+}
+
+static progress wrong_tag(twire_core *core) {
+  core_fail(core, TWIRE_CLOSE_AUTHENTICATION,
+            "a record's tag is wrong: its bytes were changed, lost, repeated or put in another order on their way");
+  return GO_ON;
+}
+
+/* A record whose one frame is a chunk that is due: the one look before the tag (SPEC 21). Its body need not wait for it. */
+static bool begin_streaming(twire_core *core, const uint8_t *p, uint32_t n) {
+  header h;
+  slot *s;
+  if (!chunk_shaped(p + RECORD_PREFIX, n) || check_header(core, p + RECORD_PREFIX, &h, &s)) return false;
+  if (s->state != SLOT_CANCELLED && !s->receiving) return false;
+  mac_begin(&core->in, p);
+  core->start += RECORD_HEAD;
+  core->streaming = true;
+  core->chunk_slot = s;
+  core->chunk_left = h.body;
+  core->chunk_more = h.flags & MORE;
+  core->chunk_end_stream = h.flags & END_STREAM;
+  return true;
+}
+
+/* The next record: its frames may be read once its tag has passed (SPEC 11.2). */
+static progress next_record(twire_core *core) {
   const uint8_t *p = core->buffer + core->start;
   size_t have = core->end - core->start;
+  if (have < RECORD_PREFIX) return WAIT;
+  uint32_t n = load32(p), most = HEADER + core->chunk > FRAME_MOST ? HEADER + core->chunk : FRAME_MOST;
+  if (n < HEADER || n > most) {
+    core_fail(core, n < HEADER ? TWIRE_CLOSE_FRAME : TWIRE_CLOSE_TOO_LARGE, "a record of %u bytes; expected %u to %u", n, HEADER,
+              most);
+    return GO_ON;
+  }
+  if (have < RECORD_HEAD) return WAIT;
+  if (have < RECORD_PREFIX + n + TAG) {
+    if (begin_streaming(core, p, n)) return GO_ON;
+    if (n <= FRAME_MOST) return WAIT;
+    core_fail(core, TWIRE_CLOSE_TOO_LARGE, "a record of %u bytes that is no chunk; expected %u at most", n, FRAME_MOST);
+    return GO_ON;
+  }
+  mac_begin(&core->in, p);
+  mac_add(&core->in, p + RECORD_HEAD, n - HEADER);
+  if (!mac_right(&core->in, p + RECORD_PREFIX + n)) return wrong_tag(core);
+  if (n > RECORD_BATCH && load32(p + RECORD_PREFIX) != n - HEADER) {
+    core_fail(core, TWIRE_CLOSE_TOO_LARGE, "a record of %u bytes of several frames; expected %u at most", n, RECORD_BATCH);
+    return GO_ON;
+  }
+  core->start += RECORD_PREFIX;
+  core->record_left = n;
+  return GO_ON;
+}
+
+/* The chunk that is a record: the bytes of it that lie in the buffer, and the tag at its end. */
+static progress next_streamed(twire_core *core, twire_event *ev) {
+  slot *s = core->chunk_slot;
+  const uint8_t *p = core->buffer + core->start;
+  size_t have = core->end - core->start;
+  size_t n = have < core->chunk_left ? have : (size_t)core->chunk_left;
+  mac_add(&core->in, p, n);
+  if (s->in_body) {
+    copy(s->in_body + s->in_filled, p, n);
+    s->in_filled += n;
+  }
+  core->start += n;
+  core->chunk_left -= n;
+  if (core->chunk_left || core->end - core->start < TAG) return WAIT;
+  core->streaming = false;
+  if (!mac_right(&core->in, core->buffer + core->start)) return wrong_tag(core);
+  core->start += TAG;
+  return on_chunk_end(core, ev) ? GIVE : GO_ON;
+}
+
+/* The next frame of the buffer, or what is there of it. */
+static progress next_frame(twire_core *core, twire_event *ev) {
+  uint8_t *p = core->buffer + core->start;
+  size_t have = readable(core);
   header h;
   slot *s;
   if (core->state == CORE_WELCOME && foreign(p, have)) {
     fail_foreign(core, p, have);
     return GO_ON;
   }
-  if (have < HEADER) return WAIT;
-  uint32_t wrong = check_header(core, p, &h, &s);
-  if (wrong) {
+  if (have < HEADER && !core->sealed) return WAIT;
+  uint32_t wrong = have < HEADER ? TWIRE_CLOSE_FRAME : check_header(core, p, &h, &s);
+  if (wrong && have >= HEADER) {
     core_fail(core, wrong, "a frame of type %u on stream %llu breaks the protocol: %s", h.type, (unsigned long long)h.stream,
               twire_close_name(wrong));
     return GO_ON;
   }
+  if (wrong || (core->sealed && have - HEADER < h.length)) {
+    core_fail(core, TWIRE_CLOSE_FRAME, "a frame does not end where its record ends");
+    return GO_ON;
+  }
   bool bare = h.type == DATA && h.ext == 0 && h.meta == 0;
   if (bare && (s->state == SLOT_CANCELLED || s->receiving)) {
-    core->start += HEADER;
+    consume(core, HEADER);
     core->chunk_slot = s;
     core->chunk_left = h.body;
     core->chunk_more = h.flags & MORE;
@@ -2215,7 +2718,7 @@ static progress next_frame(twire_core *core, twire_event *ev) {
     s->in_body = NULL;
     return GIVE;
   }
-  core->start += HEADER + h.length;
+  consume(core, HEADER + h.length);
   p += HEADER;
   if (h.type == DATA) return on_data(core, &h, s, p, ev) ? GIVE : GO_ON;
   if (h.type == END) return on_end(core, &h, s, p, ev) ? GIVE : GO_ON;
@@ -2225,13 +2728,13 @@ static progress next_frame(twire_core *core, twire_event *ev) {
 /* Bytes of the chunk that came together with other frames: these few are copied once. */
 static progress next_chunk(twire_core *core, twire_event *ev) {
   slot *s = core->chunk_slot;
-  size_t have = core->end - core->start;
+  size_t have = readable(core);
   size_t n = have < core->chunk_left ? have : (size_t)core->chunk_left;
   if (s->in_body) {
     copy(s->in_body + s->in_filled, core->buffer + core->start, n);
     s->in_filled += n;
   }
-  core->start += n;
+  consume(core, n);
   core->chunk_left -= n;
   if (core->chunk_left) return WAIT;
   return on_chunk_end(core, ev) ? GIVE : GO_ON;
@@ -2305,7 +2808,9 @@ bool twire_core_poll_event(twire_core *core, twire_event *ev) {
       continue;
     }
     if (core->state == CORE_CLOSED) return next_outcome(core, ev);
-    progress made = core->chunk_slot ? next_chunk(core, ev) : next_frame(core, ev);
+    progress made;
+    if (core->chunk_slot) made = core->streaming ? next_streamed(core, ev) : next_chunk(core, ev);
+    else made = core->sealed && !core->record_left ? next_record(core) : next_frame(core, ev);
     if (made == GIVE) return true;
     if (made == GO_ON) continue;
     if (!core->eof) return false;
@@ -2315,15 +2820,17 @@ bool twire_core_poll_event(twire_core *core, twire_event *ev) {
 
 int twire_core_next_buffers(twire_core *core, struct iovec buffers[2]) {
   int count = 0;
-  size_t wanted = SIZE_MAX, needed = HEADER, have;
+  size_t wanted = SIZE_MAX, needed, have, head = core->sealed ? RECORD_HEAD : HEADER;
   if (core->start == core->end) core->start = core->end = 0;
   have = core->end - core->start;
-  if (core->chunk_slot && core->chunk_slot->in_body) {
+  needed = head + (core->streaming ? TAG : 0);
+  if (core->chunk_slot && core->chunk_slot->in_body && core->chunk_left) {
     buffers[count++] = (struct iovec){core->chunk_slot->in_body + core->chunk_slot->in_filled, (size_t)core->chunk_left};
-    wanted = HEADER; /* of the next frame, so that a further chunk begins in its place */
+    wanted = needed; /* up to the next frame's header, so that a further chunk begins in its place */
   } else {
-    if (have >= HEADER && !core->chunk_slot) needed = HEADER + load32(core->buffer + core->start); /* checked */
-    if (core->exact && !core->chunk_slot) wanted = needed - have;
+    if (have >= head && !core->chunk_slot) /* both checked */
+      needed = (core->sealed ? RECORD_PREFIX + TAG : HEADER) + load32(core->buffer + core->start);
+    if (core->exact && (!core->chunk_slot || core->chunk_left == 0)) wanted = needed - have;
     if (core->start && (core->buffer_size - core->start < needed || core->buffer_size - core->end < core->buffer_size / 4)) {
       memmove(core->buffer, core->buffer + core->start, have);
       core->start = 0;
@@ -2348,6 +2855,7 @@ void twire_core_received(twire_core *core, size_t count, uint64_t now) {
   if (core->state == CORE_CLOSED) return;
   if (s && s->in_body) {
     size_t n = count < core->chunk_left ? count : (size_t)core->chunk_left;
+    if (core->streaming) mac_add(&core->in, s->in_body + s->in_filled, n);
     s->in_filled += n;
     core->chunk_left -= n;
     count -= n;
@@ -2375,6 +2883,21 @@ void twire_core_timer(twire_core *core, uint64_t now) {
   }
 }
 
+static int check_options(const twire_options *o) {
+  if (o->agent && (strlen(o->agent) < 1 || strlen(o->agent) > 128))
+    return say(TWIRE_E_ARGUMENT, "options: agent has %zu bytes; expected 1 to 128", strlen(o->agent));
+  if (o->chunk && (o->chunk < CHUNK_LEAST || o->chunk > CHUNK_MOST))
+    return say(TWIRE_E_ARGUMENT, "options: chunk is %u; expected 16384 to 1048576", o->chunk);
+  if (o->max_message && o->max_message < TWIRE_INLINE_BODY)
+    return say(TWIRE_E_ARGUMENT, "options: max_message is %llu; expected at least 65536", (unsigned long long)o->max_message);
+  if (!o->allocator.allocate != !o->allocator.release)
+    return say(TWIRE_E_ARGUMENT, "options: an allocator needs both functions, allocate and release");
+  credentials key;
+  const char *wrong = credentials_read(o, &key);
+  wipe(&key, sizeof key);
+  return wrong ? say(TWIRE_E_ARGUMENT, "%s", wrong) : TWIRE_OK;
+}
+
 static uint64_t or_default(uint64_t value, uint64_t otherwise) { return value ? value : otherwise; }
 
 twire_core *twire_core_new(const twire_core_config *config) {
@@ -2382,10 +2905,11 @@ twire_core *twire_core_new(const twire_core_config *config) {
   const twire_options *o = config->options ? config->options : &none;
   const char *agent = o->agent ? o->agent : "twire-c/" TWIRE_VERSION;
   uint64_t chunk = or_default(o->chunk, CHUNK_DEFAULT), max_message = or_default(o->max_message, UINT64_C(1) << 40);
-  if (chunk < CHUNK_LEAST || chunk > CHUNK_MOST || max_message < TWIRE_INLINE_BODY) return NULL;
-  if (strlen(agent) < 1 || strlen(agent) > 128) return NULL;
+  *connect_error = 0;
+  if (check_options(o)) return NULL;
   twire_core *core = calloc(1, sizeof *core);
   if (!core) return NULL;
+  (void)credentials_read(o, &core->key); /* checked */
   core->own_chunk = core->chunk = (uint32_t)chunk;
   core->own_max_message = max_message;
   core->buffer_size = o->receive_buffer > RECEIVE_LEAST ? o->receive_buffer : RECEIVE_LEAST;
@@ -2420,6 +2944,9 @@ void twire_core_free(twire_core *core) {
   free(core->heap);
   free(core->ring);
   free(core->buffer);
+  mac_free(&core->in);
+  mac_free(&core->out);
+  wipe(&core->key, sizeof core->key);
   free(core);
 }
 
@@ -2616,6 +3143,7 @@ static int reply_layout(twire_reply *reply, const uint8_t *metadata, size_t leng
 
 #define DRAIN_AFTER 1000000u      /* ns without a read, after which what has arrived is read before a send (SPEC 15.4) */
 #define PORT "7411"
+#define KEY_VARIABLE "TENSORWIRE_KEY"
 #define WRITE_BUFFERS 512
 #define STREAMS "the model answers with a stream of messages: use twire_core for it"
 
@@ -3099,27 +3627,20 @@ static int dial_tcp(const char *url, const char *rest, uint64_t until, int *fd) 
 }
 
 static int dial(const char *url, uint64_t until, int *fd) {
+  const char *host = strstr(url, "://");
+  if (host && memchr(host + 3, '@', strcspn(host + 3, "/"))) /* what stands before it may be a secret */
+    return say(TWIRE_E_ADDRESS, "the address has an '@': expected tw://host:port; a key is given by twire_options.key, or %s",
+               KEY_VARIABLE);
   if (strncmp(url, "tw+unix://", 10) == 0) return dial_unix(url, url + 10, until, fd);
   if (strncmp(url, "tw://", 5) == 0) return dial_tcp(url, url + 5, until, fd);
   return say(TWIRE_E_ADDRESS, "'%s': expected tw://host:port or tw+unix:///path", url);
 }
 
-static int check_options(const twire_options *o) {
-  if (o->agent && (strlen(o->agent) < 1 || strlen(o->agent) > 128))
-    return say(TWIRE_E_ARGUMENT, "options: agent has %zu bytes; expected 1 to 128", strlen(o->agent));
-  if (o->chunk && (o->chunk < CHUNK_LEAST || o->chunk > CHUNK_MOST))
-    return say(TWIRE_E_ARGUMENT, "options: chunk is %u; expected 16384 to 1048576", o->chunk);
-  if (o->max_message && o->max_message < TWIRE_INLINE_BODY)
-    return say(TWIRE_E_ARGUMENT, "options: max_message is %llu; expected at least 65536", (unsigned long long)o->max_message);
-  if (!o->allocator.allocate != !o->allocator.release)
-    return say(TWIRE_E_ARGUMENT, "options: an allocator needs both functions, allocate and release");
-  return TWIRE_OK;
-}
-
 /* The handshake has failed: what to tell the caller. */
 static int handshake_error(const twire_client *client, const char *url) {
   int code = TWIRE_E_PROTOCOL;
-  if (client->close_remote) code = client->close_code ? TWIRE_E_REFUSED : TWIRE_E_LOST;
+  if (client->close_code == TWIRE_CLOSE_AUTHENTICATION) code = TWIRE_E_AUTH;
+  else if (client->close_remote) code = client->close_code ? TWIRE_E_REFUSED : TWIRE_E_LOST;
   else if (client->close_code == TWIRE_CLOSE_TIMEOUT) code = TWIRE_DEADLINE_EXCEEDED;
   return say(code, "%s: %s", url, client->error);
 }
@@ -3129,7 +3650,9 @@ int twire_connect(const char *url, const twire_options *options, twire_client **
   twire_core_config config = {0};
   *client = NULL;
   *connect_error = 0;
-  if (!options) options = &none;
+  twire_options own = options ? *options : none;
+  options = &own;
+  if (!own.key && !own.key_id && !own.secret) own.key = getenv(KEY_VARIABLE);
   int status = check_options(options);
   if (status) return status;
   uint64_t until = twire_now() + or_default(options->connect_timeout, UINT64_C(5000000000));

@@ -88,9 +88,10 @@ enum {
   TWIRE_E_MEMORY = -5,   /* malloc failed */
   TWIRE_E_SYSTEM = -6,   /* a system call failed; the text names it and errno */
   TWIRE_E_ADDRESS = -7,  /* the URL is malformed, or its host is not found */
-  TWIRE_E_REFUSED = -8,  /* the server closed the handshake: version, feature, key; the text is its own */
+  TWIRE_E_REFUSED = -8,  /* the server closed the handshake: version, feature, MAC; the text is its own */
   TWIRE_E_PROTOCOL = -9, /* the server broke the protocol, or speaks another one (HTTP, TLS ...) */
   TWIRE_E_BUSY = -10,    /* the stream still sends an earlier message; or too much is queued: drain first */
+  TWIRE_E_AUTH = -11,    /* the key is missing, unknown, wrong or not valid now; or the server could not prove that it knows it */
 };
 
 /* Name of a code, such as "NOT_FOUND" or "E_LOST"; never NULL. Static. */
@@ -249,6 +250,12 @@ typedef struct twire_options {
   uint64_t timeout;          /* deadline of every call that names none; default none */
   uint64_t spin;             /* wait for replies without sleeping for so long first: buys latency with a core */
   twire_allocator allocator; /* for large bodies that are received */
+  /* The key, in one of two forms; read, never kept. Needs a library that was built with libcrypto (TWIRE_CRYPTO). */
+  const char *key;       /* "ID:SECRET", as `tensorwire keys new` prints it. NULL: twire_connect reads TENSORWIRE_KEY; "" = none */
+  const char *key_id;    /* or its id, 1 to 64 of [A-Za-z0-9._-] ... */
+  const uint8_t *secret; /* ... and its 32 bytes */
+  const char *macs;      /* what to sign with, the most wanted first: names of "hmac-sha256", "aes-256-gmac" (the faster for
+                            large bodies) and "none", separated by commas. Default: with a key the first two in this order */
 } twire_options;
 
 /* Timing of a call inside the server, in microseconds (SPEC 14.1). */
@@ -347,7 +354,7 @@ typedef void *(*twire_place)(void *context, const twire_incoming *incoming);
 
 /* Random bytes and clock are arguments, so that a session can be replayed byte by byte. */
 typedef struct twire_core_config {
-  const twire_options *options; /* agent, max_message, chunk, receive_buffer are read; may be NULL */
+  const twire_options *options; /* agent, max_message, chunk, receive_buffer, key or its parts, macs are read; may be NULL */
   uint8_t nonce[32];            /* fresh random bytes for every connection (twire_random) */
   twire_place place;            /* NULL = every large reply is refused */
   void *place_context;
@@ -358,7 +365,8 @@ typedef struct twire_core_config {
 /* Fill from the kernel's generator. False if there is none. */
 bool twire_random(void *bytes, size_t length);
 
-/* A connection about to begin; preface and HELLO are its first output. NULL: no memory, or an option out of its bounds. */
+/* A connection about to begin; preface and HELLO are its first output. NULL: no memory, or an option that is wrong, then
+ * twire_connect_error says which. */
 twire_core *twire_core_new(const twire_core_config *config);
 void twire_core_free(twire_core *core); /* NULL is allowed; gives no events */
 
@@ -461,11 +469,11 @@ typedef struct twire_call_options {
 
 /*
  * Connect: "tw://host:port" (port 7411 if missing) or "tw+unix:///path". Blocks until the handshake is done. Errors:
- * TWIRE_E_ADDRESS, TWIRE_E_SYSTEM, TWIRE_E_REFUSED, TWIRE_E_PROTOCOL, TWIRE_DEADLINE_EXCEEDED, TWIRE_E_MEMORY,
- * TWIRE_E_ARGUMENT; the text is twire_connect_error(). Never tries a second version or transport (SPEC 9.9).
+ * TWIRE_E_ADDRESS, TWIRE_E_SYSTEM, TWIRE_E_REFUSED, TWIRE_E_AUTH, TWIRE_E_PROTOCOL, TWIRE_DEADLINE_EXCEEDED,
+ * TWIRE_E_MEMORY, TWIRE_E_ARGUMENT; the text is twire_connect_error(). Never tries a second version or transport (SPEC 9.9).
  */
 int twire_connect(const char *url, const twire_options *options, twire_client **client);
-/* Why this thread's last twire_connect or twire_call_new failed; "" if it did not. */
+/* Why this thread's last twire_connect, twire_core_new or twire_call_new failed; "" if it did not, or for want of memory. */
 const char *twire_connect_error(void);
 /* Say CLOSE, close the socket, free the client. Calls under way end (their replies with TWIRE_E_LOST or CANCELLED) and are
  * the caller's again. NULL is allowed. */

@@ -40,6 +40,7 @@ static expected inputs[MOST_TENSORS], outputs[MOST_TENSORS];
 static size_t input_count, output_count;
 static bool echo;
 static uint64_t deadline; /* a duration; 0 = none */
+static const char *key, *macs; /* as in twire_options */
 static twire_call *site;
 static twire_message message; /* all but the body */
 static uint64_t dims[MOST_TENSORS * TWIRE_MAX_DIMS];
@@ -206,10 +207,10 @@ static void *place(void *context, const twire_incoming *incoming) {
 
 static void twire_begin(load_connection *connection) {
   link_state *link = calloc(1, sizeof *link);
-  const twire_options options = {.agent = "twire-load/" TWIRE_VERSION};
+  const twire_options options = {.agent = "twire-load/" TWIRE_VERSION, .key = key, .macs = macs};
   twire_core_config config = {.options = &options, .place = place, .now = load_now()};
   if (!link || !twire_random(config.nonce, sizeof config.nonce) || !(link->core = twire_core_new(&config)))
-    load_fatal(LOAD_FAILED, "out of memory");
+    load_fatal(*twire_connect_error() ? LOAD_USAGE : LOAD_FAILED, "%s", *twire_connect_error() ? twire_connect_error() : "out of memory");
   connection->state = link;
 }
 
@@ -316,7 +317,9 @@ static void help(void) {
          "  --output O        what must come back, such as y=float32:1x1000; repeat it for each output\n"
          "  --echo            the model answers its inputs: compare values (the first reply of each connection and\n"
          "                    every %dth)\n"
-         "  --deadline MS     of each call, in milliseconds (default none)\n%s",
+         "  --deadline MS     of each call, in milliseconds (default none)\n"
+         "  --key ID:SECRET   sign with this key; whoever lists processes sees it, so better put it into TENSORWIRE_KEY\n"
+         "  --mac LIST        hmac-sha256, aes-256-gmac, none: the most wanted first (default hmac-sha256,aes-256-gmac)\n%s",
          CHECK_EVERY, load_help);
 }
 
@@ -337,7 +340,8 @@ int main(int argc, char **argv) {
       {"url", required_argument, NULL, 'u'},           {"model", required_argument, NULL, 'o'},
       {"model-version", required_argument, NULL, 'v'}, {"input", required_argument, NULL, 'i'},
       {"output", required_argument, NULL, 'y'},        {"echo", no_argument, NULL, 'e'},
-      {"deadline", required_argument, NULL, 'l'},      LOAD_OPTIONS,
+      {"deadline", required_argument, NULL, 'l'},      {"key", required_argument, NULL, 'k'},
+      {"mac", required_argument, NULL, 'a'},           LOAD_OPTIONS,
       {0}};
   load_test *load = load_new(&TWIRE);
   const char *url = "tw://127.0.0.1:7411", *model = NULL, *version = NULL;
@@ -349,10 +353,13 @@ int main(int argc, char **argv) {
       case 'i': read_tensor("--input", optarg, inputs, &input_count); break;
       case 'y': read_tensor("--output", optarg, outputs, &output_count); break;
       case 'e': echo = true; break;
+      case 'k': key = optarg; break;
+      case 'a': macs = optarg; break;
       case 'l': deadline = (uint64_t)(load_seconds("--deadline", optarg) * 1e6); break;
       default: load_option(load, code, optarg);
     }
   load_options_done(load, argc, argv);
+  if (!key) key = getenv("TENSORWIRE_KEY");
   if (!model || !input_count) load_fatal(LOAD_USAGE, "needs --model and --input; see --help");
   char target[600];
   snprintf(target, sizeof target, "%.200s at %.300s", model, url);

@@ -1,7 +1,7 @@
 /*
  * call.c: the blocking client, driven by tests/c/test_c_client.py. One command a line on stdin, its answer on stdout.
  *
- *   connect URL TIMEOUT_MS [MAX_MESSAGE]   "connected" or "failed CODE TEXT"
+ *   connect URL TIMEOUT_MS [MAX_MESSAGE [KEY [MACS]]]   "connected" or "failed CODE TEXT"; KEY '-' = as without
  *   model NAME INPUT DTYPE SHAPE           what the next calls go to; SHAPE as 1,3 ('-' = scalar); data is a pattern
  *   values V...                            as `model`'s data: float32 or int64 numbers, the rest is 0
  *   infer TIMEOUT_MS TIMING                "reply STATUS NOT_STARTED SAME TENSORS TEXT", SAME: bytes came back as sent
@@ -144,20 +144,22 @@ static void misuse(void) {
   printf("refused %d\n", refused);
 }
 
-static void connect_to(const char *url, unsigned long timeout, unsigned long long max_message) {
+static void connect_to(const char *url, unsigned long timeout, unsigned long long max_message, const char *key, const char *macs) {
   twire_options options = {0};
   options.agent = "call/1";
   options.connect_timeout = timeout * 1000000u;
   options.max_message = max_message;
+  if (*key && strcmp(key, "-")) options.key = key;
+  if (*macs) options.macs = macs;
   int status = twire_connect(url, &options, &client);
   if (status) printf("failed %s %s\n", twire_strerror(status), twire_connect_error());
   else printf("connected\n");
 }
 
 static void command(char *line) {
-  char a[512] = "", b[64] = "", c[64] = "", d[256] = "";
-  int n = sscanf(line, "%*s %511s %63s %63s %255s", a, b, c, d);
-  if (!strncmp(line, "connect ", 8)) connect_to(a, strtoul(b, NULL, 10), n > 2 ? strtoull(c, NULL, 10) : 0);
+  char a[512] = "", b[64] = "", c[64] = "", d[256] = "", e[64] = "";
+  int n = sscanf(line, "%*s %511s %63s %63s %255s %63s", a, b, c, d, e);
+  if (!strncmp(line, "connect ", 8)) connect_to(a, strtoul(b, NULL, 10), n > 2 ? strtoull(c, NULL, 10) : 0, d, e);
   else if (!strncmp(line, "model ", 6)) {
     snprintf(input_name, sizeof input_name, "%s", b);
     model(a, c, d);

@@ -4,6 +4,11 @@
  *
  *   core NONCE AGENT CHUNK MAX_MESSAGE SPLIT   a fresh client; SPLIT: bytes handed over at a time, 0 = all
  *   core-with-deadline ...                     the same, with a handshake that may take 2 s
+ *   key ID SECRET MACS                         what the next cores sign with; ID '-' = without key
+ *   flips FROM TO CALLS BYTES                  for each bit of BYTES from byte FROM to TO: a core like the last, which makes
+ *                                              CALLS calls when ready, receives BYTES with this bit turned, then the end:
+ *                                              how many were ended by an error of the server's own, and the most
+ *                                              events that any of them got from it; the same of BYTES untouched
  *   window N                                   the socket takes N more bytes, then no more (until the next `window`)
  *   reserve grant|refuse                       what `place` answers from here on
  *   open FLAGS DEADLINE_US PRIORITY DIMS TRACE METADATA BODY
@@ -86,6 +91,8 @@ static uint64_t now;
 static size_t split, window;
 static bool grant;
 static bytes sent;
+static char start_arguments[512], key_id[65], macs[64];
+static uint8_t secret[32];
 static kept calls[64];
 static size_t call_count;
 
@@ -173,19 +180,24 @@ static void events(void) {
   }
 }
 
+/* One read of at most this much. */
+static size_t hand_over(const uint8_t *p, size_t length) {
+  struct iovec buffers[2];
+  size_t taken = 0;
+  int count = twire_core_next_buffers(core, buffers);
+  for (int i = 0; i < count; i++) {
+    size_t n = length - taken < buffers[i].iov_len ? length - taken : buffers[i].iov_len;
+    memcpy(buffers[i].iov_base, p + taken, n);
+    taken += n;
+  }
+  twire_core_received(core, taken, now);
+  return taken;
+}
+
 static void receive(const uint8_t *p, size_t length) {
   while (length) {
-    struct iovec buffers[2];
-    size_t taken = 0, piece = split && split < length ? split : length;
     events();
-    int count = twire_core_next_buffers(core, buffers);
-    for (int i = 0; i < count && piece; i++) {
-      size_t n = piece < buffers[i].iov_len ? piece : buffers[i].iov_len;
-      memcpy(buffers[i].iov_base, p + taken, n);
-      taken += n;
-      piece -= n;
-    }
-    twire_core_received(core, taken, now);
+    size_t taken = hand_over(p, split && split < length ? split : length);
     if (taken == 0) break; /* closed: nothing is read any more */
     p += taken;
     length -= taken;
@@ -193,8 +205,9 @@ static void receive(const uint8_t *p, size_t length) {
   events();
 }
 
-static void start(char *arguments, uint64_t handshake) {
+static void start(const char *arguments, uint64_t handshake) {
   char nonce[65], agent[129];
+  if (arguments != start_arguments) snprintf(start_arguments, sizeof start_arguments, "%s", arguments);
   unsigned chunk;
   unsigned long long max_message;
   if (sscanf(arguments, "%64s %128s %u %llu %zu", nonce, agent, &chunk, &max_message, &split) != 5) die("core: arguments");
@@ -203,6 +216,11 @@ static void start(char *arguments, uint64_t handshake) {
   options.agent = agent;
   options.chunk = chunk;
   options.max_message = max_message;
+  if (*key_id) {
+    options.key_id = key_id;
+    options.secret = secret;
+    options.macs = macs;
+  }
   bytes random = parse(nonce);
   memcpy(config.nonce, random.at, 32);
   free(random.at);
@@ -216,6 +234,17 @@ static void start(char *arguments, uint64_t handshake) {
   window = SIZE_MAX;
   grant = true;
   core = must(twire_core_new(&config));
+}
+
+static void set_key(const char *arguments) {
+  char text[65] = "";
+  *key_id = 0;
+  if (*arguments == '-') return;
+  if (sscanf(arguments, "%64s %64s %63s", key_id, text, macs) != 3) die("key: arguments");
+  bytes b = parse(text);
+  if (b.length != sizeof secret) die("key: a secret has 32 bytes");
+  memcpy(secret, b.at, sizeof secret);
+  free(b.at);
 }
 
 static char *word(char **rest) {
@@ -251,6 +280,64 @@ static void send_message(char *arguments, bool is_open) {
     return;
   }
   call_count++;
+}
+
+/* ------------------------------------------------------------------------------------------------------- turned bits */
+
+typedef struct outcome {
+  size_t messages; /* events that a server has caused */
+  bool closed, verified;
+} outcome;
+
+static void judge(outcome *o, size_t calls_made) {
+  twire_event e;
+  while (twire_core_poll_event(core, &e)) {
+    if (e.placed) free((void *)(uintptr_t)e.body);
+    if (e.type == TWIRE_EVENT_READY) {
+      twire_message m = {0};
+      m.flags = TWIRE_END_STREAM;
+      for (size_t i = 0; i < calls_made; i++)
+        if (twire_core_open(core, &m, 0, NULL, NULL)) die("flips: open");
+      write_out();
+    } else if (e.type == TWIRE_EVENT_CLOSED) {
+      o->closed = true;
+      o->verified = e.remote && e.code != TWIRE_CLOSE_NO_ERROR;
+    } else if (e.type != TWIRE_EVENT_ABORTED && (e.type != TWIRE_EVENT_ENDED || e.remote)) {
+      o->messages++;
+    }
+  }
+}
+
+static outcome whole_session(const bytes *b, size_t calls_made) {
+  outcome o = {0, false, false};
+  start(start_arguments, 0);
+  write_out();
+  for (size_t at = 0; at < b->length && !o.closed;) {
+    size_t n = hand_over(b->at + at, b->length - at);
+    if (n == 0) die("flips: a read without room");
+    at += n;
+    judge(&o, calls_made);
+  }
+  twire_core_eof(core);
+  judge(&o, calls_made);
+  return o;
+}
+
+static void flips(char *arguments) {
+  size_t from = strtoull(word(&arguments), NULL, 10), to = strtoull(word(&arguments), NULL, 10);
+  size_t calls_made = strtoull(word(&arguments), NULL, 10), ended_well = 0, most = 0;
+  bytes b = parse(word(&arguments));
+  for (size_t bit = 8 * from; bit < 8 * to; bit++) {
+    b.at[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    outcome o = whole_session(&b, calls_made);
+    b.at[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    if (!o.closed) die("flips: a connection that did not end");
+    ended_well += o.verified;
+    if (o.messages > most) most = o.messages;
+  }
+  outcome o = whole_session(&b, calls_made);
+  printf("flips bits=%zu ended_well=%zu messages=%zu untouched=%zu,%d\n", 8 * (to - from), ended_well, most, o.messages, o.verified);
+  free(b.at);
 }
 
 /* ------------------------------------------------------------------------------------------- extension and metadata */
@@ -338,7 +425,9 @@ static void command(char *name, char *rest) {
   else if (!strcmp(name, "metadata")) metadata(rest);
   else if (!strcmp(name, "core")) start(rest, 0);
   else if (!strcmp(name, "core-with-deadline")) start(rest, 2000000000);
+  else if (!strcmp(name, "key")) set_key(rest);
   else if (!core) die("no core yet");
+  else if (!strcmp(name, "flips")) flips(rest);
   else if (!strcmp(name, "reserve")) grant = !strcmp(rest, "grant");
   else if (!strcmp(name, "window")) window = strtoull(rest, NULL, 10);
   else if (!strcmp(name, "open")) send_message(rest, true);
