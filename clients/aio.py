@@ -8,7 +8,7 @@ Here: the verbs. Not here: futures and time (``aio_driver``), transports (``aio_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,6 +17,7 @@ from .aio_driver import Driver
 from .calls import CONNECT, PING, STREAM, UNARY, Result
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY
+from .keys import Credentials, KeySource
 from .url import Address, parse_url
 
 if TYPE_CHECKING:
@@ -28,14 +29,25 @@ if TYPE_CHECKING:
 async def connect(
     url: str,
     *,
+    key: KeySource | None = None,
+    mac: str | Sequence[str] | None = None,
     wait_for_ready: bool = False,
     timeout: float = CONNECT_TIMEOUT,  # noqa: ASYNC109 - covers the handshake, whose end is not this coroutine's alone
     max_reply: int = MAX_REPLY,
     capture: str | Path | None = None,
 ) -> Client:
-    """Connect to ``tw://host:port`` or ``tw+unix:///path``; arguments and errors as for the blocking ``connect``."""
+    """Connect to ``tw://host:port`` or ``tw+unix:///path``; arguments and errors as for the blocking ``connect``.
+
+    A function given as ``key`` runs in a thread, so that it may take its time (at most ``timeout``).
+    """
     client = Client(
-        parse_url(url), wait_for_ready=wait_for_ready, timeout=timeout, max_reply=max_reply, capture=capture
+        parse_url(url),
+        key=key,
+        mac=mac,
+        wait_for_ready=wait_for_ready,
+        timeout=timeout,
+        max_reply=max_reply,
+        capture=capture,
     )
     try:
         await client.wait_connected(timeout)
@@ -55,14 +67,17 @@ class Client:
         self,
         address: Address,
         *,
+        key: KeySource | None = None,
+        mac: str | Sequence[str] | None = None,
         wait_for_ready: bool = False,
         timeout: float = CONNECT_TIMEOUT,
         max_reply: int = MAX_REPLY,
         capture: str | Path | None = None,
     ) -> None:
+        credentials = Credentials(address, key, mac)
         self._capture = open_capture(capture)
         self._driver = Driver(
-            address, timeout, wait_for_ready=wait_for_ready, max_reply=max_reply, capture=self._capture
+            address, credentials, timeout, wait_for_ready=wait_for_ready, max_reply=max_reply, capture=self._capture
         )
 
     async def infer(

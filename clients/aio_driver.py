@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .aio_wire import Wire
 from .calls import FOREVER, STREAM, Call
 from .core import ClientCore
+from .errors import ConnectFailed, TensorwireError
 from .forks import check_fork, generation
 from .link import CLOSED_UNDER, Link
 from .sockets import explain
@@ -23,6 +24,7 @@ from .url import Address
 
 if TYPE_CHECKING:
     from ..protocol.capture import CaptureWriter
+    from .keys import Credentials
 
 monotonic = time.monotonic
 
@@ -43,6 +45,7 @@ class Driver:
     def __init__(
         self,
         address: Address,
+        credentials: Credentials,
         connect_timeout: float,
         *,
         wait_for_ready: bool,
@@ -56,6 +59,7 @@ class Driver:
             resolve,
             self.loop.create_future,
             address=str(address),
+            credentials=credentials,
             wait_for_ready=wait_for_ready,
             max_reply=max_reply,
             capture=capture,
@@ -189,10 +193,25 @@ class Driver:
                 await asyncio.sleep(delay)
                 continue
             try:
+                await self._read_key()
                 async with asyncio.timeout(self._connect_timeout):
                     await self._open_transport()
+            except TensorwireError as error:
+                core.key_failed(error, monotonic())
             except OSError as error:
                 core.dial_failed(explain(error, self._address), monotonic())
+
+    async def _read_key(self) -> None:
+        """Ask for the key; a function of the caller's must not hold up the loop."""
+        core = self._core
+        if not core.credentials.may_wait:
+            core.read_key()
+            return
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await asyncio.to_thread(core.read_key)
+        except TimeoutError:
+            raise ConnectFailed(f"the key's function took longer than {self._connect_timeout:g} s") from None
 
     async def _open_transport(self) -> None:
         address = self._address
@@ -203,11 +222,11 @@ class Driver:
 
     # --- called by the wires -----------------------------------------------------------------------------------------
 
-    def wire_made(self, wire: Wire) -> Link:
-        """A transport is connected: the link it is to drive."""
+    def wire_made(self, wire: Wire, binding: bytes = b"") -> Link:
+        """A transport is connected: the link it is to drive. ``binding`` as for ``ClientCore.dialled``."""
         self._wires.add(wire)
         self._wire = wire
-        link = self._core.dialled(monotonic())
+        link = self._core.dialled(monotonic(), binding)
         self._arm_timer()
         return link
 

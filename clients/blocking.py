@@ -7,7 +7,7 @@ Here: the verbs. Not here: threads and waiting (``blocking_driver``), sockets (`
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -15,6 +15,7 @@ from .blocking_driver import Driver
 from .calls import CONNECT, PING, STREAM, UNARY, Call, Result
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY, ClientCore
+from .keys import Credentials, KeySource
 from .lead import wake
 from .url import Address, parse_url
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 def connect(
     url: str,
     *,
+    key: KeySource | None = None,
+    mac: str | Sequence[str] | None = None,
     wait_for_ready: bool = False,
     timeout: float = CONNECT_TIMEOUT,
     max_reply: int = MAX_REPLY,
@@ -35,15 +38,26 @@ def connect(
 ) -> Client:
     """Connect to ``tw://host:port`` or ``tw+unix:///path`` and give back a :class:`Client`.
 
+    ``key``: the caller's key, ``ID:SECRET``, as text, as the ``pathlib.Path`` of a file with it (mode 0600), or as a
+    function that returns it; file and function are asked at every connection, so a key is changed without a restart.
+    By default the environment has it, TENSORWIRE_KEY or else the file TENSORWIRE_KEY_FILE; "" is no key. Where there
+    are several, one per line, ``tw://KEYID@host`` says which. Without a key only this machine is connected to, unless
+    by TLS.
+    ``mac``: how frames are signed, most wanted first; by default aes-256-gmac where the package cryptography is
+    installed (extra ``fast``), else hmac-sha256; "none", which a server must allow too, only on this machine or by TLS.
     ``timeout``: seconds for the connection and the handshake. ``wait_for_ready``: a server that is not there yet is
     tried again until ``timeout``, and later calls wait for a lost server until their deadline instead of failing at
     once. ``max_reply``: bytes of the largest reply that is taken. ``capture``: a file that records every byte, for
     ``tensorwire decode``. ``spin``: seconds to keep asking for a reply before sleeping until it comes, since waking up
     takes tens of microseconds. By default the client asks for at most 0.1 ms and only while replies do come that fast;
-    0 never asks; more is for callers who buy latency with a core. Raises :class:`InvalidURL`, :class:`ConnectFailed`.
+    0 never asks; more is for callers who buy latency with a core. Raises :class:`InvalidURL`, :class:`InvalidKey`,
+    :class:`InvalidInput`, :class:`ConnectFailed`, and its :class:`AuthenticationError` where the two sides do not share
+    a key.
     """
     client = Client(
         parse_url(url),
+        key=key,
+        mac=mac,
         wait_for_ready=wait_for_ready,
         timeout=timeout,
         max_reply=max_reply,
@@ -95,15 +109,23 @@ class Client:
         self,
         address: Address,
         *,
+        key: KeySource | None = None,
+        mac: str | Sequence[str] | None = None,
         wait_for_ready: bool = False,
         timeout: float = CONNECT_TIMEOUT,
         max_reply: int = MAX_REPLY,
         capture: str | Path | None = None,
         spin: float | None = None,
     ) -> None:
+        credentials = Credentials(address, key, mac)
         self._capture = open_capture(capture)
         core = ClientCore(
-            wake, address=str(address), wait_for_ready=wait_for_ready, max_reply=max_reply, capture=self._capture
+            wake,
+            address=str(address),
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+            max_reply=max_reply,
+            capture=self._capture,
         )
         self._driver = Driver(core, address, timeout, spin)
 

@@ -11,6 +11,7 @@ from _thread import LockType, get_ident
 
 from .blocking_wire import Wire
 from .core import ClientCore
+from .errors import TensorwireError
 from .lead import Lead
 from .sockets import dial, explain
 from .url import Address
@@ -36,19 +37,24 @@ class Dialler:
             self.lead.holder = 0
             self.lead.wake_all()
 
-    def _connect(self, timeout: float) -> socket.socket | str:
-        """The socket, or why there is none."""
+    def _connect(self, timeout: float) -> socket.socket | str | TensorwireError:
+        """The socket, or why there is none; the key is asked for first."""
         self._lock.release()
         try:
+            self._core.read_key()
             return dial(self._address, timeout)
+        except TensorwireError as error:
+            return error
         except OSError as error:
             return explain(error, self._address)
         finally:
             self._lock.acquire()
 
-    def _introduce(self, made: socket.socket | str) -> Wire | None:
+    def _introduce(self, made: socket.socket | str | TensorwireError) -> Wire | None:
         core, now = self._core, time.monotonic()
-        if isinstance(made, str):
+        if isinstance(made, TensorwireError):
+            core.key_failed(made, now)
+        elif isinstance(made, str):
             core.dial_failed(made, now)
         elif core.closed:
             made.close()

@@ -17,23 +17,26 @@ from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..codec import CodecError, Encoder
-from ..protocol import Config, Flag, Role, pack_extension
+from ..protocol import Flag, pack_extension
 from .calls import CONNECT, FOREVER, UNARY, Call
 from .errors import (
     ClientClosed,
     ConnectFailed,
     InvalidInput,
+    InvalidKey,
     LocalCancelled,
     LocalDeadlineExceeded,
     TensorwireError,
 )
+from .keys import Credentials
 from .link import CLOSED_UNDER, END_STREAM, Link
 from .replies import ReplyDecoder
 from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS, Throttle
+from .url import Address
 
 if TYPE_CHECKING:
+    from ..protocol import Config
     from ..protocol.capture import CaptureWriter
 
 ASK_TIMING = int(Flag.END_STREAM | Flag.WANT_TIMING)
@@ -49,7 +52,8 @@ EXTENSIONS_KEPT = 1024
 class ClientCore:
     """Everything a client knows beyond its sockets. Not thread-safe: the driver serialises.
 
-    ``notify`` is called with a call that is done or has another reply; ``new_waiter`` makes each call's ``waiter``.
+    ``notify`` is called with a call that is done or has another reply; ``new_waiter`` makes each call's ``waiter``;
+    ``credentials`` has the key of every connection, none for the anonymous.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class ClientCore:
         new_waiter: Callable[[], Any] | None = None,
         *,
         address: str = "",
+        credentials: Credentials | None = None,
         wait_for_ready: bool = False,
         max_reply: int = MAX_REPLY,
         capture: CaptureWriter | None = None,
@@ -85,7 +90,10 @@ class ClientCore:
         self._dial_at = 0.0
         self._dial_attempt = 0
         self._dial_error = ""
-        self._config = Config(role=Role.CLIENT, agent=f"tensorwire-python/{__version__}")
+        self._dial_kind: type[TensorwireError] = ConnectFailed
+        self._dial_cause: BaseException | None = None
+        self.credentials = Credentials(Address(host="localhost"), "") if credentials is None else credentials
+        self._config: Config | None = None
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -261,18 +269,41 @@ class ClientCore:
             return FOREVER
         return self._dial_at
 
-    def dialled(self, now: float) -> Link:
-        """A socket is connected: the link to drive over it."""
-        self.link = link = Link(self, self._config, self._entropy(32), self._links, now)
+    def read_key(self) -> None:
+        """Ask for the key: before every connection is made, by one thread, without the driver's lock.
+
+        Raises :class:`InvalidKey`, :class:`ConnectFailed`: they go to :meth:`key_failed`.
+        """
+        self._config = self.credentials.config()
+
+    def key_failed(self, error: TensorwireError, now: float) -> None:
+        """There is no key to connect with. Calls fail, or wait where another try may have one."""
+        lasting = isinstance(error, InvalidKey)
+        self.dial_failed(error.message, now, lasting=lasting, kind=type(error), cause=error.__cause__)
+
+    def dialled(self, now: float, binding: bytes = b"") -> Link:
+        """A socket is connected: the link to drive over it. ``binding``: see ``Connection``; b"" without TLS."""
+        config, self._config = self._config or self.credentials.config(), None
+        self.link = link = Link(self, config, self._entropy(32), self._links, now, binding)
         self._links += 1
         return link
 
-    def dial_failed(self, reason: str, now: float, *, lasting: bool = False) -> None:
-        """No connection could be made. Calls fail, or wait for the next try (``wait_for_ready``, unless
+    def dial_failed(
+        self,
+        reason: str,
+        now: float,
+        *,
+        lasting: bool = False,
+        kind: type[TensorwireError] = ConnectFailed,
+        cause: BaseException | None = None,
+    ) -> None:
+        """No connection could be made. Calls fail with ``kind``, or wait for the next try (``wait_for_ready``, unless
         ``lasting``).
         """
         self.link = None
         self._dial_error = reason
+        self._dial_kind = kind
+        self._dial_cause = cause
         self._dial_at = now + DIAL_BACKOFF.delay(self._dial_attempt)
         self._dial_attempt += 1
         if self.wait_for_ready and not lasting:
@@ -288,6 +319,8 @@ class ClientCore:
         self._dial_attempt = 0
         self._dial_at = 0.0
         self._dial_error = ""
+        self._dial_kind = ConnectFailed
+        self._dial_cause = None
         self.open_waiting(link, now)
 
     def open_waiting(self, link: Link, now: float) -> None:
@@ -311,5 +344,7 @@ class ClientCore:
         if self.link is not None:
             self.link.close(CLOSED_UNDER, now)
 
-    def _not_connected(self, reason: str) -> ConnectFailed:
-        return ConnectFailed(f"cannot connect to {self.address}: {reason}", not_started=True)
+    def _not_connected(self, reason: str) -> TensorwireError:
+        error = self._dial_kind(f"cannot connect to {self.address}: {reason}", not_started=True)
+        error.__cause__ = self._dial_cause
+        return error

@@ -3,7 +3,8 @@
 - :class:`RemoteError`: the server answered with a status. One subclass per status code.
 - :class:`LocalError`: this side refused or gave up; the subclasses say why.
 - :class:`ConnectionLost`: the connection went away under a call, whose outcome is therefore *unknown*.
-- :class:`ConnectFailed`: no connection could be made, so the call was never started.
+- :class:`ConnectFailed`: no connection could be made, so the call was never started; :class:`AuthenticationError` where
+  the two sides do not share a key.
 
 Every one of them is a :class:`TensorwireError` with the same attributes. Not here: when to raise or to retry
 (``core``).
@@ -215,6 +216,12 @@ class InvalidURL(LocalError, ValueError):
     status = Status.INVALID_ARGUMENT
 
 
+class InvalidKey(LocalError, ValueError):
+    """The key is missing where one is needed, or cannot be read; nothing was sent."""
+
+    status = Status.UNAUTHENTICATED
+
+
 class InvalidInput(LocalError, ValueError):
     """An argument of the call cannot be sent; nothing was."""
 
@@ -250,6 +257,14 @@ class ConnectFailed(TensorwireError, ConnectionError):
     """
 
     status = Status.UNAVAILABLE
+
+
+class AuthenticationError(ConnectFailed):
+    """The server wants a key and has got none, refused it, or could not prove that it has it too. The same key will
+    not do at another try, so there is none, and none with a weaker MAC or without TLS.
+    """
+
+    status = Status.UNAUTHENTICATED
 
 
 class ConnectionLost(TensorwireError, ConnectionError):

@@ -29,7 +29,18 @@ from ..protocol import (
 )
 from ..protocol import LocalError as MisuseError
 from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, request_id
-from .errors import BadReply, ClientClosed, ConnectionLost, InvalidInput, TensorwireError, printable, remote_error
+from .errors import (
+    AuthenticationError,
+    BadReply,
+    ClientClosed,
+    ConnectFailed,
+    ConnectionLost,
+    InvalidInput,
+    TensorwireError,
+    printable,
+    remote_error,
+)
+from .keys import GIVE_A_KEY
 from .replies import allocate_body
 
 if TYPE_CHECKING:
@@ -44,6 +55,11 @@ ALONE_BUDGET = 4 << 20
 CLOSED_UNDER = "the client was closed under the call"
 PASSING = frozenset({ErrorCode.NO_ERROR, ErrorCode.TIMEOUT, ErrorCode.CALM, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL})
 """Reasons to fail a handshake that may be gone at the next try."""
+AUTHENTICATING = frozenset({ErrorCode.AUTHENTICATION, ErrorCode.MAC})
+"""Reasons to fail a handshake that have to do with the key: without one there is no MAC but ``none``."""
+NO_KEY_HINT = (
+    "; where the server is meant to have no keys, connect with key='' (the command line: unset TENSORWIRE_KEY)"
+)
 
 END_STREAM = int(Flag.END_STREAM)
 
@@ -54,15 +70,18 @@ class Link:
     """One connection. The driver feeds it, writes what it gives, and closes the socket once it is ``finished``."""
 
     __slots__ = (
-        "_buffer", "_capture", "_capture_name", "_connection", "_core", "_decoder", "_max_streams", "_ping_count",
-        "_pings", "calls", "connection_id", "draining", "finished", "ready", "room", "timed",
+        "_buffer", "_capture", "_capture_name", "_connection", "_core", "_decoder", "_key_id", "_max_streams",
+        "_ping_count", "_pings", "calls", "connection_id", "draining", "finished", "ready", "room", "timed",
     )  # fmt: skip
 
-    def __init__(self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float) -> None:
+    def __init__(
+        self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float, binding: bytes = b""
+    ) -> None:
         self._core = core
         self._decoder = core.decoder
         self._capture = core.capture
-        self._connection = Connection(config, nonce=nonce, now=now, reserve=self._reserve)
+        self._connection = Connection(config, nonce=nonce, now=now, reserve=self._reserve, binding=binding)
+        self._key_id = config.key_id.decode()
         self._capture_name = number.to_bytes(8, "big")
         self._buffer: memoryview | None = None
         self._pings: dict[bytes, Call] = {}
@@ -324,7 +343,12 @@ class Link:
         why = f"{event.code.name} {printable(event.detail)}".rstrip()
         if self.connection_id == b"":
             self._end(ConnectionLost(why), now)
-            self._core.dial_failed(f"the handshake failed: {why}", now, lasting=event.code not in PASSING)
+            kind = AuthenticationError if event.code in AUTHENTICATING else ConnectFailed
+            reason = f"the handshake failed: {why}" if kind is ConnectFailed else self._not_authenticated(event)
+            self._core.dial_failed(reason, now, lasting=event.code not in PASSING, kind=kind)
+        elif event.code == ErrorCode.AUTHENTICATION and not event.remote:
+            text = "what came from the server was not signed by it, so that somebody on the way may have changed it"
+            self._end(ConnectionLost(f"{text} ({why}); whether the model ran the call is unknown"), now)
         elif event.remote:
             self._end(
                 ConnectionLost(f"the server closed the connection: {why}; whether the model ran the call is unknown"),
@@ -332,6 +356,15 @@ class Link:
             )
         else:
             self._end(BadReply(f"the server broke the protocol: {why}"), now)
+
+    def _not_authenticated(self, event: Closed) -> str:
+        """Why the two sides do not share a key, or no way to use it, and what to do."""
+        said = printable(event.detail).removeprefix("authentication: ")
+        if not self._key_id:
+            return f"the server wants a key, and none was given: {GIVE_A_KEY} (the server: {said})"
+        if not event.remote:
+            return f"key {self._key_id!r}: {said}"
+        return f"the server refused key {self._key_id!r}: {said}{NO_KEY_HINT if event.code == ErrorCode.MAC else ''}"
 
     def _reject(self, call: Call, text: str, now: float) -> None:
         """A reply that cannot be taken: the call fails, the connection lives on."""

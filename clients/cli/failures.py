@@ -13,11 +13,13 @@ from typing import IO, Any
 import click
 
 from ..errors import (
+    AuthenticationError,
     BadReply,
     ConnectFailed,
     ConnectionLost,
     DeadlineExceeded,
     InvalidInput,
+    InvalidKey,
     InvalidURL,
     NotFound,
     TensorwireError,
@@ -34,6 +36,7 @@ class ExitCode(IntEnum):
     NO_CONNECTION = 3
     DEADLINE = 4
     LOST = 5
+    KEY = 6
     INTERRUPTED = 130
 
 
@@ -44,6 +47,7 @@ EXIT_CODE_HELP = (
     (ExitCode.NO_CONNECTION, "no connection to the server"),
     (ExitCode.DEADLINE, "the deadline passed"),
     (ExitCode.LOST, "the connection was lost under a call: the model may have run it"),
+    (ExitCode.KEY, "the server wants a key or does not take this one, or could not prove that it has it too"),
     (ExitCode.INTERRUPTED, "interrupted (Ctrl-C)"),
 )
 
@@ -70,8 +74,10 @@ def wants_color(stream: IO[Any]) -> bool:
 def failure_of(error: TensorwireError, url: str = "") -> Failure:
     """The failure that reports ``error``: its own words, what to do next where that is known, and its exit code."""
     text = str(error)
-    if isinstance(error, InvalidURL | InvalidInput):
+    if isinstance(error, InvalidURL | InvalidInput | InvalidKey):
         return Failure(text, ExitCode.USAGE)
+    if isinstance(error, AuthenticationError):
+        return Failure(text, ExitCode.KEY)
     if isinstance(error, ConnectFailed):
         text = text if text.endswith((".", "?")) else f"{text}."
         hint = "Start one with 'tensorwire serve MODELS', or name its address with --url or TENSORWIRE_URL"

@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import TensorwireError
+
+if TYPE_CHECKING:
+    from ..aio import Client as AioClient
+    from ..blocking import Client
 
 DEFAULT_URL = "tw://127.0.0.1:7411"
 COMPLETION_TIMEOUT = 1.0
@@ -46,17 +53,51 @@ class Seconds(_Time):
 SECONDS = Seconds()
 
 
-def url_option(function: Decorated) -> Decorated:
-    """Add ``--url``."""
-    return click.option(
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server a command talks to, as its options say."""
+
+    url: str
+    key_file: Path | None = None
+    """The caller's key; None for what the environment says."""
+
+    def connect(self, **options: Any) -> Client:
+        """A blocking client; ``options`` and errors as for ``tensorwire.connect``."""
+        from ..blocking import connect
+
+        return connect(self.url, key=self.key_file, **options)
+
+    async def connect_aio(self) -> AioClient:
+        """An asyncio client."""
+        from ..aio import connect
+
+        return await connect(self.url, key=self.key_file)
+
+
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--url`` and ``--key-file``; the command gets them as its argument ``server``."""
+
+    @click.option(
         "--url",
         metavar="URL",
         default=DEFAULT_URL,
         envvar="TENSORWIRE_URL",
         show_envvar=True,
         show_default=True,
-        help="The server: tw://HOST:PORT or tw+unix:///path/to.sock.",
-    )(function)
+        help="The server: tw://HOST:PORT or tw+unix:///path/to.sock. tw://KEYID@HOST:PORT says which key is meant.",
+    )
+    @click.option(
+        "--key-file",
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="A file with your key, ID:SECRET, that you alone may read. Default: TENSORWIRE_KEY, which holds the key "
+        "itself, else the file TENSORWIRE_KEY_FILE, else no key.",
+    )
+    @wraps(function)
+    def with_server(*args: Any, url: str, key_file: Path | None, **options: Any) -> Any:
+        return function(*args, server=Server(url, key_file), **options)
+
+    return with_server
 
 
 def model_argument(*, required: bool = True) -> Callable[[Decorated], Decorated]:
@@ -79,10 +120,9 @@ def json_option(function: Decorated) -> Decorated:
 
 
 def _complete_model(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    from ..blocking import connect
-
+    server = Server(ctx.params.get("url") or DEFAULT_URL, ctx.params.get("key_file"))
     try:
-        with connect(ctx.params.get("url") or DEFAULT_URL, timeout=COMPLETION_TIMEOUT) as client:
+        with server.connect(timeout=COMPLETION_TIMEOUT) as client:
             return sorted({entry.model for entry in client.models().models if entry.model.startswith(incomplete)})
     except TensorwireError:
         return []

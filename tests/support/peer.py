@@ -30,6 +30,7 @@ from tensorwire.protocol import (
     pack_extension,
     parse_extension,
 )
+from tensorwire.protocol.signing import SecretOf
 
 READY = msgpack.packb({"principal": "anonymous", "models": ["*"]})
 Handler = Callable[["PeerConnection", Message], None]
@@ -47,7 +48,9 @@ def silent(_peer: PeerConnection, _message: Message) -> None:
 class PeerConnection:
     """One accepted connection. Methods may be called from any thread; each writes at once."""
 
-    def __init__(self, sock: socket.socket, handler: Handler, config: Config, number: int) -> None:
+    def __init__(
+        self, sock: socket.socket, handler: Handler, config: Config, number: int, secret_of: SecretOf | None = None
+    ) -> None:
         self.sock = sock
         self.handler = handler
         self.number = number
@@ -62,6 +65,7 @@ class PeerConnection:
             reserve=lambda *args: memoryview(bytearray(args[6])),
             connection_id=struct.pack(">Q", number),
             boot_id=bytes(16),
+            secret_of=secret_of,
         )
 
     def run(self) -> None:
@@ -141,9 +145,16 @@ class Peer:
     """The listening side. A context manager; ``url`` is where it listens."""
 
     def __init__(
-        self, handler: Handler = echo, *, unix: Path | None = None, config: Config | None = None, port: int = 0
+        self,
+        handler: Handler = echo,
+        *,
+        unix: Path | None = None,
+        config: Config | None = None,
+        port: int = 0,
+        secret_of: SecretOf | None = None,
     ) -> None:
         self.handler = handler
+        self.secret_of = secret_of
         self.config = config or Config(role=Role.SERVER)
         self.connections: list[PeerConnection] = []
         self.accepted = threading.Condition()
@@ -170,7 +181,7 @@ class Peer:
                 return
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = PeerConnection(sock, self.handler, self.config, len(self.connections) + 1)
+            connection = PeerConnection(sock, self.handler, self.config, len(self.connections) + 1, self.secret_of)
             thread = threading.Thread(target=connection.run, daemon=True)
             self.threads.append(thread)
             with self.accepted:

@@ -10,14 +10,12 @@ from typing import Any
 
 import click
 
-from ... import aio
-from ...blocking import connect
 from ...errors import DeadlineExceeded, RemoteError, TensorwireError
 from ..failures import ExitCode, Failure
 from ..group import Command
 from ..inputs import HELP, build_inputs, parse_argument, random_inputs
 from ..load import PERCENTILES, LoadRun, Progress, Report, Schedule
-from ..options import SECONDS, json_option, model_argument, url_option, version_option
+from ..options import SECONDS, Server, json_option, model_argument, server_options, version_option
 from ..outputs import console, duration, echo_json, histogram, table
 
 LATE = 0.005
@@ -31,6 +29,7 @@ LATE = 0.005
         "tensorwire bench echo --concurrency 64 --duration 10",
         "tensorwire bench classifier --input x=@photo.jpg --rate 50 --deadline 200ms",
         "tensorwire bench echo --input x=random:float32:1x16 --requests 100000 --json",
+        "tensorwire bench echo --url tw://gpu1 --key-file robot.key",
     ),
 )
 @model_argument()
@@ -53,7 +52,7 @@ LATE = 0.005
 @click.option("--deadline", type=SECONDS, help="Time for each call. Default: none.")
 @version_option
 @json_option
-@url_option
+@server_options
 def command(
     model: str,
     inputs: tuple[str, ...],
@@ -66,7 +65,7 @@ def command(
     deadline: float | None,
     model_version: str,
     as_json: bool,
-    url: str,
+    server: Server,
 ) -> None:
     """Put MODEL under load and print percentiles.
 
@@ -83,7 +82,7 @@ def command(
         warmup=0.0 if requests is not None else warmup,
     )
     arguments = [parse_argument(text) for text in inputs]
-    with connect(url) as client:
+    with server.connect() as client:
         about = client.describe(model, version=model_version)
     arrays = (
         build_inputs(arguments, about.inputs, batched=about.max_batch > 0, images=about.images, stdin=sys.stdin.buffer)
@@ -92,7 +91,7 @@ def command(
     )
     call = {"version": model_version, "deadline": deadline}
     with _progress_bar(quiet=as_json) as advance:
-        report, lost = _run(url, connections, schedule, advance, model, arrays, call)
+        report, lost = _run(server, connections, schedule, advance, model, arrays, call)
     if as_json:
         echo_json(
             {
@@ -113,7 +112,7 @@ def command(
 
 
 def _run(
-    url: str,
+    server: Server,
     connections: int,
     schedule: Schedule,
     advance: Callable[[Progress], None] | None,
@@ -123,7 +122,7 @@ def _run(
 ) -> tuple[Report, TensorwireError | None]:
     async def go() -> tuple[Report, TensorwireError | None]:
         async with contextlib.AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(await aio.connect(url)) for _ in range(connections)]
+            clients = [await stack.enter_async_context(await server.connect_aio()) for _ in range(connections)]
             sends = [lambda client=client: client.infer(model, arrays, **call) for client in clients]
             load = LoadRun(sends, schedule, counted=(RemoteError, DeadlineExceeded), progress=advance)
             try:

@@ -7,23 +7,28 @@ from typing import Any
 import click
 
 from ....codec import Description, TensorSpec
-from ...blocking import connect
 from ..group import Command
 from ..inputs import describe_spec
-from ..options import json_option, model_argument, url_option, version_option
+from ..options import Server, json_option, model_argument, server_options, version_option
 from ..outputs import console, echo_json, say, table
 
 
 @click.command(
-    "describe", cls=Command, examples=("tensorwire describe classifier", "tensorwire describe classifier --json")
+    "describe",
+    cls=Command,
+    examples=(
+        "tensorwire describe classifier",
+        "tensorwire describe classifier --json",
+        "tensorwire describe classifier --url tw://gpu1 --key-file robot.key",
+    ),
 )
 @model_argument()
 @version_option
 @json_option
-@url_option
-def command(model: str, model_version: str, url: str, as_json: bool) -> None:
+@server_options
+def command(model: str, model_version: str, server: Server, as_json: bool) -> None:
     """Show what MODEL takes and gives, and where it runs."""
-    with connect(url) as client:
+    with server.connect() as client:
         about = client.describe(model, version=model_version)
     if as_json:
         echo_json(_as_dict(about))

@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from ....codec import Health, HealthReport, State
-from ...blocking import connect
 from ..failures import ExitCode
 from ..group import Command
-from ..options import json_option, model_argument, url_option
+from ..options import Server, json_option, model_argument, server_options
 from ..outputs import console, echo_json, say, table
 
 GOOD = frozenset({State.IDLE, State.SERVING})
@@ -21,18 +20,23 @@ GOOD = frozenset({State.IDLE, State.SERVING})
 @click.command(
     "health",
     cls=Command,
-    examples=("tensorwire health", "tensorwire health classifier && echo ready", "tensorwire health --watch --json"),
+    examples=(
+        "tensorwire health",
+        "tensorwire health classifier && echo ready",
+        "tensorwire health --watch --json",
+        "tensorwire health --url tw://gpu1 --key-file robot.key",
+    ),
 )
 @model_argument(required=False)
 @click.option("--watch", is_flag=True, help="Stay, and print the health whenever it changes, until Ctrl-C.")
 @json_option
-@url_option
-def command(model: str, watch: bool, url: str, as_json: bool) -> None:
+@server_options
+def command(model: str, watch: bool, server: Server, as_json: bool) -> None:
     """Show whether MODEL, or every model, makes progress.
 
     idle and serving are healthy; stalled has work and finishes none. Exit code 1 where a model is not healthy.
     """
-    with connect(url) as client:
+    with server.connect() as client:
         if not watch:
             report = client.health(model)
             _print(report, as_json=as_json)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import click
 
-from ...blocking import connect
 from ..group import Command
-from ..options import json_option, url_option
+from ..options import Server, json_option, server_options
 from ..outputs import console, echo_json, table
 
 
-@click.command("models", cls=Command, examples=("tensorwire models", "tensorwire models --json | jq -r '.[].model'"))
+@click.command(
+    "models",
+    cls=Command,
+    examples=(
+        "tensorwire models",
+        "tensorwire models --json | jq -r '.[].model'",
+        "tensorwire models --url tw://gpu1 --key-file robot.key",
+    ),
+)
 @json_option
-@url_option
-def command(url: str, as_json: bool) -> None:
+@server_options
+def command(server: Server, as_json: bool) -> None:
     """List the models a server has, with their versions and states."""
-    with connect(url) as client:
+    with server.connect() as client:
         entries = client.models().models
     if as_json:
         echo_json([{"model": entry.model, "version": entry.version, "state": entry.state.value} for entry in entries])

@@ -7,9 +7,8 @@ import time
 
 import click
 
-from ...blocking import connect
 from ..group import Command
-from ..options import SECONDS, json_option, url_option
+from ..options import SECONDS, Server, json_option, server_options
 from ..outputs import duration, echo_json
 
 
@@ -20,20 +19,21 @@ from ..outputs import duration, echo_json
         "tensorwire ping",
         "tensorwire ping --count 100 --interval 10ms",
         "tensorwire ping --url tw+unix:///run/models.sock --json",
+        "tensorwire ping --url tw://gpu1 --key-file robot.key",
     ),
 )
 @click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="How many pings.")
 @click.option("--interval", type=SECONDS, default="200ms", show_default=True, help="Time between two pings.")
 @click.option("--deadline", type=SECONDS, default="5s", show_default=True, help="Time for one answer.")
 @json_option
-@url_option
-def command(url: str, count: int, interval: float, deadline: float, as_json: bool) -> None:
+@server_options
+def command(server: Server, count: int, interval: float, deadline: float, as_json: bool) -> None:
     """Measure the round trip to a server.
 
     Each ping is a frame that the server answers by itself; no model takes part.
     """
     began = time.perf_counter()
-    with connect(url) as client:
+    with server.connect() as client:
         connected = (time.perf_counter() - began) * 1e6
         trips = []
         for number in range(count):
@@ -46,7 +46,11 @@ def command(url: str, count: int, interval: float, deadline: float, as_json: boo
     if as_json:
         summary = {"min": best, "median": middle, "max": worst, "connect": connected}
         echo_json(
-            {"url": url, "count": count, "round_trip_us": {name: round(value, 1) for name, value in summary.items()}}
+            {
+                "url": server.url,
+                "count": count,
+                "round_trip_us": {name: round(value, 1) for name, value in summary.items()},
+            }
         )
     else:
         shown = f"min {duration(best)}, median {duration(middle)}, max {duration(worst)}"

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import click
 
-from ...blocking import connect
 from ...calls import Result
 from ..group import Command
 from ..inputs import HELP, build_inputs, parse_argument
-from ..options import SECONDS, model_argument, url_option, version_option
+from ..options import SECONDS, Server, model_argument, server_options, version_option
 from ..outputs import OutputFormat, duration, echo_json, print_reply, print_timing, reply_as_json, write_npy
 
 
@@ -25,6 +24,7 @@ from ..outputs import OutputFormat, duration, echo_json, print_reply, print_timi
         "tensorwire send scale --input '[1, 2, 3, 4]' --output json",
         "tensorwire send echo --input x=random:float32:1x16 --repeat 100 --timing",
         "tensorwire send net --input a=@a.npy --input b=@b.npy --output npy=out.npz",
+        "tensorwire send echo --input x=random --url tw://gpu1 --key-file robot.key",
         "make-array | tensorwire send net --input x=- --output npy | use-array",
     ),
 )
@@ -48,7 +48,7 @@ from ..outputs import OutputFormat, duration, echo_json, print_reply, print_timi
     "--capture", type=click.Path(path_type=Path, dir_okay=False), help="Record every byte for 'tensorwire decode'."
 )
 @version_option
-@url_option
+@server_options
 def command(
     model: str,
     inputs: tuple[str, ...],
@@ -59,7 +59,7 @@ def command(
     top: int,
     capture: Path | None,
     model_version: str,
-    url: str,
+    server: Server,
 ) -> None:
     """Send one call to MODEL and print its reply.
 
@@ -68,7 +68,7 @@ def command(
     """
     arguments = [parse_argument(text) for text in inputs]
     form, file = output
-    with connect(url, capture=capture) as client:
+    with server.connect(capture=capture) as client:
         about = client.describe(model, version=model_version)
         arrays = build_inputs(
             arguments, about.inputs, batched=about.max_batch > 0, images=about.images, stdin=sys.stdin.buffer
