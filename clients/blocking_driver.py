@@ -229,7 +229,7 @@ class Driver:
         if (due != FOREVER or wire.unsent or wire.receive_timeout) and not self._may_block(wire, due):
             return
         link, lock = wire.link, self._lock
-        buffer = link.next_buffer()
+        buffer = wire.next_buffer()
         # A short buffer may be the rest of a chunk, which is worth waiting for: that saves reads.
         flags = 0 if len(buffer) == wire.usual else wire.read_flags()
         try:
@@ -254,7 +254,7 @@ class Driver:
 
     def _spin_read(self, wire: Wire, due: float) -> bool:
         """Keep asking for bytes, never beyond ``due``; false where none came, so that the thread may sleep."""
-        buffer = wire.link.next_buffer()
+        buffer = wire.next_buffer()
         if len(buffer) != wire.usual:
             return False
         self._lock.release()

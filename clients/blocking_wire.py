@@ -10,11 +10,15 @@ import socket
 import time
 from _thread import get_ident
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from .calls import FOREVER
 from .lead import LONGEST_SLEEP, Lead
 from .link import Link
 from .sockets import Buffers, send_now, set_receive_timeout
+
+if TYPE_CHECKING:
+    from .tls import Channel
 
 monotonic = time.monotonic
 
@@ -86,11 +90,11 @@ def ask(sock: socket.socket, buffer: memoryview, until: float, patience: Patienc
 
 
 class Wire:
-    """A connected socket with its link, from the dial to the hang-up."""
+    """A connected socket with its link, and the TLS between them if there is any, from the dial to the hang-up."""
 
-    __slots__ = ("_name", "lead", "link", "read_at", "receive_timeout", "sock", "unsent", "usual")
+    __slots__ = ("_channel", "_name", "lead", "link", "read_at", "receive_timeout", "sock", "unsent", "usual")
 
-    def __init__(self, sock: socket.socket, link: Link, name: str, now: float) -> None:
+    def __init__(self, sock: socket.socket, link: Link, name: str, now: float, channel: Channel | None = None) -> None:
         self.sock = sock
         self.link = link
         self.lead = Lead()
@@ -101,7 +105,8 @@ class Wire:
         self.receive_timeout = 0.0
         """Seconds after which a read that waits gives up, as the kernel was told; 0 for never."""
         self._name = name
-        self.usual = len(link.next_buffer())
+        self._channel = channel
+        self.usual = len(self.next_buffer())
         """Bytes asked for while no large body is under way."""
 
     def flush(self, now: float) -> None:
@@ -110,12 +115,12 @@ class Wire:
         buffers = self.unsent
         try:
             if not buffers:
-                buffers = link.data_to_send(now)
+                buffers = self._output(now)
             while buffers:
                 buffers = send_now(self.sock, buffers)
                 if buffers or not link.has_output:
                     break
-                buffers = link.data_to_send(now)
+                buffers = self._output(now)
         except OSError as error:
             self.broke(error)
             return
@@ -125,18 +130,30 @@ class Wire:
             raise
         self.unsent = buffers
         if link.finished:
+            if self._channel is not None:
+                with suppress(OSError):
+                    send_now(self.sock, [*buffers, self._channel.goodbye()])
             self._hang_up()
+
+    def _output(self, now: float) -> Buffers:
+        """What the link has to say, as it goes to the socket."""
+        buffers = self.link.data_to_send(now)
+        return self._channel.seal(buffers) if self._channel is not None and buffers else buffers
+
+    def next_buffer(self) -> memoryview:
+        """Where the socket's next bytes go."""
+        return self.link.next_buffer() if self._channel is None else self._channel.buffer
 
     def read_flags(self) -> int:
         """How to read into the link's buffer: waiting for all of it where all of it is owed."""
-        return socket.MSG_WAITALL if self.link.exact else 0
+        return socket.MSG_WAITALL if self._channel is None and self.link.exact else 0
 
     def read_now(self) -> bool:
         """Read once what is there without waiting; false where there was nothing."""
         if self.link.finished:
             return False
         try:
-            n = self.sock.recv_into(self.link.next_buffer(), 0, socket.MSG_DONTWAIT)
+            n = self.sock.recv_into(self.next_buffer(), 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -152,7 +169,9 @@ class Wire:
         if link.finished:
             return
         try:
-            if n:
+            if self._channel is not None:
+                self._opened(self._channel, n, now)
+            elif n:
                 link.received(n, now)
             else:
                 link.eof(now)
@@ -163,6 +182,22 @@ class Wire:
         if link.has_output or link.finished:
             self.flush(now)
 
+    def _opened(self, channel: Channel, n: int, now: float) -> None:
+        """``n`` bytes of ciphertext were read, 0 at the end: the link gets what they hold."""
+        link = self.link
+        channel.feed(n)
+        while not link.finished:
+            try:
+                opened = channel.open(link.next_buffer())
+            except OSError as error:
+                self.broke(error)
+                return
+            if not opened:
+                break
+            link.received(opened, now)
+        if (channel.ended or not n) and not link.finished:
+            link.eof(now)
+
     def limit_read(self, left: float) -> None:
         """The next read gives up before ``left`` seconds are over; down to half of them, the last setting will do."""
         if not left / 2 <= self.receive_timeout <= left:
@@ -170,8 +205,11 @@ class Wire:
             set_receive_timeout(self.sock, self.receive_timeout)
 
     def broke(self, error: OSError) -> None:
-        """A system call failed: the connection is gone."""
-        self.lost(f"broke: {error.strerror or error}")
+        """A system call failed, or TLS did: the connection is gone."""
+        if self._channel is None:
+            self.lost(f"broke: {error.strerror or error}")
+        else:
+            self.lost(f"broke: {self._channel.explain(error)}")
 
     def lost(self, what: str) -> None:
         """The connection is gone, or nothing more can be done with it: its calls end."""

@@ -63,6 +63,8 @@ def explain(error: OSError, address: Address) -> str:
     reason = error.strerror or str(error)
     if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
         return f"{reason.lower()}; is the server running and listening on {address}?"
+    if address.tls and isinstance(error, ConnectionError):
+        return f"the connection broke within the TLS handshake ({reason.lower()}); does {address} speak TLS?"
     return reason.lower()
 
 
