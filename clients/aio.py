@@ -18,6 +18,7 @@ from .calls import CONNECT, PING, STREAM, UNARY, Result
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY
 from .keys import Credentials, KeySource
+from .tls import trust_for
 from .url import Address, parse_url
 
 if TYPE_CHECKING:
@@ -31,12 +32,16 @@ async def connect(
     *,
     key: KeySource | None = None,
     mac: str | Sequence[str] | None = None,
+    tls_ca: str | Path | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
     wait_for_ready: bool = False,
     timeout: float = CONNECT_TIMEOUT,  # noqa: ASYNC109 - covers the handshake, whose end is not this coroutine's alone
     max_reply: int = MAX_REPLY,
     capture: str | Path | None = None,
 ) -> Client:
-    """Connect to ``tw://host:port`` or ``tw+unix:///path``; arguments and errors as for the blocking ``connect``.
+    """Connect to ``tw://host:port``, ``tws://host:port`` or ``tw+unix:///path``; arguments and errors as for the
+    blocking ``connect``.
 
     A function given as ``key`` runs in a thread, so that it may take its time (at most ``timeout``).
     """
@@ -44,6 +49,9 @@ async def connect(
         parse_url(url),
         key=key,
         mac=mac,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         wait_for_ready=wait_for_ready,
         timeout=timeout,
         max_reply=max_reply,
@@ -69,15 +77,25 @@ class Client:
         *,
         key: KeySource | None = None,
         mac: str | Sequence[str] | None = None,
+        tls_ca: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
         wait_for_ready: bool = False,
         timeout: float = CONNECT_TIMEOUT,
         max_reply: int = MAX_REPLY,
         capture: str | Path | None = None,
     ) -> None:
         credentials = Credentials(address, key, mac)
+        trust = trust_for(address, tls_ca, tls_cert, tls_key)
         self._capture = open_capture(capture)
         self._driver = Driver(
-            address, credentials, timeout, wait_for_ready=wait_for_ready, max_reply=max_reply, capture=self._capture
+            address,
+            credentials,
+            timeout,
+            trust=trust,
+            wait_for_ready=wait_for_ready,
+            max_reply=max_reply,
+            capture=self._capture,
         )
 
     async def infer(

@@ -8,6 +8,7 @@ Not here: transports (``aio_wire``), the rules of calls, retries and deadlines (
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -20,11 +21,16 @@ from .errors import ConnectFailed, TensorwireError
 from .forks import check_fork, generation
 from .link import CLOSED_UNDER, Link
 from .sockets import explain
+from .tls import refused
 from .url import Address
 
 if TYPE_CHECKING:
     from ..protocol.capture import CaptureWriter
     from .keys import Credentials
+    from .tls import Trust
+
+GOODBYE_TIMEOUT = 1.0
+"""Seconds that the end of TLS may take after the last word, before the socket is closed without."""
 
 monotonic = time.monotonic
 
@@ -48,6 +54,7 @@ class Driver:
         credentials: Credentials,
         connect_timeout: float,
         *,
+        trust: Trust | None,
         wait_for_ready: bool,
         max_reply: int,
         capture: CaptureWriter | None,
@@ -55,6 +62,7 @@ class Driver:
         self.loop = asyncio.get_running_loop()
         self._address = address
         self._connect_timeout = connect_timeout
+        self._trust = trust
         self._core = ClientCore(
             resolve,
             self.loop.create_future,
@@ -198,6 +206,8 @@ class Driver:
                     await self._open_transport()
             except TensorwireError as error:
                 core.key_failed(error, monotonic())
+            except ssl.SSLError as error:
+                core.key_failed(refused(error), monotonic())
             except OSError as error:
                 core.dial_failed(explain(error, self._address), monotonic())
 
@@ -217,8 +227,16 @@ class Driver:
         address = self._address
         if address.is_unix:
             await self.loop.create_unix_connection(partial(Wire, self), address.path)
-        else:
+        elif self._trust is None:
             await self.loop.create_connection(partial(Wire, self), address.host, address.port)
+        else:
+            await self.loop.create_connection(
+                partial(Wire, self),
+                address.host,
+                address.port,
+                ssl=self._trust.context(),
+                ssl_shutdown_timeout=GOODBYE_TIMEOUT,
+            )
 
     # --- called by the wires -----------------------------------------------------------------------------------------
 

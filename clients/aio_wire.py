@@ -1,4 +1,4 @@
-"""One transport of the asyncio client and the link it drives: bytes in and out.
+"""One transport of the asyncio client, under TLS or not, and the link it drives: bytes in and out.
 
 On Python 3.11 without uvloop, the part of a big body that the socket does not take at once is copied once by asyncio
 (at most a chunk at a time); elsewhere nothing is. Not here: futures, and which connection a call goes to
@@ -8,12 +8,15 @@ On Python 3.11 without uvloop, the part of a big body that the socket does not t
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 import time
 from typing import TYPE_CHECKING, cast
 
+from .errors import AuthenticationError
 from .link import Link
 from .sockets import tune_tcp
+from .tls import binding_of, describe
 
 if TYPE_CHECKING:
     from .aio_driver import Driver
@@ -49,8 +52,19 @@ class Wire(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         if transport.get_extra_info("peername") and not isinstance(transport.get_extra_info("peername"), (str, bytes)):
             tune_tcp(transport.get_extra_info("socket"))
-        self.link = self._driver.wire_made(self)
-        self.flush()
+        tls = transport.get_extra_info("ssl_object")
+        binding, problem = b"", ""
+        if tls is not None:
+            try:
+                binding = binding_of(tls)
+            except AuthenticationError as error:
+                problem = error.message
+        self.link = self._driver.wire_made(self, binding)
+        if problem:
+            self.link.lost(problem, monotonic())
+            self._transport.abort()
+        else:
+            self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the core knows better
         """Where the next bytes go."""
@@ -69,6 +83,8 @@ class Wire(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone, for whatever reason."""
         reason = getattr(exc, "strerror", None) or (str(exc) if exc else "the server closed the connection")
+        if isinstance(exc, ssl.SSLError):
+            reason = describe(exc)
         self.link.lost(reason, monotonic())
         self._driver.wire_lost(self)
         if not self.gone.done():

@@ -30,13 +30,16 @@ def connect(
     *,
     key: KeySource | None = None,
     mac: str | Sequence[str] | None = None,
+    tls_ca: str | Path | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
     wait_for_ready: bool = False,
     timeout: float = CONNECT_TIMEOUT,
     max_reply: int = MAX_REPLY,
     capture: str | Path | None = None,
     spin: float | None = None,
 ) -> Client:
-    """Connect to ``tw://host:port`` or ``tw+unix:///path`` and give back a :class:`Client`.
+    """Connect to ``tw://host:port``, ``tws://host:port`` or ``tw+unix:///path`` and give back a :class:`Client`.
 
     ``key``: the caller's key, ``ID:SECRET``, as text, as the ``pathlib.Path`` of a file with it (mode 0600), or as a
     function that returns it; file and function are asked at every connection, so a key is changed without a restart.
@@ -45,6 +48,9 @@ def connect(
     by TLS.
     ``mac``: how frames are signed, most wanted first; by default aes-256-gmac where the package cryptography is
     installed (extra ``fast``), else hmac-sha256; "none", which a server must allow too, only on this machine or by TLS.
+    ``tls_ca``: for ``tws://``, the PEM file of the CAs that the server's certificate may come from; by default what
+    TENSORWIRE_TLS_CA names, else the system's. ``tls_cert``, ``tls_key``: PEM files of the client's own certificate and
+    key, for servers that want one; by default what TENSORWIRE_TLS_CLIENT_CERT and TENSORWIRE_TLS_CLIENT_KEY name.
     ``timeout``: seconds for the connection and the handshake. ``wait_for_ready``: a server that is not there yet is
     tried again until ``timeout``, and later calls wait for a lost server until their deadline instead of failing at
     once. ``max_reply``: bytes of the largest reply that is taken. ``capture``: a file that records every byte, for
@@ -52,12 +58,15 @@ def connect(
     takes tens of microseconds. By default the client asks for at most 0.1 ms and only while replies do come that fast;
     0 never asks; more is for callers who buy latency with a core. Raises :class:`InvalidURL`, :class:`InvalidKey`,
     :class:`InvalidInput`, :class:`ConnectFailed`, and its :class:`AuthenticationError` where the two sides do not share
-    a key.
+    a key, or the server's certificate is not trusted.
     """
     client = Client(
         parse_url(url),
         key=key,
         mac=mac,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         wait_for_ready=wait_for_ready,
         timeout=timeout,
         max_reply=max_reply,
@@ -111,6 +120,9 @@ class Client:
         *,
         key: KeySource | None = None,
         mac: str | Sequence[str] | None = None,
+        tls_ca: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
         wait_for_ready: bool = False,
         timeout: float = CONNECT_TIMEOUT,
         max_reply: int = MAX_REPLY,
@@ -118,6 +130,11 @@ class Client:
         spin: float | None = None,
     ) -> None:
         credentials = Credentials(address, key, mac)
+        trust = None
+        if address.tls or tls_ca is not None or tls_cert is not None or tls_key is not None:
+            from .tls import trust_for  # only who uses TLS pays for its import
+
+            trust = trust_for(address, tls_ca, tls_cert, tls_key)
         self._capture = open_capture(capture)
         core = ClientCore(
             wake,
@@ -127,7 +144,7 @@ class Client:
             max_reply=max_reply,
             capture=self._capture,
         )
-        self._driver = Driver(core, address, timeout, spin)
+        self._driver = Driver(core, address, timeout, spin, trust)
 
     def infer(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from _thread import LockType, get_ident
+from typing import TYPE_CHECKING
 
 from .blocking_wire import Wire
 from .core import ClientCore
@@ -16,17 +17,25 @@ from .lead import Lead
 from .sockets import dial, explain
 from .url import Address
 
+if TYPE_CHECKING:
+    from .tls import Channel, Trust
+
 
 class Dialler:
-    """Makes the connections of one client. ``lock`` is the driver's: held on entry and exit, and not while dialling."""
+    """Makes the connections of one client. ``lock`` is the driver's: held on entry and exit, and not while dialling.
+    ``trust``: for TLS; None without.
+    """
 
-    def __init__(self, core: ClientCore, address: Address, connect_timeout: float, lock: LockType) -> None:
+    def __init__(
+        self, core: ClientCore, address: Address, connect_timeout: float, lock: LockType, trust: Trust | None = None
+    ) -> None:
         self.lead = Lead()
         """Who dials, and who waits for that."""
         self._core = core
         self._address = address
         self._connect_timeout = connect_timeout
         self._lock = lock
+        self._trust = trust
 
     def dial(self, timeout: float) -> Wire | None:
         """A connection that has said its first words; None where there is none, as the core was told."""
@@ -37,12 +46,14 @@ class Dialler:
             self.lead.holder = 0
             self.lead.wake_all()
 
-    def _connect(self, timeout: float) -> socket.socket | str | TensorwireError:
-        """The socket, or why there is none; the key is asked for first."""
+    def _connect(self, timeout: float) -> tuple[socket.socket, Channel | None] | str | TensorwireError:
+        """The socket, and TLS on it if there is to be any, or why there is none; the key is asked for first."""
+        until = time.monotonic() + timeout
         self._lock.release()
         try:
             self._core.read_key()
-            return dial(self._address, timeout)
+            sock = dial(self._address, timeout)
+            return sock, self._secure(sock, until - time.monotonic())
         except TensorwireError as error:
             return error
         except OSError as error:
@@ -50,16 +61,29 @@ class Dialler:
         finally:
             self._lock.acquire()
 
-    def _introduce(self, made: socket.socket | str | TensorwireError) -> Wire | None:
+    def _secure(self, sock: socket.socket, timeout: float) -> Channel | None:
+        if self._trust is None:
+            return None
+        from .tls import secure
+
+        try:
+            return secure(sock, self._trust, self._address, timeout)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _introduce(self, made: tuple[socket.socket, Channel | None] | str | TensorwireError) -> Wire | None:
         core, now = self._core, time.monotonic()
         if isinstance(made, TensorwireError):
             core.key_failed(made, now)
         elif isinstance(made, str):
             core.dial_failed(made, now)
         elif core.closed:
-            made.close()
+            made[0].close()
         else:
-            wire = Wire(made, core.dialled(now), str(self._address), now)
+            sock, channel = made
+            link = core.dialled(now) if channel is None else core.dialled(now, channel.binding)
+            wire = Wire(sock, link, str(self._address), now, channel)
             wire.flush(now)
             return wire
         return None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from _thread import allocate_lock, get_ident
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .blocking_dialler import Dialler
 from .blocking_wire import Patience, Wire, ask
@@ -27,6 +27,9 @@ from .lead import Lead
 from .link import CLOSED_UNDER
 from .sockets import wait_for
 from .url import Address
+
+if TYPE_CHECKING:
+    from .tls import Trust
 
 QUIET = 0.005
 """Seconds without reading after which a send first looks whether the server has said something, such as goodbye."""
@@ -41,11 +44,18 @@ monotonic = time.monotonic
 class Driver:
     """Carries the calls of one client."""
 
-    def __init__(self, core: ClientCore, address: Address, connect_timeout: float, spin: float | None = None) -> None:
+    def __init__(
+        self,
+        core: ClientCore,
+        address: Address,
+        connect_timeout: float,
+        spin: float | None = None,
+        trust: Trust | None = None,
+    ) -> None:
         self._core = core
         self._patience = Patience(spin)
         self._lock = allocate_lock()
-        self._dialler = Dialler(core, address, connect_timeout, self._lock)
+        self._dialler = Dialler(core, address, connect_timeout, self._lock, trust)
         self._wire: Wire | None = None
         """The connection that new calls go to."""
         self._draining: list[Wire] = []

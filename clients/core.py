@@ -21,6 +21,7 @@ from ..codec import CodecError, Encoder
 from ..protocol import Flag, pack_extension
 from .calls import CONNECT, FOREVER, UNARY, Call
 from .errors import (
+    AuthenticationError,
     ClientClosed,
     ConnectFailed,
     InvalidInput,
@@ -277,8 +278,8 @@ class ClientCore:
         self._config = self.credentials.config()
 
     def key_failed(self, error: TensorwireError, now: float) -> None:
-        """There is no key to connect with. Calls fail, or wait where another try may have one."""
-        lasting = isinstance(error, InvalidKey)
+        """There is no key to connect with, or TLS failed. Calls fail, or wait where another try may do."""
+        lasting = isinstance(error, InvalidKey | InvalidInput | AuthenticationError)
         self.dial_failed(error.message, now, lasting=lasting, kind=type(error), cause=error.__cause__)
 
     def dialled(self, now: float, binding: bytes = b"") -> Link:
