@@ -19,7 +19,7 @@ from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA
 from .reader import Reader
 from .records import Buffer
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
-from .streams import Streams
+from .streams import Streams, StreamState
 
 _SIZE: Final = Struct("<I")
 _unpack_from = HEADER.unpack_from
@@ -175,7 +175,7 @@ class RecordReader(Reader):
                 if self._large:
                     self._head = 4 + nbytes + _BETWEEN
                 pos = stop + TAG_SIZE
-            elif chunk:
+            elif chunk and not self._is_message(header):
                 pos = self._begin_chunk(mac, header, pos, end)
             elif nbytes > _LARGEST:
                 raise ProtocolError(
@@ -193,6 +193,14 @@ class RecordReader(Reader):
             raise ProtocolError(
                 ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {max(_LARGEST, HEADER_SIZE + self.chunk)}"
             )
+
+    def _is_message(self, header: Header) -> bool:
+        """Whether this header of a chunk is that of a whole message: its stream waits for one, and for no chunk."""
+        stream_id = header[4]
+        if stream_id in self._incoming:
+            return False
+        stream = self._open.get(stream_id)
+        return stream_id in self._unary if stream is None else stream.state < StreamState.CANCELLED
 
     def _begin_chunk(self, mac: Mac, header: Header, pos: int, end: int) -> int:
         """A chunk that is not all there: to its message's memory, or nowhere; returns where its bytes so far end."""

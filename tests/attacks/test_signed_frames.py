@@ -12,10 +12,21 @@ from itertools import repeat
 
 import pytest
 
-from tensorwire.protocol import Authenticated, Closed, ErrorCode, Event, FrameType, Message, Ready, pack_extension
+from tensorwire.protocol import (
+    Authenticated,
+    Closed,
+    ErrorCode,
+    Event,
+    FrameType,
+    Message,
+    MessageAborted,
+    Ready,
+    Status,
+    pack_extension,
+)
 from tensorwire.protocol.header import END_STREAM, HEADER_SIZE, MORE
 from tensorwire.protocol.limits import PREFACE
-from tests.attacks.signed import SUITES, End, Insider, Sealer, client, plain, records_of, server
+from tests.attacks.signed import SUITES, End, Insider, Sealer, client, flipped, plain, records_of, server
 from tests.protocol.wiring import READY
 
 pytestmark = pytest.mark.parametrize("suite", SUITES)
@@ -286,3 +297,65 @@ def test_nothing_is_told_of_a_server_that_has_not_seen_auth(suite: str) -> None:
     stage.feed(stage.sealer.seal(sample(T.OPEN)) * 3)
     assert not stage.end.has(Authenticated)
     assert not stage.end.has(Message)
+
+
+# ---- frames that look like a chunk ----
+
+
+@pytest.mark.parametrize("size", [CHUNK, 40_000, 65536, 65537, 100_000])
+@pytest.mark.parametrize("name", ["server open", "client open"])
+def test_a_message_without_metadata_is_no_chunk_however_it_is_cut(suite: str, name: str, size: int) -> None:
+    """Its header is one of a chunk, but no message is under way: inline it is a message, above that it is too large."""
+    told = []
+    for step in (1, 1000, 1 << 20):
+        stage = STAGES[name](suite)
+        if name == "server open":
+            stage.feed(stage.sealer.seal(plain(T.OPEN, b"m", stream_id=1)))
+            stage.before = len(stage.end.events)
+        frame = plain(T.DATA, body=b"x" * size, stream_id=1, flags=END_STREAM, seq=int(name == "server open"))
+        stage.end.feed(stage.sealer.seal(frame), repeat(step))
+        told.append(stage.feed(b""))
+        (event,) = told[-1]
+        if size <= 65536:
+            assert isinstance(event, Message)
+            assert bytes(event.body) == b"x" * size
+        else:
+            assert isinstance(event, Closed)
+            assert event.code is ErrorCode.TOO_LARGE
+    assert told[0] == told[1] == told[2]
+
+
+@pytest.mark.parametrize("when", ["between chunks", "within a chunk"])
+def test_the_rest_of_a_body_that_nobody_wants_is_signed_too(suite: str, when: str) -> None:
+    """The server ends a call while its body comes: what is still on its way is dropped, but only with right tags."""
+
+    def bytes_of(stage: Stage) -> list[bytes]:
+        ext = pack_extension(body_length=70_000)
+        first = plain(T.OPEN, body=ext + b"m", stream_id=1, flags=MORE | END_STREAM)
+        first = first[:24] + (1).to_bytes(4, "little") + len(ext).to_bytes(2, "little") + first[30:]
+        sizes = (CHUNK, CHUNK, CHUNK, CHUNK, 70_000 - 4 * CHUNK)
+        flags = (MORE, MORE, MORE, MORE, END_STREAM)
+        chunks = [plain(T.DATA, body=bytes(s), stream_id=1, flags=f) for s, f in zip(sizes, flags, strict=True)]
+        return [stage.sealer.seal(frame) for frame in (first, *chunks, PING, plain(T.CLOSE, b"done"))]
+
+    def heard(step: int, wrong: tuple[int, int] | None) -> list[Event]:
+        stage = server_at(suite, "open")
+        pieces = bytes_of(stage)
+        if wrong:
+            pieces[wrong[0]] = flipped(pieces[wrong[0]], wrong[1])
+        whole, cut = b"".join(pieces), len(pieces[0]) + len(pieces[1]) + (0 if when == "between chunks" else 5000)
+        stage.end.feed(whole[:cut])
+        stage.end.connection.end(1, Status.INTERNAL, "broken")
+        stage.end.feed(whole[cut:], repeat(step))
+        stage.end.end_of_stream()
+        assert not stage.end.places
+        return stage.feed(b"")
+
+    for step in (100, 5000, 1 << 20):
+        assert heard(step, None) == [MessageAborted(1), Closed(ErrorCode.NO_ERROR, "done", remote=True)]
+        for record in (2, 3, 5):
+            size = {5: 20 + 32 + 70_000 - 4 * CHUNK}.get(record, 20 + 32 + CHUNK)
+            for bit in (8 * 4000, 8 * size - 1, 8 * size - 128, 8 * (20 + HEADER_SIZE)):
+                closed = heard(step, (record, bit))[-1]
+                assert isinstance(closed, Closed)
+                assert closed.code is ErrorCode.AUTHENTICATION, (record, bit)
