@@ -27,10 +27,15 @@ from ..protocol.capture import CaptureWriter
 from .engine.api import Engine, HealthState
 from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
+from .front.audit import Audit
+from .front.audit_file import AuditFile
 from .front.front import Door, Front
-from .front.listener import Listener, ListenError
+from .front.listener import Listener, ListenError, check_address
 from .front.logs import configure_logs, get_logger
+from .front.mask import Mask, read_salt
 from .front.tls_layer import tls_connections
+from .key_file import KeyFileError
+from .keys import KeyStore
 from .placement import PlacementError, Placer
 from .registry import Registry, RegistryError, Served, scan_models
 from .settings import Settings
@@ -60,10 +65,16 @@ class Server:
     async def start(self) -> None:
         """Load every model, then listen. Raises StartError."""
         settings = self.settings
+        check_access(settings)
         self._loop = asyncio.get_running_loop()
         self._pool = SlabPool(int(settings.pool_bytes), keep=int(settings.pool_keep_bytes))
         self._capture = None if settings.capture is None else CaptureWriter(settings.capture)
-        self.front = Front(settings, self._loop, self.registry, self._pool, self._capture)
+        try:
+            keys = None if settings.keys is None else KeyStore(settings.keys)
+        except KeyFileError as error:
+            raise StartError(str(error)) from None
+        self.front = Front(settings, self._loop, self.registry, self._pool, self._capture, keys)
+        self._open_audit()
         self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout)
         self._listeners: list[Listener] = []
         self.certificates: Certificates | None = None
@@ -78,6 +89,21 @@ class Server:
         except (RegistryError, ListenError, PlacementError, OSError) as error:
             await self.stop(0.0)
             raise StartError(str(error)) from error
+
+    def _open_audit(self) -> None:
+        settings, front = self.settings, self.front
+        if settings.audit is None:
+            return
+        try:
+            salt = b"" if settings.audit_salt is None else read_salt(settings.audit_salt)
+            file = AuditFile(settings.audit)
+        except OSError as error:
+            raise StartError(
+                f"audit log: {error.filename!r}: {error.strerror}; give a file that can be read or written"
+            ) from None
+        except ValueError as error:
+            raise StartError(str(error)) from None
+        front.audit = Audit(file, front.deadlines, self._loop.call_soon, Mask(settings.masked, salt))
 
     async def _load(self, spec: ModelSpec) -> None:
         began = monotonic()
@@ -102,7 +128,11 @@ class Server:
         settings = self.settings
         if settings.tcp:
             await self._behind(self.front.door("tcp")).listen_tcp(
-                settings.host, settings.port, settings.backlog, int(settings.unsent_low_water)
+                settings.host,
+                settings.port,
+                settings.backlog,
+                int(settings.unsent_low_water),
+                guarded=not settings.insecure,
             )
         await self._listen_tls()
         if settings.unix is not None:
@@ -113,6 +143,7 @@ class Server:
         if settings.admin:
             await self._admin.listen(settings.admin_host, settings.admin_port)
             self.admin_url = self._admin.url
+        self.front.watch_keys(monotonic())
 
     async def _listen_tls(self) -> None:
         settings = self.settings
@@ -137,6 +168,12 @@ class Server:
         self._listeners.append(listener)
         return listener
 
+    def reload(self) -> None:
+        """Read the files of keys and certificates again, whether they seem to have changed or not."""
+        self.front.look_at_keys(look=True)
+        if self.certificates is not None:
+            self.certificates.reload()
+
     async def stop(self, patience: float) -> bool:
         """Stop accepting, finish calls for at most `patience` seconds, unload. False if some were cut off."""
         for listener in self._listeners:
@@ -149,7 +186,14 @@ class Server:
         self._admin.close()
         if self._capture is not None:
             self._capture.close()
+        if self.front.audit is not None:
+            self.front.audit.close()
         return clean
+
+    def hang_up(self) -> None:
+        """SIGHUP: files may have been replaced."""
+        if self.front.audit is not None:
+            self.front.audit.reopen()
 
     def describe(self) -> str:
         """One line for people: where the server is and what it serves."""
@@ -198,6 +242,21 @@ class Server:
         return Page(json.dumps(models, indent=2).encode() + b"\n", "application/json")
 
 
+def check_access(settings: Settings) -> None:
+    """Whether nobody can call who should not. Raises StartError that says what to do."""
+    certified = settings.tls_principals and not settings.tcp and settings.unix is None
+    if settings.keys is None and not settings.insecure and not certified:
+        raise StartError(
+            "there is no key file, so that nobody could call: make a key with `tensorwire keys new --principal NAME "
+            "keys.toml` and add --keys keys.toml; or, for trying on this machine only, add --insecure"
+        )
+    if settings.insecure and settings.tcp:
+        try:
+            check_address(settings.host, guarded=False)
+        except ListenError as error:
+            raise StartError(f"--insecure: {error}") from None
+
+
 async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], None]) -> bool:
     """Run until SIGTERM or SIGINT, then drain. False if calls were cut off. Raises StartError."""
     loop = asyncio.get_running_loop()
@@ -213,6 +272,8 @@ async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], 
         loop.add_signal_handler(number, stop, number)
     server = Server(models_dir, settings)
     await server.start()
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    loop.add_signal_handler(signal.SIGHUP, server.hang_up)
     gc.collect()
     gc.freeze()  # what start-up made stays: the collector need not look through it, for milliseconds, between two calls
     if not stopping.is_set():

@@ -138,13 +138,14 @@ def list_command(file: Path) -> None:
         click.echo(f"{file} has no key; make one with: tensorwire keys new --principal NAME {file}")
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("id", "principal", "models", "calls/s", "from (UTC)", "until (UTC)", "state"):
-        table.add_column(column, justify="right" if column == "calls/s" else "left", overflow="fold")
+    for column in ("id", "principal", "models", "calls/s", "valid (UTC)", "state"):
+        whole = column not in {"principal", "models"}  # an id is there to be copied
+        table.add_column(column, justify="right" if column == "calls/s" else "left", overflow="fold", no_wrap=whole)
     now = time.time()
     for key in found:
         rate = "-" if key.rate is None else f"{key.rate:g}"
-        times = [_shown(key.not_before)[:16], _shown(key.not_after)[:16]]
-        table.add_row(key.id, key.principal, " ".join(key.models), rate, *times, _state(key, now))
+        valid = f"from  {_shown(key.not_before)[:16]}\nuntil {_shown(key.not_after)[:16]}"
+        table.add_row(key.id, key.principal, " ".join(key.models), rate, valid, _state(key, now))
     Console(highlight=False, emoji=False, markup=False).print(table)
 
 

@@ -75,6 +75,10 @@ def scan_models(folder: Path) -> list[ModelSpec]:
     return specs
 
 
+def _everything(_name: str) -> bool:
+    return True
+
+
 class Registry:
     """Names to models. `on_change` is called whenever a name leads to another engine than before."""
 
@@ -91,24 +95,26 @@ class Registry:
             self._served[spec.name, ""] = served
         self.on_change()
 
-    def find(self, name: str, version: str = "") -> Served | None:
-        """The model of this name and version ("" is the default), or None."""
-        return self._served.get((name, version))
+    def find(self, name: str, version: str = "", sees: Callable[[str], bool] = _everything) -> Served | None:
+        """The model of this name and version ("" is the default), or None; also None if `sees` does not know the name,
+        which is then not looked for.
+        """
+        return self._served.get((name, version)) if sees(name) else None
 
-    def all(self) -> Iterator[Served]:
-        """Every version of every model, by name and version."""
-        keys = [key for key in self._served if key[1]]
+    def all(self, sees: Callable[[str], bool] = _everything) -> Iterator[Served]:
+        """Every version of every model whose name is known to `sees`, by name and version."""
+        keys = [key for key in self._served if key[1] and sees(key[0])]
         return iter([self._served[key] for key in sorted(keys, key=lambda key: (key[0], version_key(key[1])))])
 
     def default_version(self, name: str) -> str:
         """The version served where none is asked for."""
         return self._served[name, ""].spec.version
 
-    def explain_missing(self, name: str, version: str) -> str:
-        """What to tell a caller whose model is not here."""
-        if version and (name, "") in self._served:
+    def explain_missing(self, name: str, version: str, sees: Callable[[str], bool] = _everything) -> str:
+        """What to tell a caller whose model is not here, or not for it: both read the same."""
+        if version and sees(name) and (name, "") in self._served:
             served = ", ".join(key[1] for key in self._served if key[0] == name and key[1])
             return f"model {shown(name)} has no version {shown(version)}; served: {served}"
-        names = sorted({key[0] for key in self._served})
+        names = sorted({key[0] for key in self._served if sees(key[0])})
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        return f"model {shown(name)} is not served; served: {', '.join(names[:NAMES_SHOWN])}{more}"
+        return f"model {shown(name)} is not served; served: {', '.join(names[:NAMES_SHOWN]) or 'none'}{more}"

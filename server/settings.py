@@ -20,6 +20,8 @@ from pydantic_settings import (
 )
 
 from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT
+from .front.mask import MASKABLE, MIN_SALT
+from .front.penalty import Network, networks
 
 ENV_PREFIX = "TENSORWIRE_"
 DEFAULT_ADMIN_PORT = 7412
@@ -40,6 +42,24 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    keys: Path | None = _setting(
+        None,
+        "Trust",
+        "Key file: who may call which models (`tensorwire keys new` makes it). Read again on changes and on SIGHUP.",
+    )
+    insecure: bool = _setting(
+        False,
+        "Trust",
+        "Take callers without a key, and frames without a tag, over loopback, a Unix socket or TLS: for trying.",
+    )
+    session_seconds: float = _setting(
+        86_400.0,
+        "Trust",
+        "Seconds that a connection with a key may last; it is then drained, and the client connects again, with "
+        "new keys for its tags.",
+        gt=0,
     )
 
     host: str = _setting(
@@ -95,6 +115,33 @@ class Settings(BaseSettings):
         "Bytes left unsent in the kernel before it asks for more (TCP_NOTSENT_LOWAT); small keeps a small reply from "
         "waiting behind a big one.",
         ge=4 * KIB,
+    )
+
+    penalty_failures: int = _setting(
+        10,
+        "Trust",
+        "Failed handshakes of one source within penalty_window after which it is refused at accept for a while; 0: "
+        "never. A source is an IPv4 address or an IPv6 /64; a handshake that succeeds forgets its failures. Ten are "
+        "more than mistakes of a person; clients behind one NAT are refused together.",
+        ge=0,
+    )
+    penalty_window: float = _setting(
+        60.0,
+        "Trust",
+        "Seconds within which those failures count: a client that retries each ten is never refused.",
+        gt=0,
+    )
+    penalty_seconds: float = _setting(
+        10.0,
+        "Trust",
+        "Seconds of the first such refusal; each further one takes twice as long, up to five minutes.",
+        gt=0,
+    )
+    penalty_exempt: str = _setting(
+        "127.0.0.0/8,::1",
+        "Trust",
+        "Networks that are never refused so, separated by commas: loopback, and every proxy or load balancer that "
+        "hides its clients' addresses.",
     )
 
     pool_bytes: ByteSize = _setting(
@@ -163,6 +210,24 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Logs", "Least level that is written.")
 
+    audit: Path | None = _setting(
+        None,
+        "Logs",
+        "Append one line of JSON per authentication, call and connection to this file (made with mode 0600). SIGHUP "
+        "opens it anew, for logrotate. Off by default.",
+    )
+    audit_mask: str = _setting(
+        "",
+        "Logs",
+        f"Fields of the audit log to replace by a keyed hash, separated by commas: {', '.join(MASKABLE)}.",
+    )
+    audit_salt: Path | None = _setting(
+        None,
+        "Logs",
+        f"File whose bytes, at least {MIN_SALT} random ones, are the key of that hash. Default: drawn at each start, "
+        "so that the hashes of two runs cannot be compared.",
+    )
+
     capture: Path | None = _setting(
         None, "Debug", "Record the frames of every connection to this file; read it with `tensorwire decode`."
     )
@@ -197,6 +262,30 @@ class Settings(BaseSettings):
                 "NAME=PRINCIPAL"
             )
         return self
+
+    @field_validator("penalty_exempt")
+    @classmethod
+    def _networks_are_networks(cls, text: str) -> str:
+        networks(text)
+        return text
+
+    @field_validator("audit_mask")
+    @classmethod
+    def _masks_are_fields(cls, text: str) -> str:
+        unknown = {name.strip() for name in text.split(",") if name.strip()} - {*MASKABLE}
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))} cannot be masked; choose of {', '.join(MASKABLE)}")
+        return text
+
+    @property
+    def masked(self) -> frozenset[str]:
+        """Fields of the audit log that are hashed."""
+        return frozenset(name.strip() for name in self.audit_mask.split(",") if name.strip())
+
+    @property
+    def exempt_networks(self) -> list[Network]:
+        """Networks that get no penalty."""
+        return networks(self.penalty_exempt)
 
     @property
     def message_limit(self) -> int:

@@ -39,7 +39,7 @@ def server() -> Iterator[tuple[str, int]]:
         version.mkdir(parents=True)
         (version / "model.py").write_text(MODELS["echo"])
         (version / "model.toml").write_text('engine = "inline"\n' + TOML)
-        command = [sys.executable, "-P", "-m", "tensorwire.server", folder, "--port", "0", "--no-admin"]
+        command = [sys.executable, "-P", "-m", "tensorwire.server", folder, "--insecure", "--port", "0", "--no-admin"]
         process = subprocess.Popen([*command, "--log-level", "warning"], stdout=subprocess.PIPE, text=True)
         try:
             os.sched_setaffinity(process.pid, {CORES[0]})

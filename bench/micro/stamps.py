@@ -119,7 +119,7 @@ def serve(folder: str, file: Path) -> None:
         return Listener(lambda: StampedProtocol(make_protocol(), file))
 
     with patch.object(app, "Listener", listener):
-        run([folder, "--port", "0", "--no-admin", "--log-level", "warning"])
+        run([folder, "--insecure", "--port", "0", "--no-admin", "--log-level", "warning"])
 
 
 def measure(url: str, file: Path, spin: float | None, calls: int) -> list[float]:

@@ -78,7 +78,7 @@ def serve() -> None:
     """Run `tensorwire serve` on a free port and a Unix socket; it prints both."""
     folder = Path(tempfile.mkdtemp(prefix="tensorwire-bench-"))
     write_models(folder / "models")
-    where = ["--port", "0", "--unix", str(folder / "socket"), "--no-admin", "--log-level", "warning"]
+    where = ["--insecure", "--port", "0", "--unix", str(folder / "socket"), "--no-admin", "--log-level", "warning"]
     os.execv(sys.executable, [sys.executable, "-m", "tensorwire", "serve", str(folder / "models"), *where])
 
 

@@ -18,7 +18,7 @@ from .calls import Call, Refuse, Route, body_length_text, microseconds
 if TYPE_CHECKING:
     from ...gpu import Slab, SlabPool
     from ..registry import Registry
-    from .front import Principal
+    from .principals import Principal
 
 ENTRY_COST = 2048
 """Bytes charged for one known signature beyond its key: the decoded metadata and the engine's plan for it."""
@@ -52,17 +52,18 @@ class Admission:
         routes = principal.routes
         route = routes.get((normal, meta))
         if route is None:
-            route = self._make_route(resolved, dims, meta)
+            route = self._make_route(principal, resolved, dims, meta)
             routes.add((normal, meta), route, len(normal) + len(meta) + ENTRY_COST, owner)
         if ext != normal and len(ext) <= len(normal) + _BODY_LENGTH_ITEM:
             # Nothing in it but dims and length: the same at every call, so that the next one finds it at once.
             routes.add((ext, meta), route, len(ext) + len(meta) + ENTRY_COST, owner)
         return route
 
-    def _make_route(self, resolved: Resolved, dims: bytes, meta: bytes) -> Route:
-        served = self._registry.find(resolved.model, resolved.version)
+    def _make_route(self, principal: Principal, resolved: Resolved, dims: bytes, meta: bytes) -> Route:
+        served = self._registry.find(resolved.model, resolved.version, principal.sees)
         if served is None:
-            raise Refuse(Status.NOT_FOUND, self._registry.explain_missing(resolved.model, resolved.version))
+            text = self._registry.explain_missing(resolved.model, resolved.version, principal.sees)
+            raise Refuse(Status.NOT_FOUND, text, asked=(resolved.model, resolved.version))
         try:
             return Route(served, served.engine.prepare(resolved, meta, dims))
         except CodecError as error:

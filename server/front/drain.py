@@ -29,7 +29,9 @@ _NO_NEW_STREAMS = (1 << 64) - 1
 
 
 class Drain:
-    """`all_here(now)` is called once: every stream that the peer opened before it heard of the drain has arrived."""
+    """farewell: why, for the peer. all_here(now) is called once: every stream that the peer opened before it heard of
+    the drain has arrived.
+    """
 
     __slots__ = ("_all_here", "_deadlines", "_timer")
 
@@ -39,13 +41,14 @@ class Drain:
         deadlines: Deadlines,
         all_here: Callable[[float], None],
         now: float,
+        farewell: str,
         *,
         idle: bool,
     ) -> None:
         self._deadlines = deadlines
         self._all_here = all_here
         self._timer = SessionTimer(all_here)
-        connection.goaway(_NO_NEW_STREAMS, ErrorCode.SHUTDOWN, DRAINING)
+        connection.goaway(_NO_NEW_STREAMS, ErrorCode.SHUTDOWN, farewell)
         connection.ping(_PING)
         deadlines.add(now + (IDLE_GRACE if idle else GRACE), self._timer)
 

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from ...codec import FairCache, Metadata
-from ...protocol import Config, ErrorCode, Limits, Role
+from ...protocol import Config, ErrorCode, Limits, Role, Status
+from ...protocol.signing import available_macs
 from ..engine.api import BatchResult, Failure
+from ..key_file import KeyFileError
 from .admission import Admission
 from .calls import SessionTimer
 from .deadlines import Deadlines
 from .logs import get_logger
-from .metrics import Metrics, gauge
+from .metrics import Metrics, counter, gauge
+from .penalty import Penalties
+from .principals import Principal, Principals
 from .services import Services
 from .transport import CapturingTransport, ConnectionTransport
 
@@ -32,9 +35,11 @@ if TYPE_CHECKING:
     from ...protocol.capture import CaptureWriter
     from ..engine.inline import InlineEngine
     from ..engine.process import ProcessEngine
+    from ..keys import KeyStore
     from ..registry import Registry, Served
     from ..settings import Settings
-    from .calls import Call, Route
+    from .audit import Audit
+    from .calls import Call
     from .session import Session
 
 RECEIVE_BUFFER_BYTES = 256 << 10
@@ -47,6 +52,18 @@ ALONE = 16
 PRESSED = 0.25
 """Seconds that a peer may let its replies wait while an engine waits for the memory they hold: else `write_timeout`,
 which is long, would be the time that one who does not read can stop a model for everybody."""
+
+FAULTS = frozenset(
+    (
+        *("authentication", "certificate", "extension", "frame", "handshake", "not_tensorwire", "plaintext"),
+        *("protocol", "stream", "timeout", "tls", "tls_handshake", "too_large"),
+    )
+)
+"""Ends of a handshake that count as failures of its source: the peer did what no good client does. Not those where both
+sides merely disagree (version, feature, mac), nor what another peer's flood brings about (too_many_pending)."""
+
+KEYS_INTERVAL = 0.5
+"""Seconds between looks at the key file: a key that is revoked closes its sessions within a second."""
 
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
@@ -79,26 +96,6 @@ def unbound() -> bytes:
     return b""
 
 
-class Principal:
-    """Who calls, and what is remembered for them. Without signing there is one, `anonymous`, and its connections share
-    what is remembered: each owns what it brought, so that none can push out what another uses.
-    """
-
-    __slots__ = ("metadata", "name", "number", "routes")
-
-    def __init__(self, name: str, number: int, settings: Settings) -> None:
-        self.name = name
-        self.number = number
-        entries, nbytes = settings.cache_entries, int(settings.cache_bytes)
-        self.routes: FairCache[tuple[bytes, bytes], Route] = FairCache(entries, nbytes)
-        self.metadata: FairCache[bytes, Metadata] = FairCache(entries, nbytes)
-
-    def leave(self, connection_id: bytes) -> None:
-        """One of its connections is gone."""
-        self.routes.leave(connection_id)
-        self.metadata.leave(connection_id)
-
-
 class Front:
     """The shared state of one loop's connections."""
 
@@ -109,6 +106,7 @@ class Front:
         registry: Registry,
         pool: SlabPool,
         capture: CaptureWriter | None = None,
+        keys: KeyStore | None = None,
     ) -> None:
         self.settings = settings
         self.loop = loop
@@ -119,7 +117,12 @@ class Front:
         self.deadlines = Deadlines(loop.call_later, monotonic)
         self.receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.boot_id = os.urandom(16)
-        self.anonymous = Principal("anonymous", 0, settings)
+        self.audit: Audit | None = None
+        self.penalties = Penalties(
+            settings.penalty_failures, settings.penalty_window, settings.penalty_seconds, settings.exempt_networks
+        )
+        self.keys = keys
+        self.principals = Principals(settings)
         self.sessions: set[Session] = set()
         self._pending: dict[Session, None] = {}  # in the handshake, the oldest first
         self.draining = False
@@ -147,23 +150,30 @@ class Front:
     def door(
         self, kind: str, binding: Callable[[], bytes] = unbound, principals: Mapping[str, str] | None = None
     ) -> Door:
-        """A way in as the settings have it."""
+        """A way in as the settings have it: with a key, or without where the operator or a certificate says so."""
         settings = self.settings
+        keyless = settings.insecure or bool(principals)
+        macs = () if self.keys is None else tuple(name for name in available_macs() if name != "none")
         limits = Limits(
             max_message=settings.message_limit,
             max_streams=settings.max_streams,
             handshake_timeout=settings.handshake_timeout,
         )
-        return Door(Config(role=Role.SERVER, limits=limits), binding, kind, principals or {})
+        macs += ("none",) if keyless else ()
+        config = Config(role=Role.SERVER, limits=limits, mac_algorithms=macs, keyless=keyless)
+        return Door(config, binding, kind, principals or {})
 
     def make_protocol(self, door: Door) -> ConnectionTransport:
         """The asyncio protocol of a new connection that came by `door`."""
         return ConnectionTransport(self, door) if self._capture is None else CapturingTransport(self, door)
 
     def admit(self, session: Session) -> bool:
-        """Take a new connection in; False if there are too many."""
+        """Take a new connection in; False if there are too many, or its source is refused."""
         settings = self.settings
         self.metrics.connections_accepted += 1
+        if self.penalties.refused(session.peer[0], monotonic()):
+            self.metrics.dropped("penalty")
+            return False
         if len(self.sessions) >= settings.max_connections or self.draining:
             self.metrics.dropped("draining" if self.draining else "too_many_connections")
             return False
@@ -177,21 +187,49 @@ class Front:
         return True
 
     def handshake_over(self, session: Session) -> None:
-        """A pending connection is authenticated."""
+        """A pending connection is authenticated: `session.principal` is who it is."""
         self._pending.pop(session, None)
+        self.metrics.authentication("accepted")
+        self.penalties.succeeded(session.peer[0])
+        if self.audit is not None:
+            self.audit.authenticated(session)
+
+    def _turned_away(self, session: Session, reason: str, *, fault: bool) -> None:
+        """A pending connection is over."""
+        self.metrics.authentication(reason)
+        if self.audit is not None:
+            self.audit.turned_away(session, reason)
+        seconds = self.penalties.failed(session.peer[0], monotonic()) if fault else 0.0
+        if seconds:
+            self._log.warning(
+                "source refused for a while: too many of its handshakes failed",
+                source=session.peer[0],
+                seconds=seconds,
+                reason=reason,
+            )
 
     def forget(self, session: Session) -> None:
         """A connection is gone."""
         if session in self.sessions:
             self.sessions.remove(session)
-            session.principal.leave(session.connection.connection_id)
+            self.principals.leave(session.principal, session.connection.connection_id)
             self._pending.pop(session, None)
+            reason = session.ended or ("shutdown" if self.draining else "peer_closed")
+            if not session.authenticated:
+                if not session.ended:  # who has had a WELCOME, and leaves, has cost us something
+                    self._turned_away(session, reason, fault=not self.draining and session.connection.version > 0)
+            elif self.audit is not None:
+                self.audit.disconnected(session, reason)
             if not self.sessions:
                 self._empty.set()
 
     def connection_dropped(self, reason: str, session: Session, detail: str = "") -> None:
         """Count and log that we closed a connection; `reason` is one of a few fixed words."""
         self.metrics.dropped(reason)
+        if not session.ended:
+            session.ended = reason
+            if not session.authenticated:
+                self._turned_away(session, reason, fault=reason in FAULTS)
         now = monotonic()
         if now - self._log_second >= 1.0:
             self._log_second, self._log_lines = now, 0
@@ -205,6 +243,37 @@ class Front:
         """Write bytes of one connection to the capture file."""
         if self._capture is not None:
             self._capture.record(session.connection.connection_id, received=received, now=monotonic(), data=data)
+
+    # -- keys --------------------------------------------------------------------------------------------------------
+
+    def watch_keys(self, now: float) -> None:
+        """Look at the key file now, and every KEYS_INTERVAL from then on."""
+        self.look_at_keys()
+        self.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self.watch_keys))
+
+    def look_at_keys(self, *, look: bool = False) -> None:
+        """Act on keys that came, went, began or ended; `look`: read the file even if it seems to be the same."""
+        keys = self.keys
+        if keys is None:
+            return
+        try:
+            if not keys.refresh(look=look):
+                return
+        except KeyFileError as error:
+            self._log.error("key file not taken, the keys of before go on", reason=str(error))
+            return
+        limited: set[Principal] = set()
+        for principal in self.principals.all():
+            scope = keys.scope_of(principal.name)
+            if scope is not None and scope != principal.scope:
+                principal.limit(scope)
+                limited.add(principal)
+        for session in list(self.sessions):
+            if not session.still_known():
+                session.revoke()
+            elif session.principal in limited:
+                session.end_watches(Status.UNAVAILABLE, "what the key may see has changed; ask again")
+                session.flush()
 
     # -- engines ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +319,10 @@ class Front:
         replied: list[Call] = []
         for result in results:
             if isinstance(result, BatchResult):
+                before = len(replied)
                 served.replies.deliver(result, now, touched, replied)
+                if self.audit is not None:
+                    self.audit.replied(served, result, replied[before:], now)
             else:
                 for request in result.requests:
                     session = request.session
@@ -276,7 +348,8 @@ class Front:
         self._press(now)
 
     def _engine_changed(self) -> None:
-        self.anonymous.routes.clear()
+        for principal in self.principals.all():
+            principal.routes.clear()
 
     # -- drain -----------------------------------------------------------------------------------------------------
 
@@ -301,10 +374,19 @@ class Front:
     def _gauges(self) -> Iterator[Metric]:
         yield gauge("tensorwire_connections", "Open connections.", len(self.sessions))
         yield gauge("tensorwire_connections_pending", "Connections in the handshake.", len(self._pending))
+        yield counter("tensorwire_penalties", "Times that a source was refused for a while.", self.penalties.imposed)
+        yield gauge(
+            "tensorwire_penalty_sources", "Sources whose failed handshakes are remembered.", len(self.penalties)
+        )
+        if self.audit is not None:
+            file = self.audit.file
+            yield counter("tensorwire_audit_lines", "Lines written to the audit log.", file.written)
+            yield counter("tensorwire_audit_lines_lost", "Lines of the audit log that could not be written.", file.lost)
         yield gauge("tensorwire_calls", "Calls in flight.", sum(len(session.calls) for session in self.sessions))
         yield gauge("tensorwire_pool_bytes", "Size of the shared memory pool.", self.pool.nbytes)
         yield gauge("tensorwire_pool_used_bytes", "Pool memory in use.", self.pool.in_use)
-        yield gauge("tensorwire_signature_cache_entries", "Known call signatures.", len(self.anonymous.routes))
+        known = sum(len(principal.routes) for principal in self.principals.all())
+        yield gauge("tensorwire_signature_cache_entries", "Known call signatures.", known)
         labels = ["model", "version"]
         depth = GaugeMetricFamily("tensorwire_queue_depth", "Calls waiting for a batch.", labels=labels)
         ready = GaugeMetricFamily("tensorwire_model_ready", "1 if new calls are expected to succeed.", labels=labels)

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from ...codec import Resolved
     from ..engine.spec import ImageHint
     from ..registry import Served
-    from .front import Front, Principal
+    from .front import Front
+    from .principals import Principal
     from .session import Session
 
 WATCH_INTERVAL = 0.2
@@ -116,7 +117,14 @@ class Services:
     def ready(self, principal: Principal) -> bytes:
         """The READY map (SPEC 9.8)."""
         limits = {"max_message": self.front.settings.message_limit, "max_streams": self.front.settings.max_streams}
-        return Ready(principal.name, server_name="tensorwire", server_version=__version__, limits=limits).pack()
+        return Ready(
+            principal.name,
+            models=principal.scope.models,
+            server_name="tensorwire",
+            server_version=__version__,
+            rate=principal.scope.rate,
+            limits=limits,
+        ).pack()
 
     def call(self, session: Session, stream_id: int, resolved: Resolved, body: memoryview) -> None:
         """Answer one service call, or end it with what was wrong."""
@@ -128,18 +136,21 @@ class Services:
             _check_payload(resolved, body)
             report = handler(session, stream_id, body)
             if report is not None:
-                self.reply(session, stream_id, resolved.model, report, END_STREAM)
+                sent = self.reply(session, stream_id, resolved.model, report, END_STREAM)
+                if self.front.audit is not None:
+                    self.front.audit.service(session, stream_id, resolved.model, sent, len(body))
         except BadRequest as refusal:
-            session.end(stream_id, refusal.status, str(refusal))
+            session.end(stream_id, refusal.status, str(refusal), asked=(resolved.model, ""))
         except CodecError as error:
-            session.end(stream_id, Status.INVALID_ARGUMENT, str(error))
+            session.end(stream_id, Status.INVALID_ARGUMENT, str(error), asked=(resolved.model, ""))
 
-    def reply(self, session: Session, stream_id: int, service: str, report: Packed, flags: int) -> None:
-        """Queue one reply message; the caller flushes."""
+    def reply(self, session: Session, stream_id: int, service: str, report: Packed, flags: int) -> int:
+        """Queue one reply message; the caller flushes. The bytes of its body."""
         encoded = self._encoder.encode(service, "", {_PAYLOAD: np.frombuffer(report.pack(), np.uint8)})
         session.connection.send(
             stream_id, encoded.meta, pack_extension(dims=encoded.dims), encoded.buffers, encoded.body_length, flags
         )
+        return encoded.body_length
 
     def report(self, models: list[Served], now: float) -> HealthReport:
         """The health of these models."""
@@ -147,18 +158,18 @@ class Services:
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
-    def _models(self, _session: Session, _stream_id: int, body: memoryview) -> ModelList:
+    def _models(self, session: Session, _stream_id: int, body: memoryview) -> ModelList:
         Fields(unpack_service(body), "$models")  # a map of nothing that this version knows
         return ModelList(
             tuple(
                 ModelEntry(served.spec.name, served.spec.version, State(served.engine.health().state.name.lower()))
-                for served in self.front.registry.all()
+                for served in self.front.registry.all(session.principal.sees)
             )
         )
 
-    def _describe(self, _session: Session, _stream_id: int, body: memoryview) -> Description:
+    def _describe(self, session: Session, _stream_id: int, body: memoryview) -> Description:
         request = DescribeRequest.unpack(body)
-        description = _description(self._find(request.model, request.version))
+        description = _description(self._find(session.principal, request.model, request.version))
         try:
             description.pack()
         except CodecError:  # more labels than a service message holds: they are a hint, the signature is not
@@ -167,7 +178,11 @@ class Services:
 
     def _health(self, session: Session, stream_id: int, body: memoryview) -> HealthReport | None:
         request = HealthRequest.unpack(body)
-        models = [self._find(request.model, "")] if request.model else list(self.front.registry.all())
+        principal = session.principal
+        if request.model:
+            models = [self._find(principal, request.model, "")]
+        else:
+            models = list(self.front.registry.all(principal.sees))
         if not request.watch:
             return self.report(models, monotonic())
         if len(session.watches) >= MAX_WATCHES:
@@ -179,10 +194,10 @@ class Services:
         watch.expired(monotonic())
         return None
 
-    def _find(self, name: str, version: str) -> Served:
-        served = self.front.registry.find(name, version)
+    def _find(self, principal: Principal, name: str, version: str) -> Served:
+        served = self.front.registry.find(name, version, principal.sees)
         if served is None:
-            raise BadRequest(Status.NOT_FOUND, self.front.registry.explain_missing(name, version))
+            raise BadRequest(Status.NOT_FOUND, self.front.registry.explain_missing(name, version, principal.sees))
         return served
 
 

@@ -25,6 +25,7 @@ from ...protocol import (
     Status,
 )
 from ...protocol.header import END_STREAM, WANT_TIMING
+from ..keys import EVERYTHING
 from .admission import certainly_late
 from .bodies import Bodies
 from .calls import Call, Refuse, Route, SessionTimer, body_length_text
@@ -32,6 +33,7 @@ from .drain import DRAINING, Drain
 from .open_calls import OpenCalls
 
 if TYPE_CHECKING:
+    from ..key_file import Key
     from .front import Door, Front
     from .services import Watch
     from .transport import ConnectionTransport
@@ -39,6 +41,14 @@ if TYPE_CHECKING:
 NO_NEW_STREAMS = (1 << 64) - 1
 """The last stream served while every one is: also GOAWAY's stream id while the last one is not known yet."""
 
+WATCHED = ("$health", "")  # the service call that a watch is
+
+_NOT_KNOWN = (
+    "authentication: a key that was revoked or has ended, or a certificate whose principal has no valid key or another "
+    "one than this; check both with whoever runs the server"
+)
+_REVOKED = "authentication: the key was revoked or has ended; ask whoever runs the server for another"
+_OLD = "this connection is as old as one may be; connect again"
 _ONE_MESSAGE = "a call is one message here: set END_STREAM on its first frame"
 
 
@@ -46,10 +56,12 @@ class Session(OpenCalls):
     """One connection from its HELLO to its end. `behind`: so many replies wait to be read that no more are kept."""
 
     __slots__ = (
+        "_age",
         "_authenticated",
         "_bodies",
         "_door",
         "_drain",
+        "_farewell",
         "_frame_began",
         "_frame_timer",
         "_front",
@@ -62,7 +74,12 @@ class Session(OpenCalls):
         "_unfinished",
         "behind",
         "certified",
+        "ended",
+        "key",
+        "key_id",
+        "peer",
         "principal",
+        "since",
         "watches",
     )
 
@@ -70,6 +87,7 @@ class Session(OpenCalls):
         self._transport = transport
         self._door = door
         self._now = monotonic()
+        self.key: Key | None = None  # what the peer has to prove, and then has proven
         connection = Connection(
             door.config,
             nonce=os.urandom(32),
@@ -78,11 +96,17 @@ class Session(OpenCalls):
             receive_buffer=front.receive_buffer,
             connection_id=os.urandom(8),
             boot_id=front.boot_id,
+            secret_of=None if front.keys is None else self._secret_of,
+            binding=door.binding(),
         )
-        super().__init__(front.deadlines, connection)
+        super().__init__(front.deadlines, connection, front.audit)
         self._front = front
+        self.peer: tuple[str, int] = ("", 0)  # address and port; none of a Unix socket
+        self.key_id = b""  # what the peer named, be it true or not
+        self.since = self._now
+        self.ended = ""  # why we closed, in one of a few fixed words
         self.certified = ""  # whom the client's certificate stands for
-        self.principal = front.anonymous
+        self.principal = front.principals.anonymous
         self._routes = self.principal.routes
         self.watches: dict[int, Watch] = {}
         self._bodies: Bodies | None = None  # made with the first big body: idle connections are many
@@ -94,6 +118,8 @@ class Session(OpenCalls):
         self._frame_began = self._now
         self._frame_timer: SessionTimer | None = None
         self._timer: SessionTimer | None = None
+        self._age: SessionTimer | None = None
+        self._farewell = DRAINING
         self._drain: Drain | None = None
 
     # -- events ----------------------------------------------------------------------------------------------------
@@ -167,7 +193,7 @@ class Session(OpenCalls):
             self.end(stream_id, Status.INVALID_ARGUMENT, text, route.served)
             return
         if stream_id > self._last_stream:
-            self.end(stream_id, Status.UNAVAILABLE, DRAINING, route.served)
+            self.end(stream_id, Status.UNAVAILABLE, self._farewell, route.served)
             return
         call = Call(stream_id, self, now, route, message.priority, self.principal.number, flags & WANT_TIMING != 0)
         aux = message.aux
@@ -193,7 +219,10 @@ class Session(OpenCalls):
         elif isinstance(event, MessageAborted):
             self._aborted(event.stream_id)
         elif isinstance(event, Authenticated):
-            self._authenticated = True
+            if not self._authenticated and not self._come_in():
+                self._front.connection_dropped("authentication", self, _NOT_KNOWN)
+                self.close(ErrorCode.AUTHENTICATION, _NOT_KNOWN)
+                return
             self._front.handshake_over(self)
             if not self.connection.closed:  # else what came with AUTH has ended it: the next event says how
                 self.connection.accept(self._front.services.ready(self.principal))
@@ -206,8 +235,73 @@ class Session(OpenCalls):
                 self._front.connection_dropped(ErrorCode(event.code).name.lower(), self, event.detail)
             self._over()
             self._transport.close()
-        elif not isinstance(event, Refused):  # a refusal was already answered by the core
+        elif isinstance(event, Refused):  # already answered by the core
+            if self._audit is not None:
+                self._audit.refused_by_core(self, event.stream_id, event.status)
+        else:
             self._front.connection_dropped("unexpected_event", self, type(event).__name__)
+
+    # -- who calls -------------------------------------------------------------------------------------------------
+
+    def _secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
+        """What the peer, which names this key, has to prove (protocol.SecretOf)."""
+        self.key_id = key_id
+        keys = self._front.keys
+        if keys is None:
+            raise RuntimeError("a server without keys asked for one")
+        key, valid = keys.find(key_id)
+        self.key = key if valid else None
+        return key.secret, valid
+
+    def _come_in(self) -> bool:
+        """The peer has proven its key, if it has one: from now on its calls are its principal's. False: it is nobody.
+
+        Comes before the first call, which may arrive with AUTH: a big one is asked about before its event.
+        """
+        front = self._front
+        name = self._named()
+        if name is None:
+            return False
+        if name:
+            scope = EVERYTHING if front.keys is None else front.keys.scope_of(name)
+            if scope is None:
+                return False
+            self.principal = front.principals.enter(name, scope)
+            self._routes = self.principal.routes
+            self._age = SessionTimer(self._grown_old)
+            front.deadlines.add(self._now + front.settings.session_seconds, self._age)
+        self._authenticated = True
+        return True
+
+    def _named(self) -> str | None:
+        """The name of the principal, "" for the anonymous one; None if this peer stands for nobody."""
+        keys = self._front.keys
+        if self.key is None or keys is None:
+            return self.certified if self.certified or self._front.settings.insecure else None
+        if not keys.holds(self.key) or self.certified not in {"", self.key.principal}:
+            return None
+        return self.key.principal
+
+    def still_known(self) -> bool:
+        """Whether what this connection came in with is still good. In the handshake: that is seen at its end."""
+        keys = self._front.keys
+        if keys is None or not self._authenticated or self.principal is self._front.principals.anonymous:
+            return True
+        return keys.scope_of(self.principal.name) is not None and (self.key is None or keys.holds(self.key))
+
+    def revoke(self) -> None:
+        """Its key is gone: end every call with that, then the connection."""
+        if self._lost:
+            return
+        for call in list(self.calls.values()):
+            self.cancel(call, Status.UNAUTHENTICATED, _REVOKED)
+        self.end_watches(Status.UNAUTHENTICATED, _REVOKED)
+        self._front.connection_dropped("revoked", self, _REVOKED)
+        self.close(ErrorCode.AUTHENTICATION, _REVOKED)
+
+    def _grown_old(self, _now: float) -> None:
+        self._farewell = _OLD
+        self.drain()
 
     # -- admission -------------------------------------------------------------------------------------------------
 
@@ -222,7 +316,7 @@ class Session(OpenCalls):
                 return found
             self._front.services.call(self, message.stream_id, found, message.body)
         except Refuse as refusal:
-            self.end(message.stream_id, refusal.status, refusal.message, refusal.served)
+            self.end(message.stream_id, refusal.status, refusal.message, refusal.served, asked=refusal.asked)
         return None
 
     def _reserve(
@@ -236,8 +330,12 @@ class Session(OpenCalls):
                 self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
             slab = self._bodies.reserve(stream_id, route, body_length, self._now)
         except Refuse as refusal:
-            if refusal.served is not None:
-                refusal.served.stats.call_done(refusal.status, 0.0)
+            served, asked = refusal.served, refusal.asked
+            if served is not None:
+                served.stats.call_done(refusal.status, 0.0)
+                asked = (served.spec.name, served.spec.version)
+            if self._audit is not None:
+                self._audit.refused_body(self, stream_id, refusal.status, asked)
             return Refusal(refusal.status, self.detail(stream_id, refusal.message))
         call = Call(stream_id, self, self._now, route, priority, self.principal.number, flags & WANT_TIMING != 0)
         call.slab = slab
@@ -248,10 +346,12 @@ class Session(OpenCalls):
         return slab.view
 
     def _big_route(self, stream_id: int, flags: int, ext: bytes, meta: bytes, body_length: int) -> Route:
+        if not self._authenticated and not self._come_in():
+            raise Refuse(Status.UNAUTHENTICATED, _NOT_KNOWN)
         if not flags & END_STREAM:
             raise Refuse(Status.UNIMPLEMENTED, _ONE_MESSAGE)
         if stream_id > self._last_stream:
-            raise Refuse(Status.UNAVAILABLE, DRAINING)
+            raise Refuse(Status.UNAVAILABLE, self._farewell)
         route = self._routes.get((ext, meta))
         if route is not None:
             self._front.metrics.cache_hits += 1
@@ -302,7 +402,7 @@ class Session(OpenCalls):
         watch = self.watches.pop(stream_id, None)
         if watch is not None:
             watch.stop()
-            self.end(stream_id, Status.CANCELLED, "cancelled by the caller", not_started=False)
+            self.end(stream_id, Status.CANCELLED, "cancelled by the caller", not_started=False, asked=WATCHED)
 
     # -- the end of the connection ---------------------------------------------------------------------------------
 
@@ -322,18 +422,24 @@ class Session(OpenCalls):
             self.close(ErrorCode.SHUTDOWN, DRAINING)
             return
         idle = not self.calls and not self.watches
-        self._drain = Drain(self.connection, self._front.deadlines, self._last_stream_known, monotonic(), idle=idle)
+        self._drain = Drain(
+            self.connection, self._front.deadlines, self._last_stream_known, monotonic(), self._farewell, idle=idle
+        )
         self._transport.flush()
 
     def _last_stream_known(self, _now: float) -> None:
         """Every stream the peer opened before it heard of the drain has arrived: none above is served."""
         self._last_stream = self.connection.last_stream_id
+        self.end_watches(Status.UNAVAILABLE, self._farewell)
+        self.connection.goaway(self._last_stream, ErrorCode.SHUTDOWN, self._farewell)
+        self.flush()
+
+    def end_watches(self, status: Status, message: str) -> None:
+        """No watch goes on; the caller flushes."""
         for stream_id, watch in self.watches.items():
             watch.stop()
-            self.end(stream_id, Status.UNAVAILABLE, DRAINING, not_started=False)
+            self.end(stream_id, status, message, not_started=False, asked=WATCHED)
         self.watches.clear()
-        self.connection.goaway(self._last_stream, ErrorCode.SHUTDOWN, DRAINING)
-        self.flush()
 
     def close(self, code: ErrorCode, detail: str) -> None:
         """Close the connection; calls in flight get no answer."""
@@ -377,11 +483,14 @@ class Session(OpenCalls):
         self.give_up()
         if self._bodies is not None:
             self._bodies.close()
-        for watch in self.watches.values():
+        for stream_id, watch in self.watches.items():
             watch.stop()
+            if self._audit is not None:
+                self._audit.refused(self, stream_id, Status.CANCELLED, WATCHED, started=True)
         self.watches.clear()
         self._front.deadlines.settle(self._timer)
         self._front.deadlines.settle(self._frame_timer)
+        self._front.deadlines.settle(self._age)
         if self._drain is not None:
             self._drain.close()
 

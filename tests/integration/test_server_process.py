@@ -63,7 +63,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
     models: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, "-m", "tensorwire.server", *arguments, "--log-level", "error"]
+    command = [sys.executable, "-m", "tensorwire.server", *arguments, "--insecure", "--log-level", "error"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=_environment(), check=False)
     assert result.returncode == 1
     assert result.stdout == ""
@@ -74,7 +74,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     write_model(tmp_path / "models", "broken", "raise RuntimeError('no weights')", flat())
-    command = [sys.executable, "-m", "tensorwire.server", "models", "--port", "0", "--admin-port", "0"]
+    command = [sys.executable, "-m", "tensorwire.server", "models", "--insecure", "--port", "0", "--admin-port", "0"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=_environment(), check=False)
     assert result.returncode == 1
     assert "broken" in result.stderr

@@ -67,9 +67,11 @@ def running_server(
     models: Path, *flags: str, env: dict[str, str] | None = None, log: Path | None = None
 ) -> Iterator[ServerProcess]:
     """A server on a free port, stopped at the end. Its log goes to stderr, which pytest shows if a test fails, or to a
-    file.
+    file. Without --keys it takes everybody.
     """
-    command = [sys.executable, "-m", "tensorwire.server", str(models), "--port", "0", "--admin-port", "0", *flags]
+    access = [] if "--keys" in flags else ["--insecure"]
+    ports = ["--port", "0", "--admin-port", "0"]
+    command = [sys.executable, "-m", "tensorwire.server", str(models), *ports, *access, *flags]
     with contextlib.ExitStack() as files:
         stderr = None if log is None else files.enter_context(log.open("wb"))
         environment = {**os.environ, **(env or {})}

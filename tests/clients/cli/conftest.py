@@ -81,7 +81,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def running_server(models: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server process over `models`: its URL and itself. Drained at the end, if it still runs."""
-    command = [sys.executable, "-m", "tensorwire", "serve", str(models), "--port", "0", "--no-admin"]
+    command = [sys.executable, "-m", "tensorwire", "serve", str(models), "--insecure", "--port", "0", "--no-admin"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -97,13 +97,14 @@ class FakeEngine:
 class FakeWire:
     """asyncio's transport: what was written, and how it was closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, peer: tuple[str, int] | None = None) -> None:
+        self.peer = peer
         self.written = b""
         self.eof = False
         self.aborted = False
 
-    def get_extra_info(self, name: str) -> None:
-        return None
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return self.peer if name == "peername" else None
 
     def set_write_buffer_limits(self, high: int) -> None:
         return None
@@ -136,8 +137,8 @@ class FakeWire:
 class Client:
     """One connection's other end. Reads only when told to."""
 
-    def __init__(self, harness: Harness) -> None:
-        wire: Any = FakeWire()
+    def __init__(self, harness: Harness, peer: tuple[str, int] | None = None) -> None:
+        wire: Any = FakeWire(peer)
         self.wire = wire
         self.harness = harness
         self.events: list[Event] = []
@@ -214,6 +215,12 @@ class Client:
         assert isinstance(events[0], Ended)
         return events[0]
 
+    def works(self) -> bool:
+        """Whether a call is answered."""
+        stream = self.open("m")
+        self.harness.finish(self.harness.engine.taken[-1])
+        return len(self.replies(stream)) == 1
+
     def replies(self, stream_id: int) -> list[Message]:
         return [event for event in self.read() if isinstance(event, Message) and event.stream_id == stream_id]
 
@@ -232,7 +239,7 @@ class Harness:
         self.loop: FakeLoop = loop
         self.registry = Registry()
         self.pool = SlabPool(16 << 20)
-        self.front = Front(load_settings(flags=dict(flags)), loop, self.registry, self.pool)
+        self.front = Front(load_settings(flags={"insecure": True, **dict(flags)}), loop, self.registry, self.pool)
         self.front.deadlines = Deadlines(loop.call_later, lambda: self.loop.now)
         self.engine = self.serve()
 

@@ -16,8 +16,8 @@ from tensorwire.server.engine.api import Prepared
 from tensorwire.server.front.admission import Admission, certainly_late
 from tensorwire.server.front.calls import Call, Refuse, Route
 from tensorwire.server.front.estimate import MIN_BATCHES
-from tensorwire.server.front.front import Principal
 from tensorwire.server.front.metrics import ModelStats
+from tensorwire.server.front.principals import Principal
 from tensorwire.server.registry import Registry, Served
 from tensorwire.server.settings import load_settings
 
