@@ -114,6 +114,9 @@ class ConnectionTransport:
         """Ask to be admitted."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=0)  # every write is tried at once
+        name = self._transport.get_extra_info("peername")
+        if isinstance(name, tuple):  # a Unix socket has none
+            self._session.peer = (str(name[0]), int(name[1]))
         if not self._front.admit(self._session):
             self._closing = True
             self._transport.abort()
