@@ -171,6 +171,8 @@ class Server:
     def reload(self) -> None:
         """Read the files of keys and certificates again, whether they seem to have changed or not."""
         self.front.look_at_keys(look=True)
+        if self.front.audit is not None:
+            self.front.audit.reopen()
         if self.certificates is not None:
             self.certificates.reload()
 
@@ -189,11 +191,6 @@ class Server:
         if self.front.audit is not None:
             self.front.audit.close()
         return clean
-
-    def hang_up(self) -> None:
-        """SIGHUP: files may have been replaced."""
-        if self.front.audit is not None:
-            self.front.audit.reopen()
 
     def describe(self) -> str:
         """One line for people: where the server is and what it serves."""
@@ -273,7 +270,6 @@ async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], 
     server = Server(models_dir, settings)
     await server.start()
     loop.add_signal_handler(signal.SIGHUP, server.reload)
-    loop.add_signal_handler(signal.SIGHUP, server.hang_up)
     gc.collect()
     gc.freeze()  # what start-up made stays: the collector need not look through it, for milliseconds, between two calls
     if not stopping.is_set():
