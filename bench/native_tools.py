@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -52,18 +53,19 @@ def built(program: Path) -> str:
     return str(program)
 
 
-def run(command: list[str]) -> str:
+def run(command: list[str], environment: dict[str, str] | None = None) -> str:
     """Run a load generator; return what it printed. Raises RuntimeError with the last line of its complaint."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    env = os.environ | (environment or {})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=env)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise RuntimeError(f"{Path(command[0]).name} ended with {done.returncode}: {said}")
     return done.stdout
 
 
-def load(name: str, *options: object) -> Sample:
+def load(name: str, *options: object, environment: dict[str, str] | None = None) -> Sample:
     """Run one of our load generators. A call that failed is an error: rates of failures mean nothing."""
-    return from_json(json.loads(run([built(LOAD / name), *map(str, options), "--json"])))
+    return from_json(json.loads(run([built(LOAD / name), *map(str, options), "--json"], environment)))
 
 
 def from_json(found: dict[str, Any]) -> Sample:

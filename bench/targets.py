@@ -1,4 +1,7 @@
-"""What is to be reached with MAC none, as data, and whether a run reached it. Stretch targets do not fail a run."""
+"""What is to be reached, with MAC none and signed, as data, and whether a run reached it.
+
+Stretch targets do not fail a run.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def at_least(text: str, work: str, peer: str, bound: float, **options: Any) -> T
     return Target(f"{text} >= {bound:g}", work, peer, bound, at_most=False, **options)
 
 
-REF, GRPC, OURS = "raw_echo", "grpc_aio", "ours"
+REF, GRPC, OURS, HMAC, GMAC = "raw_echo", "grpc_aio", "ours", "ours_hmac", "ours_gmac"
 TARGETS = (
     at_most("A p50, blocking client, x raw echo", "A.python", OURS, 1.15, other=REF),
     at_most("A p50, blocking client, x grpc.aio", "A.python", OURS, 0.25, other=GRPC),
@@ -92,6 +95,40 @@ TARGETS = (
     at_most("I, model's p99 under a flood, x alone", "I.flood", OURS, 3.0, other=OURS, other_work="I.alone"),
     at_most(
         "I, model's p99 under a flood, x alone", "I.flood", OURS, 1.5, other=OURS, other_work="I.alone", stretch=True
+    ),
+    at_most("HMAC, A p50, blocking client, x raw echo", "A.python", HMAC, 1.15, other=REF),
+    at_most("HMAC, A p50, blocking client, x grpc.aio", "A.python", HMAC, 0.25, other=GRPC),
+    at_least("HMAC, B native, 1 connection, x raw echo", "B.native.1", HMAC, 0.40, other=REF),
+    at_least("HMAC, B native, 1 connection, x raw echo", "B.native.1", HMAC, 0.50, other=REF, stretch=True),
+    at_least(
+        "HMAC, B native, 1 connection, pure Python server, x raw echo", "B.native.1", "ours_pure_hmac", 0.25, other=REF
+    ),
+    at_least("HMAC, B native, 1 connection, x grpc.aio", "B.native.1", HMAC, 80, other=GRPC),
+    at_least("HMAC, B native, 8 connections, x raw echo", "B.native.8", HMAC, 0.24, other=REF),
+    at_least("HMAC, B native, 8 connections, x raw echo", "B.native.8", HMAC, 0.35, other=REF, stretch=True),
+    at_least("HMAC, B own Python client, x raw echo's", "B.python", HMAC, 0.65, other=REF),
+    at_least("HMAC, B own Python client, x raw echo's", "B.python", HMAC, 0.85, other=REF, stretch=True),
+    at_least("HMAC, B own Python client, x grpc.aio", "B.python", HMAC, 20, other=GRPC),
+    at_most("GMAC, C p50, x raw echo", "C.python", GMAC, 2.0, other=REF),
+    at_most("GMAC, C p50, x pyzmq unsigned", "C.python", GMAC, 1.0, other="zmq_router", stretch=True),
+    at_least("GMAC, C req/s, x raw echo", "C.rate", GMAC, 0.5, other=REF),
+    at_least("GMAC, D MB/s, x raw echo", "D", GMAC, 0.6, other=REF),
+    at_least("HMAC, D MB/s, x raw echo", "D", HMAC, 0.25, other=REF),
+    at_least("HMAC, E, 8 connections, x in-process ceiling", "E.8x8", HMAC, 0.65, other="in_process"),
+    at_least("HMAC, E, 8 connections, x in-process ceiling", "E.8x8", HMAC, 0.80, other="in_process", stretch=True),
+    at_least("HMAC, E, 8 connections, x Mosec", "E.8x8", HMAC, 2.0, other="mosec_server"),
+    at_most("HMAC, F, KiB per idle authenticated connection", "F", HMAC, 8.0),
+    at_most("HMAC, B native, 8 connections, p99/p50", "B.native.8", HMAC, 4.0, field="tail"),
+    at_most("HMAC, B native, 8 connections, p99/p50", "B.native.8", HMAC, 2.5, field="tail", stretch=True),
+    at_most("GMAC, C native, 8 connections, p99/p50", "C.native.8", GMAC, 4.0, field="tail"),
+    at_most("GMAC, C native, 8 connections, p99/p50", "C.native.8", GMAC, 2.5, field="tail", stretch=True),
+    at_least(
+        "GMAC, C native, req/s of 8 connections, x 1 connection",
+        "C.native.8",
+        GMAC,
+        0.9,
+        other=GMAC,
+        other_work="C.native.1",
     ),
 )
 

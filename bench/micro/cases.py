@@ -20,6 +20,8 @@ from tensorwire.clients.aio_wire import Wire
 from tensorwire.clients.url import Address
 from tensorwire.codec import MetadataCache, TensorSpec, decode_metadata, dtype_by_name, encode_metadata
 from tensorwire.protocol.header import HEADER
+from tensorwire.protocol.records import SignedRecords
+from tensorwire.protocol.signing import make_mac
 
 CALLS = 512
 BATCH = 32
@@ -119,6 +121,27 @@ def header() -> Round:
         for number in range(CALLS):
             unpack(pack(162, 5, 0, 1, number, 0, 0, 72, 18, 0))
         end("header: pack and unpack", CALLS)
+
+    return run
+
+
+def records() -> Round:
+    """The tag of one record: a small call's 162 bytes, and a chunk of 256 KiB."""
+    chunk = bytes(262_144)
+
+    def run(end: End) -> None:
+        for name in ("hmac-sha256", "aes-256-gmac"):
+            mac = make_mac(name, bytes(32))
+            layer = SignedRecords(mac)
+            frame = HEADER.pack(130, 5, 0, 1, 1, 0, 0, 48, 18, 0) + bytes(130)
+            head = HEADER.pack(len(chunk), 6, 0, 2, 1, 0, 0, 0, 0, 0)
+            end("", 1)
+            for _ in range(CALLS):
+                layer.seal([frame], len(frame))
+            end(f"{name}: a record of 162 bytes", CALLS)
+            for _ in range(BATCH):
+                layer.seal([head, chunk], len(head) + len(chunk))
+            end(f"{name}: a record of 256 KiB", BATCH)
 
     return run
 
@@ -295,5 +318,6 @@ CASES: dict[str, Case] = {
     "image": partial(large_call, "first", IMAGE, "602,112 bytes", 1),
     "big": partial(large_call, "echo", BIG, "16 MiB", 1),
     "header": header,
+    "records": records,
     "metadata": metadata,
 }

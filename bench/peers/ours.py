@@ -1,11 +1,16 @@
 """tensorwire: a real `tensorwire serve`, no MAC; the blocking client one call at a time, the asyncio client for many,
 the load generator on the C client (clients/c/load) for native figures.
+
+The server also takes callers with the benchmark's key: `ours_hmac` and `ours_gmac` are these. It is on loopback and
+lives as long as the run, so that its key may be known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import inspect
 import os
 import sys
@@ -46,6 +51,9 @@ MODELS = {
 }
 #: calls in flight of the flood in I
 FLOOD = 64
+KEY = "bench:" + base64.urlsafe_b64encode(hashlib.sha256(b"tensorwire bench").digest()).decode().rstrip("=")
+#: what the unsigned peers say, so that a key in the environment changes nothing
+NO_KEY = ""
 
 
 def write_models(folder: Path) -> None:
@@ -78,8 +86,13 @@ def serve() -> None:
     """Run `tensorwire serve` on a free port and a Unix socket; it prints both."""
     folder = Path(tempfile.mkdtemp(prefix="tensorwire-bench-"))
     write_models(folder / "models")
-    where = ["--insecure", "--port", "0", "--unix", str(folder / "socket"), "--no-admin", "--log-level", "warning"]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorwire", "serve", str(folder / "models"), *where])
+    name, _, secret = KEY.partition(":")
+    keys = folder / "keys.toml"
+    keys.touch(mode=0o600)
+    keys.write_text(f'[[keys]]\nid = "{name}"\nsecret = "{secret}"\nprincipal = "bench"\nmodels = ["*"]\n')
+    trust = ["--keys", str(keys), "--insecure"]
+    where = ["--port", "0", "--unix", str(folder / "socket"), "--no-admin", "--log-level", "warning"]
+    os.execv(sys.executable, [sys.executable, "-m", "tensorwire", "serve", str(folder / "models"), *trust, *where])
 
 
 def tcp_url(address: str) -> str:
@@ -94,11 +107,16 @@ def unix_url(address: str) -> str:
 
 @contextlib.contextmanager
 def caller(
-    work: Work, address: str, spin: float | None = None, url: Callable[[str], str] = tcp_url
+    work: Work,
+    address: str,
+    spin: float | None = None,
+    url: Callable[[str], str] = tcp_url,
+    key: str = NO_KEY,
+    mac: str | None = None,
 ) -> Iterator[Callable[[], Any]]:
     """The blocking client."""
     tensor = {"x": works.request(work)}
-    with tensorwire.connect(url(address), spin=spin) as client:
+    with tensorwire.connect(url(address), spin=spin, key=key, mac=mac) as client:
         infer, model = client.infer, work.model
         yield lambda: infer(model, tensor)["y"]
 
@@ -109,7 +127,7 @@ def pipeline(work: Work, address: str) -> Iterator[tuple[Callable[[], Any], Call
     from collections import deque
 
     tensor, pending = {"x": works.request(work)}, deque[Any]()
-    with tensorwire.connect(tcp_url(address)) as client:
+    with tensorwire.connect(tcp_url(address), key=NO_KEY) as client:
         yield (
             lambda: pending.append(client.submit(work.model, tensor)),
             lambda: pending.popleft().result()["y"],
@@ -118,13 +136,19 @@ def pipeline(work: Work, address: str) -> Iterator[tuple[Callable[[], Any], Call
 
 @contextlib.asynccontextmanager
 async def callers(
-    work: Work, address: str, model: str = "", url: Callable[[str], str] = tcp_url
+    work: Work,
+    address: str,
+    model: str = "",
+    url: Callable[[str], str] = tcp_url,
+    key: str = NO_KEY,
+    mac: str | None = None,
 ) -> AsyncIterator[list[Callable[[], Any]]]:
     """The asyncio client, one a connection."""
     tensor, name = {"x": works.request(work)}, model or work.model
     async with contextlib.AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(await tensorwire.aio.connect(url(address))) for _ in range(work.connections)
+            await stack.enter_async_context(await tensorwire.aio.connect(url(address), key=key, mac=mac))
+            for _ in range(work.connections)
         ]
         if work.kind == "open":  # an open loop waits for a future; a coroutine would need a task
             yield [partial(client.submit, name, tensor) for client in clients]
@@ -137,7 +161,7 @@ def check(work: Work, reply: Any) -> None:
     works.check(work, reply if isinstance(reply, np.ndarray) else reply["y"])
 
 
-def native(work: Work, address: str, calls: int) -> Sample:
+def native(work: Work, address: str, calls: int, key: str = NO_KEY, mac: str = "none") -> Sample:
     """clients/c/load's twire-load: the C client, which compares replies with what they must be now and then."""
     x, y = ("x".join(map(str, shape)) for shape in (work.shape, work.reply_shape))
     model = [
@@ -151,7 +175,8 @@ def native(work: Work, address: str, calls: int) -> Sample:
         f"y=float32:{y}",
     ]
     numbers = ["--connections", work.connections, "--in-flight", work.in_flight // work.connections, "--calls", calls]
-    return native_tools.load("twire-load", *model, *(["--echo"] if work.model == "echo" else []), *numbers)
+    options = [*model, "--mac", mac, *(["--echo"] if work.model == "echo" else []), *numbers]
+    return native_tools.load("twire-load", *options, environment={"TENSORWIRE_KEY": key})
 
 
 def isolation(work: Work, address: str, calls: int) -> Sample:
@@ -164,7 +189,10 @@ async def model_times(work: Work, address: str, calls: int) -> Sample:
     small = {"x": np.ones(SMALL, np.float32)}
     times: list[float] = []
     url = tcp_url(address)
-    async with await tensorwire.aio.connect(url) as client, await tensorwire.aio.connect(url) as flooding:
+    async with (
+        await tensorwire.aio.connect(url, key=NO_KEY) as client,
+        await tensorwire.aio.connect(url, key=NO_KEY) as flooding,
+    ):
 
         async def flood() -> None:
             while True:
