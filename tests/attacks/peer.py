@@ -118,13 +118,17 @@ AUTH = frame(FrameType.AUTH)
 class Raw:
     """A socket that has shaken hands, unless told not to."""
 
-    def __init__(self, address: tuple[str, int], *, hands: bool = True, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, address: tuple[str, int], *, hands: bool = True, receive_buffer: int = 0, source: str = ""
+    ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(TIMEOUT)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._buffer = b""
         try:
+            if source:
+                self.socket.bind((source, 0))
             self.socket.connect(address)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hands:
