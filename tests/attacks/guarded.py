@@ -9,7 +9,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from tests.attacks.signed import Insider, Sealer, entries_of, with_entries
 from tests.integration.models import write_models
 from tests.support.server import running_server
 
-SECRETS = {"alice": os.urandom(32), "mallory": os.urandom(32), "late": os.urandom(32), "early": os.urandom(32)}
+SECRETS = {"alice": os.urandom(32), "mallory": os.urandom(32), "ended": os.urandom(32), "early": os.urandom(32)}
 """The keys of the server. Mallory has a good one and bad manners; one key has ended, one has not begun."""
 
-_VALID = {"late": "not_after = 2020-01-01T00:00:00Z", "early": "not_before = 2120-01-01T00:00:00Z"}
+_VALID = {"ended": "not_after = 2020-01-01T00:00:00Z", "early": "not_before = 2120-01-01T00:00:00Z"}
 
 
 def key_file(path: Path) -> Path:
@@ -76,6 +76,13 @@ class Stranger(Raw):
         """The server's next frame, raw."""
         header = self._read(HEADER_SIZE)
         return header + self._read(HEADER.unpack(header)[0])
+
+    def until_end(self) -> bytes:
+        """All bytes until the server closes, which it must."""
+        with suppress(ConnectionResetError):
+            while piece := self.socket.recv(1 << 16):
+                self._buffer += piece
+        return self._buffer
 
 
 class Guest(Stranger):
