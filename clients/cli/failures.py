@@ -23,6 +23,7 @@ from ..errors import (
     InvalidURL,
     NotFound,
     TensorwireError,
+    Unauthenticated,
     printable,
 )
 
@@ -76,7 +77,7 @@ def failure_of(error: TensorwireError, url: str = "") -> Failure:
     text = str(error)
     if isinstance(error, InvalidURL | InvalidInput | InvalidKey):
         return Failure(text, ExitCode.USAGE)
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, AuthenticationError | Unauthenticated):
         return Failure(text, ExitCode.KEY)
     if isinstance(error, ConnectFailed):
         text = text if text.endswith((".", "?")) else f"{text}."

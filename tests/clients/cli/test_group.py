@@ -45,6 +45,7 @@ def test_each_help_has_examples_and_fits_its_width(name: str) -> None:
     assert result.exit_code == 0
     assert "Examples:" in result.output
     assert f"tensorwire {name}" in result.output.partition("Examples:")[2]
+    assert ("--key-file robot.key" in result.output) == (name != "decode")
 
 
 @pytest.mark.parametrize("name", [*BUILT_IN])
@@ -112,6 +113,7 @@ def test_a_plugged_command_that_does_not_load_is_named_and_spoils_nothing(monkey
         (["send", "m", "--input", "x=1", "--output", "xml"], "'xml' is no output format"),
         (["send", "m", "--input", "nothing"], "expected NAME=@FILE"),
         (["send", "m", "--input", "x=1", "--url", "http://h"], "unknown scheme 'http'"),
+        (["models", "--url", "tw://192.0.2.1"], "without a key"),
         (["bench", "m", "--rate", "0"], "--rate"),
         (["bench", "m", "--duration", "1s", "--requests", "1"], "exclude each other"),
         (["ping", "--count", "0"], "--count"),
@@ -142,9 +144,12 @@ def test_nobody_listening_is_exit_code_3_and_says_what_to_do() -> None:
         (errors.remote_error(Status.DEADLINE_EXCEEDED, "", request_id="ab-1"), ExitCode.DEADLINE),
         (errors.LocalDeadlineExceeded("late"), ExitCode.DEADLINE),
         (errors.ConnectFailed("nobody"), ExitCode.NO_CONNECTION),
+        (errors.AuthenticationError("who are you"), ExitCode.KEY),
+        (errors.remote_error(Status.UNAUTHENTICATED, "revoked", request_id="ab-1"), ExitCode.KEY),
         (errors.ConnectionLost("gone"), ExitCode.LOST),
         (errors.BadReply("garbage"), ExitCode.LOST),
         (errors.InvalidURL("what"), ExitCode.USAGE),
+        (errors.InvalidKey("what"), ExitCode.USAGE),
         (errors.InvalidInput("no"), ExitCode.USAGE),
     ],
 )
