@@ -124,10 +124,9 @@ def work_of(act: Callable[[], object]) -> Work:
 def refused_work(store: KeyStore, key_id: bytes, secret: bytes) -> Work:
     connection = server(store)
     first = hello(key_id)
-    said: list[bytes] = []
-    work = work_of(lambda: (feed(connection, PREFACE + first), said.append(wire_bytes(connection))))
-    answer = Insider(first, said[0], secret).auth()
-    return work + work_of(lambda: (feed(connection, answer), wire_bytes(connection)))
+    work = work_of(lambda: feed(connection, PREFACE + first))
+    answer = Insider(first, wire_bytes(connection), secret).auth()
+    return work + work_of(lambda: feed(connection, answer))
 
 
 @pytest.mark.skipif(not signing.__file__.endswith(".py"), reason="compiled functions are not seen one by one")
@@ -206,7 +205,7 @@ def test_a_server_that_left_out_one_proof_would_be_found_out(store: KeyStore, mo
     dummies: set[int] = set()
 
     def begin(self: signing.KeySchedule, secret: bytes, *rest: bytes) -> None:
-        schedule(self, secret, *rest)  # type: ignore[arg-type] # three of them
+        schedule(self, secret, *rest)
         (dummies.add if secret == nobody else dummies.discard)(id(self))
 
     def hasty(self: signing.KeySchedule, frame: bytes) -> bytes:
