@@ -42,9 +42,6 @@ _NO_PROOF: Final = bytes(PROOF_SIZE)
 REFUSED: Final = (
     "authentication: unknown key, wrong secret, or a key that is not valid now; check both with whoever runs the server"
 )
-KEY_WANTED: Final = (
-    "authentication: this server takes callers with a key only; give the client one (key=, or TENSORWIRE_KEY)"
-)
 NO_KEYS: Final = "authentication: this server has no keys and takes callers without one only; call without a key"
 NOT_THE_SERVER: Final = (
     "authentication: the server's proof does not fit this key: it does not know the key id, or has another secret for"
@@ -237,7 +234,7 @@ class Control(Calls):
         config, writer = self.config, self._writer
         choice = handshake.choose(config, hello)
         if not hello.key_id and not config.keyless:
-            raise ProtocolError(ErrorCode.AUTHENTICATION, KEY_WANTED)
+            raise ProtocolError(ErrorCode.AUTHENTICATION, handshake.KEY_WANTED)
         if hello.key_id and self._secret_of is None:
             raise ProtocolError(ErrorCode.AUTHENTICATION, NO_KEYS)
         self._hello = hello

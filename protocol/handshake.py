@@ -32,6 +32,10 @@ PROOF: Final = 13
 MAC_NUMBERS: Final[dict[str, int]] = {"none": 0, "hmac-sha256": 1, "aes-256-gmac": 2}
 MAC_NAMES: Final[dict[int, str]] = {number: name for name, number in MAC_NUMBERS.items()}
 
+KEY_WANTED: Final = (
+    "authentication: this server takes callers with a key only; give the client one (key=, or TENSORWIRE_KEY)"
+)
+
 _ENTRY: Final = Struct("<HH")
 _VERSIONS: Final = Struct("<HH")
 _DRAFT: Final = Struct("<I")
@@ -216,7 +220,7 @@ def parse_hello(raw: bytes) -> Hello:
 
 
 def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
-    """The server's pick of version, features and MAC; raises ProtocolError (VERSION, FEATURE, MAC)."""
+    """The server's pick of version, features and MAC; raises ProtocolError (VERSION, FEATURE, MAC, AUTHENTICATION)."""
     low, high = max(hello.version_min, config.version_min), min(hello.version_max, config.version_max)
     if low > high or hello.version_min > hello.version_max or hello.draft != config.draft:
         raise ProtocolError(
@@ -238,6 +242,8 @@ def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
             if mac and not hello.key_id:
                 raise ProtocolError(ErrorCode.HANDSHAKE, f"handshake: MAC {MAC_NAMES[mac]} without a KEY_ID")
             return high, chosen, mac
+    if not hello.key_id and not config.keyless:
+        raise ProtocolError(ErrorCode.AUTHENTICATION, KEY_WANTED)
     names = [MAC_NAMES.get(mac, str(mac)) for mac in hello.macs]
     raise ProtocolError(
         ErrorCode.MAC, f"mac: client offers {', '.join(names)}, server allows {', '.join(config.mac_algorithms)}"

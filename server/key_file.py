@@ -88,15 +88,15 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 def read_text(path: Path) -> str:
     """The text of a key file. Raises KeyFileError, also if somebody else could have read or written it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - closed below
     except FileNotFoundError:
         raise KeyFileError(
             f"key file {str(path)!r} does not exist; make one with: tensorwire keys new --principal NAME {path}"
         ) from None
     except OSError as error:
         raise KeyFileError(f"key file {str(path)!r} cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        _check_guarded(path, os.fstat(descriptor))
+    with file:
+        _check_guarded(path, os.fstat(file.fileno()))
         raw = file.read(FILE_BYTES + 1)
     if len(raw) > FILE_BYTES:
         raise KeyFileError(f"key file {str(path)!r} is longer than {FILE_BYTES} bytes; is it the right file?")
@@ -104,6 +104,10 @@ def read_text(path: Path) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         raise KeyFileError(f"key file {str(path)!r} is no UTF-8 text; is it the right file?") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would keep the loop for ever
 
 
 def _check_guarded(path: Path, status: os.stat_result) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,9 @@ from tensorwire.protocol.header import END_STREAM
 from tensorwire.server.engine.api import BatchResult, Failure, Health, HealthState, Prepared
 from tensorwire.server.front.calls import Call
 from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.front import Front
+from tensorwire.server.front.front import Door, Front
+from tensorwire.server.key_file import Key
+from tensorwire.server.keys import KeyStore
 from tensorwire.server.registry import Registry, Served
 from tensorwire.server.settings import load_settings
 
@@ -137,14 +140,24 @@ class FakeWire:
 class Client:
     """One connection's other end. Reads only when told to."""
 
-    def __init__(self, harness: Harness, peer: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        harness: Harness,
+        peer: tuple[str, int] | None = None,
+        *,
+        key: Key | None = None,
+        door: Door | None = None,
+    ) -> None:
         wire: Any = FakeWire(peer)
         self.wire = wire
         self.harness = harness
         self.events: list[Event] = []
-        self.protocol: Any = harness.front.make_protocol(harness.front.door("tcp"))
+        self.protocol: Any = harness.front.make_protocol(door or harness.front.door("tcp"))
         self.protocol.connection_made(wire)
-        self.core = Connection(Config(role=Role.CLIENT), nonce=bytes(32), now=harness.loop.now)
+        config = Config(role=Role.CLIENT)
+        if key is not None:
+            config = replace(config, mac_algorithms=("hmac-sha256",), key_id=key.id.encode(), secret=key.secret)
+        self.core = Connection(config, nonce=bytes(32), now=harness.loop.now)
         self._encoder = Encoder()
 
     def connect(self) -> Client:
@@ -234,29 +247,30 @@ class Client:
 class Harness:
     """A front with one model "m" behind a FakeEngine."""
 
-    def __init__(self, *flags: tuple[str, str]) -> None:
+    def __init__(self, *flags: tuple[str, str], keys: KeyStore | None = None) -> None:
         loop: Any = FakeLoop()
         self.loop: FakeLoop = loop
         self.registry = Registry()
         self.pool = SlabPool(16 << 20)
-        self.front = Front(load_settings(flags={"insecure": True, **dict(flags)}), loop, self.registry, self.pool)
+        settings = load_settings(flags={"insecure": True, **dict(flags)})
+        self.front = Front(settings, loop, self.registry, self.pool, keys=keys)
         self.front.deadlines = Deadlines(loop.call_later, lambda: self.loop.now)
         self.engine = self.serve()
 
-    def serve(self, version: str = "1") -> FakeEngine:
+    def serve(self, version: str = "1", name: str = "m") -> FakeEngine:
         engine = FakeEngine()
         spec: Any = SimpleNamespace(
-            name="m", version=version, max_queue=64, max_wait=0.0, backend="python", device="cpu", max_batch=8,
+            name=name, version=version, max_queue=64, max_wait=0.0, backend="python", device="cpu", max_batch=8,
             inputs=(), outputs=(), images=(), labels=(),
         )  # fmt: skip
         made: Any = engine
         engine.spec = spec
-        self.served = Served(spec, made, "inline", self.front.metrics.model("m", version))
+        self.served = Served(spec, made, "inline", self.front.metrics.model(name, version))
         self.registry.add(self.served)
         return engine
 
-    def client(self) -> Client:
-        return Client(self).connect()
+    def client(self, key: Key | None = None) -> Client:
+        return Client(self, key=key).connect()
 
     def finish(self, *calls: Call) -> None:
         """The engine echoes these calls, one batch."""
