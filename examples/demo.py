@@ -1,8 +1,9 @@
 """The demo: photos through a real image classifier, by the blocking client, the asyncio client and the command line;
 then load.
 
-It starts `tensorwire serve` on a free loopback port, ends it again also on Ctrl-C, and fails if a known photo is not
-recognised. Needs the extra `demo` and the photos in scikit-image's package: `make demo` installs both.
+It makes a key with `tensorwire keys new`, starts `tensorwire serve` on a free loopback port, ends it again also on
+Ctrl-C, and fails if a known photo is not recognised. Every call is signed with the key. Needs the extra `demo` and the
+photos in scikit-image's package: `make demo` installs both.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Server:
-    """Where the demo's server listens."""
+    """Where the demo's server listens, and the file with the key to call it."""
 
     url: str
     admin_url: str
+    key: Path
 
 
 def main() -> None:
@@ -66,13 +68,14 @@ def main() -> None:
     photos = {name: prepare(find_photos() / name) for name in PHOTOS}
     with running_server() as server:
         console.print(f"ready after {time.monotonic() - began:.1f} s\n")
-        labels = with_blocking_client(server.url, photos)
-        asyncio.run(with_asyncio_client(server.url, photos, labels))
-        with_command_line(server.url)
+        show_keys(server)
+        labels = with_blocking_client(server, photos)
+        asyncio.run(with_asyncio_client(server, photos, labels))
+        with_command_line(server)
         before = batch_sizes(server.admin_url)
-        report = asyncio.run(under_load(server.url, photos, seconds))
+        report = asyncio.run(under_load(server, photos, seconds))
         show_load(report, batch_sizes(server.admin_url), before)
-        explain_batches(server.url)
+        explain_batches(server)
     console.print(f"done in {time.monotonic() - began:.1f} s; the server has drained and stopped")
 
 
@@ -105,10 +108,14 @@ def prepare(path: Path) -> Photo:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """A `tensorwire serve` of its own on free ports. It is told to drain at the end, and killed if it does not."""
-    arguments = ["serve", str(EXAMPLES / "models"), "--port", "0", "--admin-port", "0"]
-    console.print("$ tensorwire serve examples/models --port 0 --admin-port 0")
-    with tempfile.TemporaryFile("w+") as log:
+    """A `tensorwire serve` of its own on free ports, with a key of its own. It is told to drain at the end, and killed
+    if it does not.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+        keys, key = Path(folder, "keys.toml"), Path(folder, "demo.key")
+        make_key(keys, key)
+        arguments = ["serve", str(EXAMPLES / "models"), "--keys", str(keys), "--port", "0", "--admin-port", "0"]
+        console.print("$ tensorwire serve examples/models --keys keys.toml --port 0 --admin-port 0")
         command = [sys.executable, "-m", "tensorwire", *arguments]
         # A session of its own: Ctrl-C reaches this process alone, which then ends the server in order.
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
@@ -120,9 +127,29 @@ def running_server() -> Iterator[Server]:
                 log.seek(0)
                 stop(f"the server did not start:\n{line}{log.read()}")
             console.print(line.rstrip(), soft_wrap=True)
-            yield Server(url=ready[1], admin_url=ready[2])
+            yield Server(url=ready[1], admin_url=ready[2], key=key)
         finally:
             _end(process)
+
+
+def make_key(keys: Path, key: Path) -> None:
+    """A key for the server's file `keys`, and the client's half of it in the file `key`."""
+    console.print("$ tensorwire keys new --principal demo --out demo.key keys.toml")
+    command = [sys.executable, "-m", "tensorwire", "keys", "new", "--principal", "demo", "--out", str(key), str(keys)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        stop(f"tensorwire keys new failed (exit code {made.returncode}): {made.stderr}")
+
+
+def show_keys(server: Server) -> None:
+    """Say who calls; and that nobody else may."""
+    key_id = server.key.read_text().partition(":")[0]
+    try:
+        tensorwire.connect(server.url, key="").close()
+    except tensorwire.errors.AuthenticationError:
+        console.print(f"without a key: refused; every call below is signed with key {key_id}\n")
+    else:
+        stop("the server took a caller without a key")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -137,10 +164,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 # --- both clients and the command line --------------------------------------------------------------------------------
 
 
-def with_blocking_client(url: str, photos: dict[str, Photo]) -> tuple[str, ...]:
+def with_blocking_client(server: Server, photos: dict[str, Photo]) -> tuple[str, ...]:
     """Each photo in a call of its own, with its timing; returns the model's labels."""
     console.rule("blocking client", align="left")
-    with tensorwire.connect(url) as client:
+    with tensorwire.connect(server.url, key=server.key) as client:
         labels = tuple(client.describe(MODEL).labels)
         client.infer(MODEL, {"x": photos[PHOTOS[0]]})  # the first call pays for caches on both sides
         results = {name: client.infer(MODEL, {"x": photo}, timing=True) for name, photo in photos.items()}
@@ -150,10 +177,10 @@ def with_blocking_client(url: str, photos: dict[str, Photo]) -> tuple[str, ...]:
     return labels
 
 
-async def with_asyncio_client(url: str, photos: dict[str, Photo], labels: tuple[str, ...]) -> None:
+async def with_asyncio_client(server: Server, photos: dict[str, Photo], labels: tuple[str, ...]) -> None:
     """All photos at once over one connection: the server batches what arrives together."""
     console.rule("asyncio client, all photos at once", align="left")
-    async with await tensorwire.aio.connect(url) as client:
+    async with await tensorwire.aio.connect(server.url, key=server.key) as client:
         replies = await asyncio.gather(*(client.infer(MODEL, {"x": photo}, timing=True) for photo in photos.values()))
     results = dict(zip(photos, replies, strict=True))
     show_labels(results, labels)
@@ -161,13 +188,14 @@ async def with_asyncio_client(url: str, photos: dict[str, Photo], labels: tuple[
     check_expected(results, labels)
 
 
-def with_command_line(url: str) -> None:
+def with_command_line(server: Server) -> None:
     """The same photo as a user would send it from a shell."""
     console.rule("command line", align="left")
     photo = find_photos() / EXPECTED[0]
-    console.print(f"$ tensorwire send {MODEL} --input x=@{photo.name} --top 3 --timing")
+    console.print(f"$ tensorwire send {MODEL} --input x=@{photo.name} --top 3 --timing --key-file demo.key")
     command = [sys.executable, "-m", "tensorwire", "send", MODEL, "--input", f"x=@{photo}", "--top", "3", "--timing"]
-    reply = subprocess.run([*command, "--url", url], capture_output=True, text=True, check=False)
+    where = ["--url", server.url, "--key-file", str(server.key)]
+    reply = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
     if reply.returncode:
         stop(f"tensorwire send failed (exit code {reply.returncode}): {reply.stderr}")
     console.print(reply.stdout)
@@ -223,7 +251,7 @@ def check_expected(results: dict[str, Any], labels: tuple[str, ...]) -> None:
 # --- load -------------------------------------------------------------------------------------------------------------
 
 
-async def under_load(url: str, photos: dict[str, Photo], seconds: float) -> Report:
+async def under_load(server: Server, photos: dict[str, Photo], seconds: float) -> Report:
     """A few seconds of callers who send photos as fast as they get answers."""
     console.rule(f"load: {LOAD_CALLERS} callers for {seconds:.0f} s", align="left")
     inputs = {"x": photos[EXPECTED[0]]}
@@ -234,7 +262,7 @@ async def under_load(url: str, photos: dict[str, Photo], seconds: float) -> Repo
         TextColumn("{task.fields[calls]} calls"),
         console=console,
     )
-    async with await tensorwire.aio.connect(url) as client:
+    async with await tensorwire.aio.connect(server.url, key=server.key) as client:
         with bar:
             task = bar.add_task("load", total=1.0, calls=0)
 
@@ -269,9 +297,9 @@ def show_load(report: Report, after: dict[str, int], before: dict[str, int]) -> 
     console.print()
 
 
-def explain_batches(url: str) -> None:
+def explain_batches(server: Server) -> None:
     """Say why the batches are as large as they are: the server measured what they bring when it loaded the model."""
-    with tensorwire.connect(url) as client:
+    with tensorwire.connect(server.url, key=server.key) as client:
         most, rows = client.describe(MODEL).max_batch, client.health(MODEL).models[0].effective_max_batch
     if rows < most:
         console.print(

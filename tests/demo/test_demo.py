@@ -46,6 +46,7 @@ def test_the_demo_recognises_its_photos_and_leaves_nothing_running() -> None:
     assert len(re.findall(r"^coffee\s+espresso 0\.95", output, re.MULTILINE)) == 2
     assert re.search(r"^espresso\s+0\.95", output, re.MULTILINE)
     assert "tripod 0.9" in output
+    assert re.search(r"without a key: refused; every call below is signed with key demo-\w+", output)
     for shown in ("requests/s", "p99", "batches", "compute", "round"):
         assert shown in output
     assert_gone(port_of(output))
