@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,6 +102,8 @@ def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not host:
+            raise ValueError("the name of a host is empty") from None
         return x509.DNSName(host)
 
 
@@ -168,16 +171,19 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _advice(out: Path, client: str) -> str:
-    serve = f"tensorwire serve models/ --tls-port 7413 --tls-cert {out}/server.pem --tls-key {out}/server.key"
+    ca, cert, key, own_cert, own_key = (shlex.quote(str(out / name)) for name in FILES)
+    serve = f"tensorwire serve models/ --no-tcp --tls-port 7413 --tls-cert {cert} --tls-key {key}"
+    call = "tensorwire models --url tws://localhost:7413"
+    name = shlex.quote(f"{client}={client}")
     return f"""\
 {out}: a CA, a server certificate and a client certificate, for {DAYS} days. For trying only.
 
-TLS:
-  {serve}
-  TENSORWIRE_TLS_CA={out}/ca.pem tensorwire models --url tws://localhost:7413
+TLS, for everybody who reaches the port (with keys: --keys FILE in the place of --insecure, see tensorwire keys new):
+  {serve} --insecure
+  TENSORWIRE_TLS_CA={ca} {call}
 
-TLS with client certificates (mTLS), the client being the principal {client!r}:
+TLS with client certificates (mTLS), where the client is the principal {client!r}:
   {serve} \\
-    --tls-client-ca {out}/ca.pem --tls-principals {client}={client}
-  TENSORWIRE_TLS_CA={out}/ca.pem TENSORWIRE_TLS_CLIENT_CERT={out}/client.pem \\
-    TENSORWIRE_TLS_CLIENT_KEY={out}/client.key tensorwire models --url tws://localhost:7413"""
+    --tls-client-ca {ca} --tls-principals {name}
+  TENSORWIRE_TLS_CA={ca} TENSORWIRE_TLS_CLIENT_CERT={own_cert} \\
+    TENSORWIRE_TLS_CLIENT_KEY={own_key} {call}"""

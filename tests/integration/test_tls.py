@@ -22,7 +22,14 @@ from click.testing import CliRunner
 
 import tensorwire
 from tensorwire.clients import aio
-from tensorwire.clients.errors import AuthenticationError, ConnectFailed, DeadlineExceeded, InvalidInput, LocalCancelled
+from tensorwire.clients.errors import (
+    AuthenticationError,
+    ConnectFailed,
+    DeadlineExceeded,
+    InvalidInput,
+    LocalCancelled,
+    TensorwireError,
+)
 from tensorwire.clients.keys import Credentials
 from tensorwire.clients.url import Address
 from tensorwire.protocol import Connection, FrameType
@@ -180,7 +187,7 @@ def test_a_reader_that_is_slow_gets_all_of_it(url: str, certificates: Certificat
 # -- what the client refuses
 
 
-def both_fail(url: str, **options: Any) -> list[ConnectFailed | InvalidInput]:
+def both_fail(url: str, **options: Any) -> list[TensorwireError]:
     """The errors of both clients."""
     with pytest.raises((ConnectFailed, InvalidInput)) as blocking:
         tensorwire.connect(url, key="", timeout=5.0, **options)
