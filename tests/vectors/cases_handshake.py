@@ -79,6 +79,7 @@ def hello_entries() -> list[Vector]:
         _bad_hello("a required feature that the server has not", "9.5", FEATURE, hello(t4=u16s(4, 0x0A0A), t5=u16s(4))),
         _bad_hello("a required feature that is not offered", "9.5", HANDSHAKE, hello(t4=_OFFER, t5=u16s(4))),
         _bad_hello("no common MAC", "9.5", MAC, hello(t6=b"\x02\xfe")),
+        _bad_hello("a key at a server that has none", "9.7", AUTHENTICATION, hello(t7=b"k")),
     ]
     for kind in (1, 2, 3, 4, 6, 8):
         found.append(_bad_hello(f"without entry {kind}", "9.3", HANDSHAKE, hello(**{f"t{kind}": None})))

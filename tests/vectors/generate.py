@@ -18,11 +18,15 @@ from tests.vectors import (
     cases_frames,
     cases_handshake,
     cases_messages,
+    cases_records,
     cases_sessions,
+    cases_signed,
     cases_streams,
     cases_tensors,
 )
 from tests.vectors.case import CONFIG, PRELUDE, Vector
+from tests.vectors.record_parts import CHUNK_SIZE
+from tests.vectors.signed_case import NOTES, Group, numbered, signed_config
 
 HERE = Path(__file__).resolve().parent
 FILES: dict[str, Callable[[], list[Vector]]] = {
@@ -39,6 +43,10 @@ FILES: dict[str, Callable[[], list[Vector]]] = {
     "draft/messages": cases_messages.messages,
     "draft/clock": cases_clock.clock,
 }
+SIGNED: dict[str, tuple[Callable[[], list[Group]], dict[str, object]]] = {
+    "draft/signed_handshake": (cases_signed.handshakes, signed_config()),
+    "draft/records": (cases_records.records, signed_config(chunk=CHUNK_SIZE)),
+}
 # all others: connection
 KINDS = {
     "draft/extension": "extension",
@@ -50,6 +58,8 @@ KINDS = {
 
 def render(name: str) -> str:
     """The text of one file."""
+    if name in SIGNED:
+        return _signed(name)
     vectors = FILES[name]()
     head: dict[str, object] = {
         "spec": {"version": 1, "draft": 1},
@@ -64,10 +74,25 @@ def render(name: str) -> str:
     return json.dumps(head, indent=1) + "\n"
 
 
+def _signed(name: str) -> str:
+    make, config = SIGNED[name]
+    groups, count = numbered(make())
+    head = {
+        "spec": {"version": 1, "draft": 1},
+        "status": "draft",
+        "kind": "signed",
+        "config": config,
+        "notes": NOTES,
+        "number_of_tests": count,
+        "groups": groups,
+    }
+    return json.dumps(head, indent=1) + "\n"
+
+
 def main(arguments: list[str]) -> int:
     """Write or check all files; 1 if a check found a difference."""
     stale = []
-    for name in FILES:
+    for name in (*FILES, *SIGNED):
         path = HERE / f"{name}.json"
         text = render(name)
         if "--check" in arguments:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,21 @@ def load(kind: str) -> Iterator[tuple[str, Json, Json]]:
     """(id, file, vector) of every vector of a kind."""
     for path in sorted(HERE.glob("*/*.json")):
         file = json.loads(path.read_text())
-        if file["kind"] == kind:
+        if file["kind"] == kind == "signed":
+            for group in file["groups"]:
+                yield from _of_group(path.stem, file, group)
+        elif file["kind"] == kind:
             for vector in file["vectors"]:
                 yield f"{path.stem}: {vector['name']}", file, vector
+
+
+def _of_group(stem: str, file: Json, group: Json) -> Iterator[tuple[str, Json, Json]]:
+    """The tests of a group as vectors of a file; what its connections are configured with is the group's too."""
+    config = file["config"] | {key: value for key, value in group.items() if key not in {"tests", "prelude"}}
+    alone = {"config": config, "prelude": group.get("prelude", {})}
+    for test in group["tests"]:
+        name = f"{stem} {test['id']}: {group['comment']}: {test['comment']}"
+        yield name, alone, test | {"name": test["comment"], "valid": test["result"] == "valid"}
 
 
 def unpack(parts: list[Any]) -> bytes:
@@ -35,6 +48,18 @@ def unpack(parts: list[Any]) -> bytes:
 def whole(parts: list[Any]) -> Iterator[bytes]:
     """All bytes of a step at once."""
     yield unpack(parts)
+
+
+def edges(parts: list[Any]) -> Iterator[bytes]:
+    """Cut at, before and behind each place where something of a record begins or ends."""
+    data, at, cuts = unpack(parts), 0, {0}
+    while at + 4 <= len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        for place in (at, at + 4, at + 36, end, end + 16):
+            cuts |= {place - 1, place, place + 1}
+        at = end + 16
+    inside = sorted({cut for cut in cuts if 0 < cut < len(data)} | {0, len(data)})
+    yield from (data[start:end] for start, end in pairwise(inside))
 
 
 def single(parts: list[Any]) -> Iterator[bytes]:
@@ -56,8 +81,9 @@ class Player:
         self.split = split
         self.events: list[Json] = []
         self.sent = b""
+        self.all_sent = b""
         self.closed = False
-        config = file["config"]
+        config = self.config = file["config"]
         server = vector["role"] == "server"
         limits = Limits(
             chunk=config["chunk"],
@@ -69,13 +95,30 @@ class Player:
         )
         self.now = NOW
         self.connection = Connection(
-            Config(role=Role.SERVER if server else Role.CLIENT, agent=config["agent"], limits=limits),
+            Config(
+                role=Role.SERVER if server else Role.CLIENT,
+                agent=config["agent"],
+                limits=limits,
+                mac_algorithms=tuple(config.get("allows" if server else "offers", ("none",))),
+                key_id=b"" if server else bytes.fromhex(config.get("key_id", "")),
+                secret=b"" if server else bytes.fromhex(config.get("secret", "")),
+                keyless=config.get("keyless", True),
+            ),
             nonce=bytes.fromhex(config["server_nonce" if server else "client_nonce"]),
             now=NOW,
             reserve=self._reserve,
             connection_id=bytes.fromhex(config["connection_id"]) if server else b"",
             boot_id=bytes.fromhex(config["boot_id"]) if server else b"",
+            secret_of=self.secret_of if server and "keys" in config else None,
+            binding=bytes.fromhex(config.get("binding", "")),
         )
+
+    def secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
+        """What the server's owner knows of a key; nothing that can be told from outside if it is not valid."""
+        for key in self.config["keys"]:
+            if bytes.fromhex(key["id"]) == key_id and key["valid"]:
+                return bytes.fromhex(key["secret"]), True
+        return bytes.fromhex(self.config["dummy_secret"]), False
 
     def _reserve(
         self, stream_id: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, body_length: int
@@ -130,7 +173,9 @@ class Player:
 
     def _collect(self) -> None:
         while buffers := self.connection.data_to_send():
-            self.sent += b"".join(buffers)
+            data = b"".join(buffers)
+            self.sent += data
+            self.all_sent += data
 
     def _check_events(self, expected: list[Json]) -> None:
         if self.vector.get("any_close_code"):
@@ -222,4 +267,4 @@ def translate(event: events.Event) -> Json:
     return {"event": "authenticated"}
 
 
-__all__ = ["Player", "load", "single", "unpack", "whole"]
+__all__ = ["Player", "edges", "load", "single", "unpack", "whole"]

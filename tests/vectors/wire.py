@@ -126,7 +126,7 @@ def region(entries: dict[int, bytes], **changes: bytes | None) -> bytes:
     merged = dict(entries)
     for name, value in changes.items():
         if value is None:
-            merged.pop(int(name[1:]))
+            merged.pop(int(name[1:]), None)
         else:
             merged[int(name[1:])] = value
     return b"".join(entry(kind, merged[kind]) for kind in sorted(merged))
@@ -175,18 +175,19 @@ def metadata(version: str = "") -> bytes:
     )
 
 
-_RUN = re.compile(rb"(.)\1{255,}", re.DOTALL)
+_RUN = re.compile(rb"(.)\1{255,}|(.{17})\2{15,}", re.DOTALL)
 
 
 def parts(*pieces: bytes) -> Parts:
-    """Bytes as the vectors hold them: hex strings, and runs of 256 or more equal bytes as {"byte", "times"}."""
+    """Bytes as the vectors hold them: hex strings, and what repeats for 256 bytes or more as {"byte", "times"}."""
     found: Parts = []
     for piece in pieces:
         at = 0
         for run in _RUN.finditer(piece):
             if run.start() > at:
                 found.append(piece[at : run.start()].hex())
-            found.append({"byte": run.group(1).hex(), "times": len(run.group(0))})
+            repeated = run.group(1) or run.group(2)
+            found.append({"byte": repeated.hex(), "times": len(run.group(0)) // len(repeated)})
             at = run.end()
         if at < len(piece):
             found.append(piece[at:].hex())
