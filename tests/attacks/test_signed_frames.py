@@ -26,7 +26,7 @@ from tensorwire.protocol import (
 )
 from tensorwire.protocol.header import END_STREAM, HEADER_SIZE, MORE
 from tensorwire.protocol.limits import PREFACE
-from tests.attacks.signed import SUITES, End, Insider, Sealer, client, flipped, plain, records_of, server
+from tests.attacks.signed import LIMITS, SUITES, End, Insider, Sealer, client, flipped, plain, records_of, server
 from tests.protocol.wiring import READY
 
 pytestmark = pytest.mark.parametrize("suite", SUITES)
@@ -359,3 +359,29 @@ def test_the_rest_of_a_body_that_nobody_wants_is_signed_too(suite: str, when: st
                 closed = heard(step, (record, bit))[-1]
                 assert isinstance(closed, Closed)
                 assert closed.code is ErrorCode.AUTHENTICATION, (record, bit)
+
+
+@pytest.mark.parametrize("size", [LIMITS.chunk + 1, 65536, LARGEST - 32, 2**20])
+def test_a_late_chunk_above_its_cap_is_refused_before_a_byte_of_it_comes(suite: str, size: int) -> None:
+    """Of a stream that this side has finished with; the peer keeps its side open and sends nothing more."""
+    stage = server_at(suite, "open")
+    stage.feed(stage.sealer.seal(plain(T.OPEN, b"m", stream_id=1, flags=END_STREAM)))
+    stage.end.connection.end(1, Status.INTERNAL, "broken")
+    stage.before = len(stage.end.events)
+    head = plain(T.DATA, stream_id=1)
+    (closed,) = stage.feed((32 + size).to_bytes(4, "little") + size.to_bytes(4, "little") + head[4:])
+    assert isinstance(closed, Closed)
+    assert closed.code is ErrorCode.TOO_LARGE
+
+
+@both
+def test_what_follows_close_is_not_heard(suite: str, name: str) -> None:
+    """In the same record, and in records of their own with right tags."""
+    close = plain(T.CLOSE, b"goodbye")
+    stage = STAGES[name](suite)
+    events = stage.feed(stage.sealer.seal(close + PING + plain(T.PONG, body=b"12345678")) + stage.sealer.seal(PING))
+    assert events == [Closed(ErrorCode.NO_ERROR, "goodbye", remote=True)]
+    assert stage.end.said() == b""
+    stage = STAGES[name](suite)
+    events = stage.feed(stage.sealer.seal(close) + stage.sealer.seal(bytes(40)) + bytes(1000))
+    assert events == [Closed(ErrorCode.NO_ERROR, "goodbye", remote=True)]

@@ -453,3 +453,53 @@ def test_what_is_not_known_in_hello_and_welcome_is_ignored_and_hashed(suite: str
     ours.feed(with_entries(welcome, entries_of(welcome) | {PROOF: insider.server_proof()}))
     ours.feed(insider.sealer(suite, "server").seal(plain(FrameType.READY, READY)))
     assert ours.has(Ready)
+
+
+def test_a_server_with_the_key_cannot_choose_what_was_not_offered(suite: str) -> None:
+    """Its proof is right: what refuses it is that the client looks at the choice."""
+    other = next(number for name, number in NUMBERS.items() if name not in (suite, "none"))
+    for kind, value, code in (
+        (MAC, b"\0", ErrorCode.MAC),
+        (MAC, bytes((other,)), ErrorCode.MAC),
+        (MAC, b"\x63", ErrorCode.MAC),
+        (1, b"\x02\0\x02\0", ErrorCode.VERSION),
+        (2, b"\x02\0\0\0", ErrorCode.VERSION),
+        (4, b"\x02\0", ErrorCode.FEATURE),
+    ):
+        ours = client(suite)
+        hello = ours.said()[len(PREFACE) :]
+        welcome = Shake(strict(suite)).sent["welcome"]
+        welcome = with_entries(welcome, entries_of(welcome) | {kind: value})
+        ours.feed(put(PROOF, Insider(hello, welcome).server_proof())(welcome))
+        (closed,) = ours.events
+        assert isinstance(closed, Closed)
+        assert closed.code is code
+        assert not closed.remote
+
+
+# ---- MAC none: no records, but the proofs are there ----
+
+
+def test_without_tags_the_proofs_still_hold_the_handshake_together(suite: str) -> None:
+    """A key over TLS or loopback with MAC `none`: READY and what follows is the transport's to protect, no more."""
+
+    def ends() -> tuple[End, End]:
+        return client("none"), server(suite, "none")
+
+    honest = Shake(ends())
+    honest.check_up()
+    for flight in ("hello", "welcome", "auth"):
+        size = HEADER_SIZE + 36 if flight == "auth" else len(honest.sent[flight])
+        for bit in range(8 * size):
+            Shake(ends(), {flight: partial(flipped, bit=bit)}).check_down()
+
+
+def test_without_tags_a_server_without_the_secret_is_no_server(suite: str) -> None:
+    """Whoever answers HELLO without the secret could go on to READY, since it needs no tag: the proof stops it."""
+    welcome = Shake((client("none"), server(suite, "none"))).sent["welcome"]
+    for proof in (bytes(32), os.urandom(32)):
+        ours = client("none", nonce=os.urandom(32))
+        ours.feed(put(PROOF, proof)(welcome) + plain(FrameType.READY, READY))
+        (closed,) = ours.events
+        assert isinstance(closed, Closed)
+        assert closed.code is ErrorCode.AUTHENTICATION

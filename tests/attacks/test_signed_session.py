@@ -90,8 +90,8 @@ def test_the_recorded_session_is_one_of_50_frames_and_tells_what_was_said(suite:
 def test_the_large_session_has_chunks(suite: str, receiver: str) -> None:
     side = large(suite).side(receiver)
     bodies = [bytes(event.body) for event in side.events(99) if isinstance(event, Message)]
-    assert bodies == [bytes((number,)) * BIG for number in (1, 2)]
-    assert sum(len(piece) >= 16384 for piece in side.pieces) == 8
+    assert bodies == [bytes((number,)) * size for number, size in BIG.items()]
+    assert sum(len(piece) >= 16384 for piece in side.pieces) == sum(size // 16384 for size in BIG.values())
 
 
 # ---- bits ----
@@ -285,6 +285,7 @@ def test_a_wrong_tag_on_the_last_chunk_gives_no_message_and_all_memory_back(suit
         closed = end.events[-1]
         assert isinstance(closed, Closed)
         assert closed.code is ErrorCode.AUTHENTICATION
+    assert len(side.pieces[last]) > 16384, "it went straight to its place"
 
 
 @receivers
@@ -352,4 +353,27 @@ def test_what_is_not_verified_touches_only_its_own_place(suite: str) -> None:
             for (start, stop), byte in zip(end.taken, (1, 2), strict=True):
                 if byte != named:
                     assert not any(end.arena[start + filled[byte] : stop]), bit
+            assert [event for event in end.events if isinstance(event, Message)] == []
+
+
+def test_a_forged_chunk_that_does_not_fit_its_body_is_not_written(suite: str) -> None:
+    """n and the header changed together, by somebody without the key: what they say is looked at before it is done."""
+    pieces = large(suite).server.pieces
+    short = next(number for number, piece in enumerate(pieces) if len(piece) == 20 + HEADER_SIZE + BIG[1] % 16384)
+    before = b"".join(pieces[:short])
+    left = BIG[1] % 16384
+    for size, flags, seq in ((16384, 1, 0), (16384, 2, 0), (16384, 0, 0), (16384, 1, 1), (left, 1, 1), (left, 0, 0)):
+        head = (HEADER_SIZE + size).to_bytes(4, "little")
+        forged = head + HEADER.pack(size, FrameType.DATA, 0, flags, 1, seq, 0, 0, 0, 0) + b"\xee" * (size + 16)
+        for step in (1 << 20, 1000):
+            end = server(suite, kind=Walled)
+            assert isinstance(end, Walled)
+            end.feed(before)
+            start, stop = end.taken[0]
+            end.feed(forged, repeat(step))
+            closed = end.events[-1]
+            assert isinstance(closed, Closed)
+            assert not end.places
+            assert end.arena[start : stop - left] == b"\x01" * (BIG[1] - left)
+            assert end.arena[stop : stop + Walled.WALL] == b"\xab" * Walled.WALL
             assert [event for event in end.events if isinstance(event, Message)] == []
