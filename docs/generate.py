@@ -24,9 +24,10 @@ take units (`256KiB`, `1GiB`); times are seconds. A name or value that is not al
 says what was expected.
 
 ```sh
-tensorwire serve models/ --port 7500 --drain-timeout 5
-TENSORWIRE_PORT=7500 TENSORWIRE_DRAIN_TIMEOUT=5 tensorwire serve models/
-printf 'port = 7500\\ndrain_timeout = 5\\n' > server.toml && tensorwire serve models/ --config server.toml
+tensorwire keys new --principal me --out me.key
+tensorwire serve models/ --keys keys.toml --port 7500
+TENSORWIRE_KEYS=keys.toml TENSORWIRE_PORT=7500 tensorwire serve models/
+printf 'keys = "keys.toml"\\nport = 7500\\n' > server.toml && tensorwire serve models/ --config server.toml
 ```
 """
 
