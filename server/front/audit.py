@@ -10,17 +10,16 @@ many wait. The file is audit_file.py's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from ...protocol import Status
+from .audit_file import AuditFile, lost_line, stamp
 from .calls import SessionTimer
 
 if TYPE_CHECKING:
     from ..engine.api import BatchResult
     from ..registry import Served
-    from .audit_file import AuditFile
     from .calls import Call
     from .deadlines import Deadlines
     from .mask import Mask
@@ -63,6 +62,8 @@ class Audit:
         self._gone: list[Session] = []  # to be forgotten when their last lines are made
         self._refused: set[tuple[OpenCalls, int]] = set()
         self._models: dict[tuple[str, str], str] = {}
+        self.left_out = 0  # lines about refused connections, above STRANGERS
+        self._unsaid = 0
         self._second = 0.0
         self._strangers = 0
 
@@ -136,7 +137,9 @@ class Audit:
             self._second, self._strangers = now, 0
         self._strangers += 1
         if self._strangers > STRANGERS:
-            self.file.lose(1)
+            self.left_out += 1
+            self._unsaid += 1
+            self._written_soon()
             return
         self._note(f'"event":"authentication",{self._describe(session, "")},"outcome":"refused","reason":"{reason}"')
 
@@ -161,7 +164,7 @@ class Audit:
         return self._who.get(session) or f'"connection":"{session.name}"'
 
     def _note(self, fields: str) -> None:
-        self._records.append(f'{{"time":"{_stamp(time())}",{fields}}}\n')
+        self._records.append(f'{{"time":"{stamp(time())}",{fields}}}\n')
         self._written_soon()
 
     # -- lines -----------------------------------------------------------------------------------------------------
@@ -181,11 +184,14 @@ class Audit:
     def flush(self) -> None:
         """Make lines of everything that was noted, and hand them over."""
         self._hurry = False
+        if self._unsaid:
+            self._records.append(lost_line(self._unsaid, "too many refused connections"))
+            self._unsaid = 0
         records, self._records = self._records, []
         if not records:
             return
         offset = time() - monotonic()
-        moment, stamp = -1.0, ""
+        moment, text = -1.0, ""
         lines: list[str] = []
         for record in records:
             if isinstance(record, str):
@@ -193,19 +199,19 @@ class Audit:
                 continue
             if record[0] != moment:  # the calls of a batch end together
                 moment = record[0]
-                stamp = _stamp(offset + moment)
-            lines.append(self._line(stamp, record))
+                text = stamp(offset + moment)
+            lines.append(self._line(text, record))
         self.file.write("".join(lines).encode("ascii"), len(lines))
         for session in self._gone:
             self._who.pop(session, None)
         self._gone.clear()
         self._refused.clear()  # the core's events came in the same turn
 
-    def _line(self, stamp: str, record: _Record) -> str:
+    def _line(self, time_text: str, record: _Record) -> str:
         _, session, stream_id, model, version, status, started, received, sent, seconds = record
         which = self._models.get((model, version)) or self._model(model, version)
         return (
-            f'{{"time":"{stamp}","event":"call","request_id":"{session.name}-{stream_id}",{self._who_is(session)},'
+            f'{{"time":"{time_text}","event":"call","request_id":"{session.name}-{stream_id}",{self._who_is(session)},'
             f'{which},"status":"{_STATUS[status]}","started":{"true" if started else "false"},'
             f'"bytes_in":{received},"bytes_out":{sent},"seconds":{seconds:.6f}}}\n'
         )
@@ -226,8 +232,3 @@ class Audit:
         """Write what is left."""
         self.flush()
         self.file.close()
-
-
-def _stamp(moment: float) -> str:
-    """A Unix time as RFC 3339 in UTC, microseconds."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

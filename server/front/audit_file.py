@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from time import time
 
 from .logs import get_logger
 
@@ -57,10 +58,6 @@ class AuditFile:
         self._given += len(data)
         self._queue.put((data, lines))
 
-    def lose(self, lines: int) -> None:
-        """Count lines that were not even made."""
-        self._refused += lines
-
     def reopen(self) -> None:
         """Go on in the file that has the name by then; what was given before still goes to the old one."""
         self._queue.put((b"", 0))
@@ -100,7 +97,7 @@ class AuditFile:
         lost = self.lost
         head = b"\n" if self._torn else b""
         if lost > self._told:
-            head += _lost_line(lost - self._told)
+            head += lost_line(lost - self._told, "the disk").encode()
         whole = head + data
         done = 0
         try:
@@ -130,6 +127,11 @@ class AuditFile:
             self._log.error(text, error=error)
 
 
-def _lost_line(lines: int) -> bytes:
-    now = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
-    return f'{{"time":"{now}Z","event":"lost","lines":{lines}}}\n'.encode()
+def stamp(moment: float) -> str:
+    """A Unix time as RFC 3339 in UTC, microseconds."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def lost_line(lines: int, reason: str) -> str:
+    """The line that stands for lines that are missing."""
+    return f'{{"time":"{stamp(time())}","event":"lost","lines":{lines},"reason":"{reason}"}}\n'
