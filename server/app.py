@@ -170,7 +170,7 @@ class Server:
 
     def reload(self) -> None:
         """Read the files of keys and certificates again, whether they seem to have changed or not."""
-        self.front.look_at_keys(look=True)
+        self.front.look_at_keys(monotonic(), look=True)
         if self.front.audit is not None:
             self.front.audit.reopen()
         if self.certificates is not None:

@@ -247,11 +247,13 @@ class Front:
     # -- keys --------------------------------------------------------------------------------------------------------
 
     def watch_keys(self, now: float) -> None:
-        """Look at the key file now, and every KEYS_INTERVAL from then on."""
-        self.look_at_keys()
+        """Look at the key file, if there is one, now and every KEYS_INTERVAL from then on."""
+        if self.keys is None:
+            return
+        self.look_at_keys(now)
         self.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self.watch_keys))
 
-    def look_at_keys(self, *, look: bool = False) -> None:
+    def look_at_keys(self, now: float, *, look: bool = False) -> None:
         """Act on keys that came, went, began or ended; `look`: read the file even if it seems to be the same."""
         keys = self.keys
         if keys is None:
@@ -271,7 +273,10 @@ class Front:
         for session in list(self.sessions):
             if not session.still_known():
                 session.revoke()
-            elif session.principal in limited:
+                continue
+            if session.key is not None and session.authenticated:
+                session.limit_age(now)
+            if session.principal in limited:
                 session.end_watches(Status.UNAVAILABLE, "what the key may see has changed; ask again")
                 session.flush()
 
@@ -381,7 +386,8 @@ class Front:
         if self.audit is not None:
             file = self.audit.file
             yield counter("tensorwire_audit_lines", "Lines written to the audit log.", file.written)
-            yield counter("tensorwire_audit_lines_lost", "Lines of the audit log that could not be written.", file.lost)
+            lost = file.lost + self.audit.left_out
+            yield counter("tensorwire_audit_lines_lost", "Lines that the audit log could not take.", lost)
         yield gauge("tensorwire_calls", "Calls in flight.", sum(len(session.calls) for session in self.sessions))
         yield gauge("tensorwire_pool_bytes", "Size of the shared memory pool.", self.pool.nbytes)
         yield gauge("tensorwire_pool_used_bytes", "Pool memory in use.", self.pool.in_use)

@@ -7,6 +7,7 @@ What lives here: what becomes of each event. What must not: whether a call is ta
 from __future__ import annotations
 
 import os
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 NO_NEW_STREAMS = (1 << 64) - 1
 """The last stream served while every one is: also GOAWAY's stream id while the last one is not known yet."""
 
+KEY_LEAD = 30.0
+"""Seconds before its key ends that a connection is drained: a client that has the next key by then loses no call."""
+
+KEY_LEAST = 1.0
+"""Seconds of its key below which a connection is not drained any more: who comes back has no other key."""
+
 WATCHED = ("$health", "")  # the service call that a watch is
 
 _NOT_KNOWN = (
@@ -48,7 +55,7 @@ _NOT_KNOWN = (
     "one than this; check both with whoever runs the server"
 )
 _REVOKED = "authentication: the key was revoked or has ended; ask whoever runs the server for another"
-_OLD = "this connection is as old as one may be; connect again"
+_OLD = "this connection is as old as one may be, or its key ends soon; connect again"
 _ONE_MESSAGE = "a call is one message here: set END_STREAM on its first frame"
 
 
@@ -268,8 +275,7 @@ class Session(OpenCalls):
                 return False
             self.principal = front.principals.enter(name, scope)
             self._routes = self.principal.routes
-            self._age = SessionTimer(self._grown_old)
-            front.deadlines.add(self._now + front.settings.session_seconds, self._age)
+            self.limit_age(self._now)
         self._authenticated = True
         return True
 
@@ -298,6 +304,17 @@ class Session(OpenCalls):
         self.end_watches(Status.UNAUTHENTICATED, _REVOKED)
         self._front.connection_dropped("revoked", self, _REVOKED)
         self.close(ErrorCode.AUTHENTICATION, _REVOKED)
+
+    def limit_age(self, now: float) -> None:
+        """See to it that the peer connects again before its key ends, with the next one if it has it by then."""
+        front = self._front
+        left = inf if self.key is None or front.keys is None else front.keys.ends(self.key)
+        lasts = self.since + front.settings.session_seconds - now
+        if KEY_LEAST < left < inf:
+            lasts = min(lasts, max(left - KEY_LEAD, left / 2))
+        front.deadlines.settle(self._age)
+        self._age = SessionTimer(self._grown_old)
+        front.deadlines.add(now + max(0.0, lasts), self._age)
 
     def _grown_old(self, _now: float) -> None:
         self._farewell = _OLD

@@ -48,6 +48,10 @@ class Keyed(Harness):
         other.write_text("\n".join(map(block, keys)))
         other.replace(self.path)
 
+    def look(self) -> None:
+        """The operator says that the file has changed."""
+        self.front.look_at_keys(self.loop.now, look=True)
+
     def pass_time(self, seconds: float) -> None:
         """Both clocks go on."""
         self.wall += seconds
@@ -88,7 +92,7 @@ def test_a_key_makes_its_principal_and_ready_says_so(harness: Keyed) -> None:
 
 def test_the_wrong_secret_the_unknown_and_the_ended_key_look_alike(harness: Keyed) -> None:
     harness.write(ALL, replace(ONE, not_after=harness.wall - 1))
-    harness.front.look_at_keys(look=True)
+    harness.look()
     shapes = set()
     for key in (replace(ALL, secret=b"x" * 32), replace(ALL, id="abc"), ONE):
         client = Client(harness, key=key)
@@ -138,7 +142,7 @@ def test_a_key_that_goes_during_the_handshake_is_refused_at_its_end(harness: Key
     client.write()
     client.read()
     harness.write(ALL)
-    harness.front.look_at_keys(look=True)
+    harness.look()
     client.write()
     closed = close_of(client)
     assert (closed.code, closed.remote) == (ErrorCode.AUTHENTICATION, True)
@@ -208,19 +212,19 @@ def test_when_a_scope_shrinks_what_was_known_is_forgotten(harness: Keyed) -> Non
     assert len(harness.m.taken) == 1
     client.read()
     harness.write(ALL, replace(ONE, models=("other",)))
-    harness.front.look_at_keys(look=True)
+    harness.look()
     assert client.ended(watch).status == Status.UNAVAILABLE
     assert client.ended(client.open("m")).status == Status.NOT_FOUND
     assert len(harness.m.taken) == 1
     harness.write(ALL, ONE)
-    harness.front.look_at_keys(look=True)
+    harness.look()
     client.open("m")
     assert len(harness.m.taken) == 2
 
 
 def test_calls_of_two_principals_are_told_apart_and_those_of_one_are_not(harness: Keyed) -> None:
     harness.write(ALL, ONE, NEXT)
-    harness.front.look_at_keys(look=True)
+    harness.look()
     for key in (ALL, ONE, NEXT):
         harness.client(key).open("m")
     first, second, third = (call.principal for call in harness.m.taken)
@@ -277,9 +281,19 @@ def test_a_key_that_is_replaced_or_ends_is_gone_too(harness: Keyed, changed: Key
 def test_a_key_that_ends_by_the_clock_closes_its_connections(tmp_path: Path) -> None:
     harness = Keyed(tmp_path, keys=(replace(ONE, not_after=1_800_000_010.0),))
     client = harness.client(ONE)
+    stream = client.open("m")
     harness.pass_time(9.5)
-    client.read()
-    assert client.events == []
+    assert [type(event) for event in client.read()] == [GoAway, GoAway]
+    harness.pass_time(1.0)
+    assert close_of(client).code is ErrorCode.AUTHENTICATION
+    assert [event.stream_id for event in client.events if isinstance(event, Ended)] == [stream]
+
+
+def test_who_comes_back_with_a_key_that_ends_at_once_is_not_drained_again(tmp_path: Path) -> None:
+    harness = Keyed(tmp_path, keys=(replace(ONE, not_after=1_800_000_001.0),))
+    client = harness.client(ONE)
+    harness.pass_time(0.5)
+    assert client.read() == []
     harness.pass_time(1.0)
     assert close_of(client).code is ErrorCode.AUTHENTICATION
 
@@ -294,8 +308,15 @@ def test_a_second_key_takes_over_without_a_connection_lost(harness: Keyed) -> No
         stream = client.open("m")
         harness.finish(harness.m.taken[-1])
         assert [type(event) for event in client.read() if getattr(event, "stream_id", 0) == stream] == [Message]
-    harness.pass_time(60.0)
-    assert close_of(old).code is ErrorCode.AUTHENTICATION
+    harness.pass_time(29.0)
+    assert not old.read()
+    harness.pass_time(0.5)
+    goaway, *_, closed = old.read()
+    assert isinstance(goaway, GoAway)
+    assert "connect again" in goaway.detail
+    assert isinstance(closed, Closed)
+    assert closed.code is ErrorCode.NO_ERROR, "drained, long before its key ends"
+    assert new.read() == []
     assert not new.wire.eof
 
 
