@@ -6,7 +6,6 @@ which keys there are (server/keys.py), who is let in (session.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -82,6 +81,6 @@ class Principals:
             if not principal.connections:
                 del self._named[principal.name]
 
-    def all(self) -> Iterable[Principal]:
+    def all(self) -> list[Principal]:
         """The anonymous one and all that are connected."""
         return [self.anonymous, *self._named.values()]
