@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Self
 
@@ -49,12 +51,17 @@ class Reply:
 
 
 class WireClient:
-    """One connection. `address` is (host, port) or the path of a Unix socket."""
+    """One connection. `address` is (host, port) or the path of a Unix socket; `key` is ID:SECRET."""
 
-    def __init__(self, address: tuple[str, int] | str) -> None:
+    def __init__(self, address: tuple[str, int] | str, key: str = "", mac: str = "hmac-sha256") -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(TIMEOUT)
+        self.config = Config(role=Role.CLIENT)
+        if key:
+            key_id, _, secret = key.partition(":")
+            raw = urlsafe_b64decode(secret + "=")
+            self.config = replace(self.config, mac_algorithms=(mac,), key_id=key_id.encode(), secret=raw)
         try:
             self._shake_hands(address)
         except BaseException:
@@ -65,9 +72,7 @@ class WireClient:
         self.socket.connect(address)
         if self.socket.family == socket.AF_INET:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = Connection(
-            Config(role=Role.CLIENT), nonce=os.urandom(32), now=monotonic(), reserve=self._reserve
-        )
+        self.connection = Connection(self.config, nonce=os.urandom(32), now=monotonic(), reserve=self._reserve)
         self.encoder = Encoder()
         self.events: list[Event] = []
         self.outcomes: dict[int, list[Reply | Ended]] = {}
