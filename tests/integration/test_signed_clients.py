@@ -224,7 +224,7 @@ def test_no_secret_is_in_a_log_an_error_or_an_argument(kind: str, models: Path, 
     with served.running(models):
         client = Either(kind, served.url, key=path)
         client.infer("echo", X)
-        shown.append(repr(vars(client.client)))
+        shown.append(repr(client.client))
         for key in (f"{key_id}:{other}", f"nobody:{secret}", "", f"{key_id}:{secret}x"):
             with pytest.raises(TensorwireError) as caught:
                 Either(kind, served.url, key=key)
