@@ -18,6 +18,8 @@ from .sockets import dial, explain
 from .url import Address
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from .tls import Channel, Trust
 
 
@@ -52,8 +54,10 @@ class Dialler:
         self._lock.release()
         try:
             self._core.read_key()
-            sock = dial(self._address, timeout)
-            return sock, self._secure(sock, until - time.monotonic())
+            if self._trust is None:
+                return dial(self._address, timeout), None
+            context = self._trust.context()
+            return self._secure(dial(self._address, timeout), context, until)
         except TensorwireError as error:
             return error
         except OSError as error:
@@ -61,13 +65,11 @@ class Dialler:
         finally:
             self._lock.acquire()
 
-    def _secure(self, sock: socket.socket, timeout: float) -> Channel | None:
-        if self._trust is None:
-            return None
+    def _secure(self, sock: socket.socket, context: SSLContext, until: float) -> tuple[socket.socket, Channel]:
         from .tls import secure
 
         try:
-            return secure(sock, self._trust, self._address, timeout)
+            return sock, secure(sock, context, self._address.host, until - time.monotonic())
         except BaseException:
             sock.close()
             raise

@@ -25,6 +25,9 @@ KEY_VARIABLE = "TENSORWIRE_TLS_CLIENT_KEY"
 CIPHERTEXT_BYTES = 256 << 10
 """Bytes of one read: one chunk of the largest usual size."""
 
+JOIN = 65536
+"""Bytes up to which what is written at once is joined: each buffer costs a record of TLS."""
+
 _HANDSHAKE, _ALERT = 0x16, 0x15  # first bytes of what a TLS server may answer with
 _UNKNOWN_ISSUER = frozenset({18, 19, 20, 21})  # OpenSSL's X509_V_ERR_*: self-signed, or by nobody who is trusted
 _OTHER_NAME = frozenset({62, 64})
@@ -179,6 +182,8 @@ class Channel:
 
     def seal(self, buffers: list[bytes | memoryview]) -> list[bytes | memoryview]:
         """The ciphertext of ``buffers``. Raises ``SSLError``."""
+        if sum(map(len, buffers)) <= JOIN:
+            buffers = [b"".join(buffers)]
         for data in buffers:
             sent = self._tls.write(data)
             while sent < len(data):  # one record at a time
@@ -196,10 +201,13 @@ class Channel:
         return self._outgoing.read()
 
 
-def secure(sock: socket.socket, trust: Trust, address: Address, timeout: float) -> Channel:
-    """TLS on a connected socket, within ``timeout`` seconds. Raises :class:`TensorwireError`, ``OSError``."""
+def secure(sock: socket.socket, context: ssl.SSLContext, host: str, timeout: float) -> Channel:
+    """TLS on a socket connected to ``host``, within ``timeout`` seconds.
+
+    Raises :class:`TensorwireError`, ``OSError``.
+    """
     until = time.monotonic() + timeout
-    channel = Channel(trust.context(), address.host)
+    channel = Channel(context, host)
     first = True
     try:
         while True:
