@@ -50,7 +50,7 @@ def test_hmac_sha256(hmac: Any, key: bytes, data: bytes, tag: str) -> None:
 
 @pytest.mark.parametrize(("key", "data", "tag"), HMAC_SHA256[:5], ids=[f"RFC 4231 case {n}" for n in range(1, 6)])
 def test_hmac_sha256_of_records(key: bytes, data: bytes, tag: str) -> None:
-    """Eight bytes of the data as the counter, the rest as the record; these keys fit a block, as those of records do."""
+    """Eight bytes of the data as the counter, the rest as the record; the keys fit a block, as do those of records."""
     made: Any = signing.HmacSha256(key)
     made._counter = int.from_bytes(data[:8], "little")
     assert made.tag(data[8:], ()).hex() == tag[:32]

@@ -191,10 +191,37 @@ def test_hand_laid_metadata_is_read_by_the_codec() -> None:
     assert resolve(metadata, bytes([1, *bytes(7), 3, *bytes(7)])).body_length == 12
 
 
+def spelled(text: str) -> bytes:
+    """The bytes of the indented lines of hex."""
+    return bytes.fromhex("".join(re.findall(r"^    ((?:[0-9a-f]{2} ?)+)(?: |$)", text, re.MULTILINE)))
+
+
 def test_worked_session_of_the_spec_is_the_vector() -> None:
-    appendix = SPEC[SPEC.index("## Appendix A") :]
-    shown = bytes.fromhex("".join(re.findall(r"^    ((?:[0-9a-f]{2} ?)+)", appendix, re.MULTILINE)))
+    shown = spelled(SPEC[SPEC.index("## Appendix A") : SPEC.index("## Appendix B")])
     file, vector = next(c[1:] for c in CONNECTIONS if c[2]["name"] == "a unary call with timing, at the client")
     steps = [s for s in vector["steps"] if "sends" in s or "receive" in s]
     assert shown.hex() == b"".join(unpack(s.get("sends") or s["receive"]) for s in steps).hex()
     assert file["spec"] == {"version": 1, "draft": 1}
+
+
+def test_signed_handshake_of_the_spec_is_the_vector() -> None:
+    file = json.loads((HERE / "draft" / "signed_handshake.json").read_text())
+    group = file["groups"][0]
+    shown = group["handshake"]
+    records = [unpack(group[name]["record"]) for name in ("first_client", "first_server")]
+    parts = re.split(r"^B\.\d ", SPEC[SPEC.index("## Appendix B") :], flags=re.MULTILINE)
+    assert [spelled(part).hex() for part in parts[1:]] == [
+        shown["preface"] + shown["hello"],
+        shown["welcome"],
+        shown["auth"],
+        shown["ready"],
+        *((record[:4] + record[-16:]).hex() for record in records),
+    ]
+    keys = dict(re.findall(r"^    (\w+) +([0-9a-f]{64})$", parts[2], re.MULTILINE))
+    assert len(keys) == 6
+    assert keys == {name: shown[name] for name in keys}
+    appendix_a = SPEC[SPEC.index("## Appendix A") : SPEC.index("## Appendix B")]
+    calls = re.split(r"^A\.\d ", appendix_a, flags=re.MULTILINE)
+    assert [record[4:-16] for record in records] == [spelled(calls[5]), spelled(calls[6])]
+    assert bytes.fromhex(group["secret"]) == bytes(range(0x40, 0x60))
+    assert (bytes.fromhex(group["key_id"]), group["mac"], group["binding"]) == (b"vectors", "hmac-sha256", "")
