@@ -45,12 +45,12 @@ types: $(STAMP)  ## mypy strict and pyright
 contracts: $(STAMP)  ## who may import whom
 	$(BIN)/lint-imports --no-cache
 
-# What the tests run that no Python package holds. command:Debian package
-DEBIAN := tshark:tshark dumpcap:wireshark-common valgrind:valgrind
+# What the tests run that no Python package holds. command, or file that must be there:Debian package
+DEBIAN := tshark:tshark dumpcap:wireshark-common valgrind:valgrind /usr/include/openssl/evp.h:libssl-dev
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive
 
 debian:  ## install the Debian packages that the tests need, where they are missing
-	@missing=$$(for pair in $(DEBIAN); do command -v $${pair%%:*} > /dev/null || echo $${pair##*:}; done); \
+	@missing=$$(for pair in $(DEBIAN); do command -v $${pair%%:*} > /dev/null || test -f $${pair%%:*} || echo $${pair##*:}; done); \
 	test -z "$$missing" || { echo "Installing the Debian packages" $$missing "..."; \
 		command -v apt-get > /dev/null || { echo "there is no apt-get here: install" $$missing "and try again"; exit 1; }; \
 		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends $$missing > /dev/null; }
