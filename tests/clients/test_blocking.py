@@ -483,8 +483,8 @@ def test_the_client_is_thin(tmp_path: Path) -> None:
     heavy = {
         "torch", "asyncio", "uvloop", "cupy", "click", "pydantic", "tensorwire.server", "tensorwire.gpu",
         # These are loaded where they are needed.
-        "ml_dtypes", "msgpack", "pathlib", "urllib.parse", "difflib", "email", "tensorwire.codec.service",
-        "tensorwire.protocol.capture",
+        "cryptography", "ssl", "base64", "ml_dtypes", "msgpack", "pathlib", "urllib.parse", "difflib", "email",
+        "tensorwire.codec.service", "tensorwire.protocol.capture",
     }  # fmt: skip
     code = f"import sys, tensorwire; tensorwire.connect; print(sorted({heavy!r} & set(sys.modules)))"
     assert run_python(code, tmp_path).strip() == "[]"
