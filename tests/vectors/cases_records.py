@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.vectors.case import Event, closed, do, ended, expect, message, receive, sends
+from tests.vectors.cases_look_alikes import look_alikes
 from tests.vectors.cases_record_chunks import bad_chunks, chunks
 from tests.vectors.cases_tags import singles
 from tests.vectors.cases_tampered import changed, cut, last_words, misplaced
@@ -52,7 +53,13 @@ def records() -> list[Group]:
                 "key": session.key(label).hex(),
                 "tests": list(singles(session, side)),
             })  # fmt: skip
-        tests = [*_shapes(session), *_bad_shapes(session), *chunks(session), *bad_chunks(session)]
+        tests = [
+            *_shapes(session),
+            *_bad_shapes(session),
+            *chunks(session),
+            *bad_chunks(session),
+            *look_alikes(session),
+        ]
         tests += [*changed(session), *misplaced(session), *cut(session), *last_words(session)]
         shown = {"handshake": derived(session), "prelude": prelude(session, READY_PAYLOAD)}
         found.append(group(f"{mac}, sessions", session, tests, shown=shown))
