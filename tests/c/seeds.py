@@ -1,4 +1,7 @@
-"""Seeds for the C client's fuzz target: `python -m tests.c.seeds FOLDER` writes what a server sends in each vector."""
+"""Seeds for the C client's fuzz targets: `python -m tests.c.seeds [--signed] FOLDER`.
+
+For clients/c/tests/fuzz.c what a server sends in each vector; with --signed, for fuzz_signed.c, what can be done to a session.
+"""
 
 from __future__ import annotations
 
@@ -53,5 +56,27 @@ def main(folder: Path) -> None:
         (folder / f"metadata-{number}").write_bytes(bytes((HANDSHAKE_DONE,)) + pieces(frame))
 
 
+def signed(folder: Path) -> None:
+    """The whole session in each suite, at once and in pieces, with places that refuse, cancels, and one edit of each kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, piece, jump, cancel, write = bytes((163,)) * 17, bytes((100,)), 180, 191, bytes((192, 255))
+    for suite in (0, 1):
+        edits = {
+            "whole": whole,
+            "pieces": piece * 1100,
+            "written": write.join((piece * 8, whole)),
+            "cancelled": piece * 10 + bytes((cancel, 1)) + whole,
+            "added": piece * 8 + b"\0x" + whole,
+            "repeated": piece * 8 + bytes((jump, 64, 1)) + whole,
+            "left-out": piece * 4 + bytes((jump, 64, 2)) + whole,
+        }
+        for name, steps in edits.items():
+            (folder / f"{name}-{suite}").write_bytes(bytes((suite,)) + steps)
+        (folder / f"refused-{suite}").write_bytes(bytes((suite | 2,)) + whole)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "--signed":
+        signed(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]))
