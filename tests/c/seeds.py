@@ -1,6 +1,6 @@
 """Seeds for the C client's fuzz targets: `python -m tests.c.seeds [--signed] FOLDER`.
 
-For clients/c/tests/fuzz.c what a server sends in each vector; with --signed, for fuzz_signed.c, what can be done to a session.
+For clients/c/tests/fuzz.c what a server sends in each vector; with --signed, for fuzz_signed.c, edits of a session.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
 
 
 def signed(folder: Path) -> None:
-    """The whole session in each suite, at once and in pieces, with places that refuse, cancels, and one edit of each kind."""
+    """The session in each suite, whole and in pieces, with places that refuse, cancels, and an edit of each kind."""
     folder.mkdir(parents=True, exist_ok=True)
     whole, piece, jump, cancel, write = bytes((163,)) * 17, bytes((100,)), 180, 191, bytes((192, 255))
     for suite in (0, 1):
