@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import tensorwire
 from tensorwire.clients.cli.failures import ExitCode
 from tensorwire.clients.cli.group import cli
 
@@ -206,7 +207,11 @@ def test_an_interrupted_bench_prints_what_it_has(server: str) -> None:
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as bench:
-        time.sleep(1.5)
+        with tensorwire.connect(server) as client:  # until its calls are being answered
+            while (client.health("echo").models[0].last_progress or 60.0) > 0.02:
+                assert bench.poll() is None
+                time.sleep(0.05)
+        time.sleep(0.5)  # past the warm-up, and some more calls
         bench.send_signal(signal.SIGINT)
         output, error = bench.communicate(timeout=20)
     assert bench.returncode == 0, error
