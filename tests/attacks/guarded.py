@@ -1,6 +1,7 @@
 """A real server that wants keys, and peers of it: strangers, and an insider whose key is good and whose frames are not.
 
-What lives here: the server, the keys in its file, sockets that seal what they send. What must not: checks.
+What lives here: the server, the keys in its file, sockets that seal what they send, somebody who works meanwhile and
+must not be disturbed. What must not: attacks.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +21,7 @@ from tensorwire.protocol.handshake import KEY_ID, pack_entries
 from tensorwire.protocol.header import HEADER, HEADER_SIZE
 from tensorwire.protocol.limits import PREFACE
 from tensorwire.server.key_file import secret_text
-from tests.attacks.conftest import Target
+from tests.attacks.conftest import Target, check_log
 from tests.attacks.peer import Frame, Raw, frame
 from tests.attacks.signed import Insider, Sealer, entries_of, with_entries
 from tests.integration.models import write_models
@@ -26,6 +29,12 @@ from tests.support.server import running_server
 
 SECRETS = {"alice": os.urandom(32), "mallory": os.urandom(32), "ended": os.urandom(32), "early": os.urandom(32)}
 """The keys of the server. Mallory has a good one and bad manners; one key has ended, one has not begun."""
+
+OTHER = "127.0.0.2"
+"""The address of those who work meanwhile."""
+
+PATIENCE = 0.5
+"""Seconds that a call of theirs may take; two cores are shared with the attack."""
 
 _VALID = {"ended": "not_after = 2020-01-01T00:00:00Z", "early": "not_before = 2120-01-01T00:00:00Z"}
 
@@ -128,6 +137,49 @@ class Guest(Stranger):
         rest = self._frames[HEADER_SIZE : HEADER_SIZE + length]
         self._frames = self._frames[HEADER_SIZE + length :]
         return Frame(kind, flags, stream_id, aux, rest[ext_len : ext_len + meta_len])
+
+
+class Worker(threading.Thread):
+    """Somebody with a key, at another address, who works all the time."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(daemon=True)
+        self.guest = Guest(target.address, "alice", source=OTHER)
+        self.times: list[float] = []
+        self.error: Exception | None = None
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self._enough.wait(0.002):
+                began = time.perf_counter()
+                assert self.guest.works(len(self.times) + 1)
+                self.times.append(time.perf_counter() - began)
+        except Exception as error:
+            self.error = error
+
+    def finish(self) -> None:
+        self._enough.set()
+        self.join(30)
+        self.guest.socket.close()
+
+
+@contextmanager
+def working(target: Target) -> Iterator[Worker]:
+    """The attack keeps nobody from working, and nothing of it stays."""
+    worker = Worker(target)
+    worker.start()
+    while len(worker.times) < 5 and worker.error is None:
+        time.sleep(0.01)
+    try:
+        yield worker
+    finally:
+        worker.finish()
+    assert worker.error is None
+    assert worker.times
+    for name in ("connections", "connections_pending", "calls"):
+        target.wait(name, 0)
+    check_log(target)
 
 
 def auth(proof: bytes) -> bytes:

@@ -9,7 +9,6 @@ import contextlib
 import os
 import resource
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,57 +19,27 @@ from tensorwire.protocol import ErrorCode, FrameType
 from tensorwire.protocol.handshake import pack_entries
 from tensorwire.protocol.header import END_STREAM, HEADER_SIZE
 from tensorwire.protocol.limits import MAX_HANDSHAKE, PREFACE
-from tests.attacks.conftest import Target, check_log
-from tests.attacks.guarded import SECRETS, Guest, Stranger, audit_lines, auth, guarded_server, hello
+from tests.attacks.conftest import Target
+from tests.attacks.guarded import (
+    OTHER,
+    PATIENCE,
+    SECRETS,
+    Guest,
+    Stranger,
+    audit_lines,
+    auth,
+    guarded_server,
+    hello,
+    working,
+)
 from tests.attacks.peer import CLOSE, ECHO, ECHO_BODY, ECHO_EXT, LIMIT, SOAK, call, frame, greeting, size
 from tests.attacks.signed import Insider
 
 pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
 TIMEOUT = 2.0  # seconds; the server's default
-PATIENCE = 0.5  # seconds that a call of somebody with a key may take meanwhile; two cores are shared with the attack
-OTHER = "127.0.0.2"
 KINDS = range(20)
 UNKNOWN = 0x7A7A  # an entry of a type that nobody knows: ignored, but counted
-
-
-class Worker(threading.Thread):
-    """Somebody with a key, at another address, who works all the time."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(daemon=True)
-        self.guest = Guest(target.address, "alice", source=OTHER)
-        self.times: list[float] = []
-        self.error: Exception | None = None
-        self._enough = threading.Event()
-
-    def run(self) -> None:
-        try:
-            while not self._enough.wait(0.002):
-                began = time.perf_counter()
-                assert self.guest.works(len(self.times) + 1)
-                self.times.append(time.perf_counter() - began)
-        except Exception as error:
-            self.error = error
-
-    def finish(self) -> None:
-        self._enough.set()
-        self.join(30)
-        self.guest.socket.close()
-
-
-@contextlib.contextmanager
-def working(target: Target) -> Iterator[Worker]:
-    """The attack keeps nobody from working, and nothing of it stays."""
-    worker = Worker(target)
-    worker.start()
-    yield worker
-    worker.finish()
-    assert worker.error is None
-    assert worker.times
-    for name in ("connections", "connections_pending", "calls"):
-        target.wait(name, 0)
-    check_log(target)
 
 
 @pytest.fixture(scope="module")
