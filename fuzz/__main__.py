@@ -107,8 +107,9 @@ def minimize(name: str) -> None:
     """Replace the kept inputs by the smallest set that covers as much, regressions aside; largest ones go first."""
     out = BUILD / f"{name}-minimized"
     shutil.rmtree(out, ignore_errors=True)
-    Run(name).merge(out)
     folder = FUZZ / "corpus" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    Run(name).merge(out)
     for path in kept(name):
         if not path.name.startswith("regression-"):
             path.unlink()

@@ -32,6 +32,7 @@ from tensorwire.protocol import (
 )
 from tensorwire.protocol.limits import RECEIVE_BUFFER
 
+from . import streams
 from .streams import HEADER, PREFACE
 
 LIMITS = Limits(chunk=16384, max_streams=4, max_message=1 << 20, max_control=4096, max_nuisance=20)
@@ -41,7 +42,8 @@ POISON = b"\xee" * RECEIVE_BUFFER
 BUFFER = memoryview(bytearray(RECEIVE_BUFFER))  # one for all connections, as in a server
 POOL = 1 << 20  # bytes that one connection may hold in unfinished bodies
 NOW = 1000.0
-CLOSE = 15
+WELCOME, AUTH, CLOSE = 2, 3, 15
+KEY_ID, SECRET = b"alice", bytes(range(0x40, 0x60))
 Transcript = list[tuple[Any, ...]]
 
 
@@ -57,19 +59,20 @@ class Start(IntEnum):
 class Peer:
     """One connection under test, its memory and what has come out of it."""
 
-    def __init__(self, client: bool, most: int = POOL) -> None:
+    def __init__(self, client: bool, most: int = POOL, *, config: Config | None = None, nonce: bytes = NONCE) -> None:
         self.most = most
         self.held: dict[int, list[int]] = {}
         self.seen: Transcript = []
         self.sent = bytearray()
         self.connection = Connection(
-            Config(Role.CLIENT if client else Role.SERVER, limits=LIMITS),
-            nonce=NONCE,
+            config or Config(Role.CLIENT if client else Role.SERVER, limits=LIMITS),
+            nonce=nonce,
             now=NOW,
             reserve=self._reserve,
             receive_buffer=BUFFER,
             connection_id=b"" if client else bytes(8),
             boot_id=b"" if client else bytes(16),
+            secret_of=None if client else secret_of,
         )
 
     def _reserve(
@@ -151,7 +154,25 @@ class Peer:
         assert self.connection.received(0, NOW) == []
         assert self.connection.receive_eof(NOW) == []
         self.collect()
-        check_frames(bytes(self.sent))
+        check_frames(opened(bytes(self.sent), self.connection.mac))
+
+
+def secret_of(key_id: bytes) -> tuple[bytes, bool]:
+    """The one key that servers know, and the dummy that nobody has."""
+    return (SECRET, True) if key_id == KEY_ID else (bytes(32), False)
+
+
+def opened(sent: bytes, mac: str) -> bytes:
+    """What a connection has sent, as plain frames: with a MAC its records begin behind AUTH or WELCOME."""
+    frames = streams.cut(sent)
+    count = next((count for count, frame in enumerate(frames, 1) if frame[4] in {WELCOME, AUTH}), len(frames))
+    if mac == "none" or count == len(frames):
+        return sent
+    plain = b"".join(frames[:count])
+    for record in streams.records(sent[len(plain) :]):
+        assert len(record) == 20 + int.from_bytes(record[:4], "little"), "a record that was sent is not whole"
+        plain += record[4:-16]
+    return plain
 
 
 def check_frames(sent: bytes) -> None:

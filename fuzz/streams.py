@@ -56,6 +56,17 @@ def cut(stream: bytes) -> list[bytes]:
     return frames
 
 
+def records(stream: bytes) -> list[bytes]:
+    """The records of a stream (SPEC 11.2), as far as they go; runs stay runs."""
+    found = []
+    at = 0
+    while at < len(stream):
+        end = _skip(stream, at, 4 + int.from_bytes(stream[at : at + 4], "little") + 16)
+        found.append(stream[at:end])
+        at = end
+    return found
+
+
 def _skip(stream: bytes, at: int, length: int) -> int:
     """Where `length` expanded bytes from `at` end."""
     while length > 0 and at < len(stream):

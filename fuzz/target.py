@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from random import Random
 
-NAMES = ("header", "connection", "verifier", "messages", "decode")
+NAMES = ("header", "connection", "handshake", "signed", "verifier", "messages", "decode")
 CPU_SECONDS = 0.1  # of one input, by the clock of the thread: other processes do not count
 FUZZ = Path(__file__).resolve().parent
 
