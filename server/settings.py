@@ -117,6 +117,20 @@ class Settings(BaseSettings):
         ge=4 * KIB,
     )
 
+    control_frames: int = _setting(
+        10_000,
+        "Trust",
+        "Late and refused frames that one connection may send within ten seconds. Some come of a race, so many of a "
+        "flood: the connection is closed (CALM).",
+        ge=1,
+    )
+    control_bytes: ByteSize = _setting(
+        MIB,
+        "Trust",
+        "Bytes of answers to PING and to refused calls that may wait for a peer that does not read them; above it the "
+        "connection is closed (CALM).",
+        ge=4 * KIB,
+    )
     penalty_failures: int = _setting(
         10,
         "Trust",
