@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorwire.codec import CodecError, pack_service, unpack_service
-from tensorwire.codec.strict_msgpack import Fields
+from tensorwire.codec.strict_msgpack import Fields, read_float, read_int, read_str
 
 plain = st.recursive(
     st.none()
@@ -50,10 +50,25 @@ BOMBS = {
     "an ext of 2^32-1": b"\xc9\xff\xff\xff\xff\x01",
     "60k nils": b"\xdd" + (60_000).to_bytes(4, "big") + b"\xc0" * 60_000,
     "60k empty arrays": b"\xdd" + (60_000).to_bytes(4, "big") + b"\x90" * 60_000,
-    "an extension": b"\xd4\x05\x00",
-    "a timestamp": b"\xd6\xff\x00\x00\x00\x01",
+    "an extension of 1 byte": b"\xd4\x05\x00",
+    "an extension of 2 bytes": b"\xd5\x05\x00\x00",
+    "an extension of 4 bytes, a timestamp": b"\xd6\xff\x00\x00\x00\x01",
+    "an extension of 8 bytes, a timestamp": b"\xd7\xff" + bytes(8),
+    "an extension of 16 bytes": b"\xd8\x05" + bytes(16),
+    "an extension of 8-bit length, a timestamp": b"\xc7\x0c\xff" + bytes(12),
+    "an extension of 16-bit length": b"\xc8\x00\x01\x05\x00",
+    "an extension of 32-bit length": b"\xc9\x00\x00\x00\x01\x05\x00",
+    "an extension as a key": b"\x81\xd4\x05\x00\x01",
+    "an extension inside": b"\x81\xa1a\x91\xd4\x05\x00",
     "duplicate keys": b"\x82\xa1a\x01\xa1a\x02",
+    "duplicate keys written differently": b"\x82\xa1a\x01\xd9\x01a\x02",
+    "duplicate keys inside": b"\x81\xa1x\x91\x82\xa1a\x01\xa1a\x01",
+    "16k duplicate keys": b"\xde\x20\x00" + b"\xa1a\x01" * 8192,
     "an int key": b"\x81\x01\x02",
+    "an int key inside": b"\x81\xa1x\x81\x01\x02",
+    "a negative key": b"\x81\xff\x02",
+    "a bool key": b"\x81\xc3\x02",
+    "a float key": b"\x81\xca\x00\x00\x00\x00\x02",
     "a bytes key": b"\x81\xc4\x01a\x02",
     "a nil key": b"\x81\xc0\x01",
     "an array key": b"\x81\x90\x01",
@@ -108,7 +123,14 @@ def test_the_caps_are_exact() -> None:
         pack_service(b"x" * 65_536)
 
 
-@pytest.mark.parametrize("value", [{1: 2}, (1, 2), {1, 2}, object(), 1 << 64, "\ud800", {"a": (1,)}, [bytearray(b"x")]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1: 2}, (1, 2), {1, 2}, object(), 1 << 64, "\ud800", {"a": (1,)}, [bytearray(b"x")], [None] * 16_384,
+        [[[[[[[[[None]]]]]]]]], msgpack.ExtType(5, b"x"), msgpack.Timestamp(1),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
 def test_what_would_be_refused_is_not_packed(value: Any) -> None:
     with pytest.raises(CodecError):
         pack_service(value)
@@ -126,6 +148,36 @@ def test_a_field_is_exactly_of_its_type() -> None:
         fields.get("missing", str)
     with pytest.raises(CodecError, match="list, expected a map"):
         Fields([], "READY")
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0, "1", None, [1], b"1"])
+def test_an_item_that_is_no_int_is_refused(value: Any) -> None:
+    with pytest.raises(CodecError, match=r"shape\[0\]: \w+, expected int"):
+        Fields({"shape": [value]}, "READY").items("shape", read_int)
+    if value is not None:
+        with pytest.raises(CodecError, match=r"limits\.a: \w+, expected int"):
+            Fields({"limits": {"a": value}}, "READY").numbers("limits")
+
+
+def test_an_item_is_exactly_of_its_type() -> None:
+    assert (read_int(3, "n"), read_float(3, "n"), read_str("3", "n")) == (3, 3.0, "3")
+    with pytest.raises(CodecError, match="bool, expected float"):
+        read_float(True, "n")
+    with pytest.raises(CodecError, match="bytes, expected str"):
+        read_str(b"3", "n")
+
+
+def test_time_is_linear_in_the_size() -> None:
+    def spent(count: int) -> float:
+        raw = b"\xdd" + count.to_bytes(4, "big") + b"\x81\xa1a\x91\x01" * (count // 4) + b"\xc0" * (count - count // 4)
+        best = 9.0
+        for _ in range(5):
+            began = time.process_time()
+            unpack_service(raw)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert spent(9_000) < 20 * spent(900)  # ten times as much; a cost that is not linear would be a hundred times
 
 
 def test_a_key_of_the_peer_is_escaped_and_capped_in_a_message() -> None:

@@ -109,6 +109,17 @@ FORGED: dict[str, tuple[bytes, str]] = {
     "2^32-1 tensors": (forged(MAP.vector, "I", 0xFFFFFFFF), "are allowed"),
     "tensors offset not aligned": (forged(MAP.tensors, "I", u32(VALID, MAP.tensors) + 2), "not aligned"),
     "a tensor that is the vector": (forged(MAP.vector + 4, "I", 0), "at or before itself"),
+    "a cycle: a tensor whose offset wraps back to the root": (
+        forged(MAP.vector + 4, "I", (MAP.root - MAP.vector - 4) & 0xFFFFFFFF),
+        "leaves the buffer",
+    ),
+    "a cycle: the model's offset wraps back to its own table": (
+        forged(MAP.model, "I", (MAP.root - MAP.model) & 0xFFFFFFFF),
+        "leaves the buffer",
+    ),
+    "a vtable that ends before the required fields": (forged(MAP.vtable(MAP.root), "H", 4), "required model"),
+    "a tensor's vtable that ends before its dtype": (forged(MAP.vtable(MAP.second), "H", 6), "required dtype"),
+    "a vtable that is its own table": (forged(MAP.root, "i", 0), "expected 4 to 10, even"),
     "two tensors that are one": (forged(MAP.vector + 8, "I", MAP.tensor - MAP.vector - 8), "appears twice"),
     "type code 3": (forged(MAP.dtype, "B", 3), "unknown type code"),
     "type code 15": (forged(MAP.dtype, "B", 15), "unknown type code"),
