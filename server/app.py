@@ -29,7 +29,9 @@ from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
 from .front.audit import Audit
 from .front.audit_file import AuditFile
-from .front.front import Door, Front
+from .front.doors import Door
+from .front.front import Front
+from .front.key_watch import KeyWatch
 from .front.listener import Listener, ListenError, check_address
 from .front.logs import configure_logs, get_logger
 from .front.mask import Mask, read_salt
@@ -59,6 +61,7 @@ class Server:
         self._models_dir = models_dir
         self.registry = Registry()
         self._loading: dict[tuple[str, str], Served] = {}
+        self._key_watch: KeyWatch | None = None
         self.addresses: list[str] = []
         self.admin_url = ""
 
@@ -143,7 +146,8 @@ class Server:
         if settings.admin:
             await self._admin.listen(settings.admin_host, settings.admin_port)
             self.admin_url = self._admin.url
-        self.front.watch_keys(monotonic())
+        if self.front.keys is not None:
+            self._key_watch = KeyWatch(self.front, self.front.keys, monotonic())
 
     async def _listen_tls(self) -> None:
         settings = self.settings
@@ -170,7 +174,8 @@ class Server:
 
     def reload(self) -> None:
         """Read the files of keys and certificates again, whether they seem to have changed or not."""
-        self.front.look_at_keys(monotonic(), look=True)
+        if self._key_watch is not None:
+            self._key_watch.look(monotonic(), again=True)
         if self.front.audit is not None:
             self.front.audit.reopen()
         if self.certificates is not None:

@@ -154,7 +154,7 @@ class Audit:
     def _describe(self, session: Session, principal: str) -> str:
         mask = self._mask.json
         address, port = session.peer
-        key_id = session.key_id.decode("utf-8", "backslashreplace")
+        key_id = session.credentials.key_id.decode("utf-8", "backslashreplace")
         return (
             f'"connection":"{session.name}","principal":{mask("principal", principal)},'
             f'"key_id":{mask("key_id", key_id)},"peer":{mask("peer", address)},"port":{port or "null"}'

@@ -10,23 +10,22 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from ...protocol import Config, ErrorCode, Limits, Role, Status
+from ...protocol import Config, ErrorCode, Limits, Role
 from ...protocol.signing import available_macs
 from ..engine.api import BatchResult, Failure
-from ..key_file import KeyFileError
 from .admission import Admission
 from .calls import SessionTimer
 from .deadlines import Deadlines
+from .doors import Door, unbound
 from .logs import get_logger
 from .metrics import Metrics, counter, gauge
 from .penalty import Penalties
-from .principals import Principal, Principals
+from .principals import Principals
 from .services import Services
 from .transport import CapturingTransport, ConnectionTransport
 
@@ -62,38 +61,8 @@ FAULTS = frozenset(
 """Ends of a handshake that count as failures of its source: the peer did what no good client does. Not those where both
 sides merely disagree (version, feature, mac), nor what another peer's flood brings about (too_many_pending)."""
 
-KEYS_INTERVAL = 0.5
-"""Seconds between looks at the key file: a key that is revoked closes its sessions within a second."""
-
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """One way in: what holds for all connections of one listening address.
-
-    config: what is negotiated with them: which MACs, and whether a key is needed. binding: called once for each new
-    connection; the channel binding of its transport (SPEC 11.3), under TLS 32 bytes, else none. kind: tcp, unix or tls.
-    principals: the common name of a client's certificate -> who it is taken for (TLS that asks for certificates).
-    """
-
-    config: Config
-    binding: Callable[[], bytes]
-    kind: str
-    principals: Mapping[str, str] = field(default_factory=dict)
-
-    def certified(self, certificate: Mapping[str, Any] | None) -> str:
-        """Whom a client's certificate, as `ssl` gives it when it was verified, stands for; "" for nobody."""
-        names = [
-            value for part in (certificate or {}).get("subject", ()) for name, value in part if name == "commonName"
-        ]
-        return self.principals.get(names[0], "") if len(names) == 1 else ""
-
-
-def unbound() -> bytes:
-    """The channel binding of a transport that has none."""
-    return b""
 
 
 class Front:
@@ -245,42 +214,6 @@ class Front:
         """Write bytes of one connection to the capture file."""
         if self._capture is not None:
             self._capture.record(session.connection.connection_id, received=received, now=monotonic(), data=data)
-
-    # -- keys --------------------------------------------------------------------------------------------------------
-
-    def watch_keys(self, now: float) -> None:
-        """Look at the key file, if there is one, now and every KEYS_INTERVAL from then on."""
-        if self.keys is None:
-            return
-        self.look_at_keys(now)
-        self.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self.watch_keys))
-
-    def look_at_keys(self, now: float, *, look: bool = False) -> None:
-        """Act on keys that came, went, began or ended; `look`: read the file even if it seems to be the same."""
-        keys = self.keys
-        if keys is None:
-            return
-        try:
-            if not keys.refresh(look=look):
-                return
-        except KeyFileError as error:
-            self._log.error("key file not taken, the keys of before go on", reason=str(error))
-            return
-        limited: set[Principal] = set()
-        for principal in self.principals.all():
-            scope = keys.scope_of(principal.name)
-            if scope is not None and scope != principal.scope:
-                principal.limit(scope)
-                limited.add(principal)
-        for session in list(self.sessions):
-            if not session.still_known():
-                session.revoke()
-                continue
-            if session.key is not None and session.authenticated:
-                session.limit_age(now)
-            if session.principal in limited:
-                session.end_watches(Status.UNAVAILABLE, "what the key may see has changed; ask again")
-                session.flush()
 
     # -- engines ---------------------------------------------------------------------------------------------------
 

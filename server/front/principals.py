@@ -63,7 +63,7 @@ class Principals:
 
     def enter(self, name: str, scope: Scope) -> Principal:
         """A connection of the principal of this name begins."""
-        principal = self._named.get(name)
+        principal = self.anonymous if name == ANONYMOUS else self._named.get(name)
         if principal is None:
             taken = {other.number for other in self._named.values()}
             number = next(number for number in count(1) if number not in taken)

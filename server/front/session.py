@@ -26,16 +26,16 @@ from ...protocol import (
     Status,
 )
 from ...protocol.header import END_STREAM, WANT_TIMING
-from ..keys import EVERYTHING
 from .admission import certainly_late
 from .bodies import Bodies
 from .calls import Call, Refuse, Route, SessionTimer, body_length_text
+from .credentials import Credentials
 from .drain import DRAINING, Drain
 from .open_calls import OpenCalls
 
 if TYPE_CHECKING:
-    from ..key_file import Key
-    from .front import Door, Front
+    from .doors import Door
+    from .front import Front
     from .services import Watch
     from .transport import ConnectionTransport
 
@@ -80,10 +80,8 @@ class Session(OpenCalls):
         "_transport",
         "_unfinished",
         "behind",
-        "certified",
+        "credentials",
         "ended",
-        "key",
-        "key_id",
         "peer",
         "principal",
         "since",
@@ -94,7 +92,7 @@ class Session(OpenCalls):
         self._transport = transport
         self._door = door
         self._now = monotonic()
-        self.key: Key | None = None  # what the peer has to prove, and then has proven
+        self.credentials = Credentials(front.keys, insecure=front.settings.insecure)
         connection = Connection(
             door.config,
             nonce=os.urandom(32),
@@ -103,16 +101,14 @@ class Session(OpenCalls):
             receive_buffer=front.receive_buffer,
             connection_id=os.urandom(8),
             boot_id=front.boot_id,
-            secret_of=None if front.keys is None else self._secret_of,
+            secret_of=None if front.keys is None else self.credentials.secret_of,
             binding=door.binding(),
         )
         super().__init__(front.deadlines, connection, front.audit)
         self._front = front
         self.peer: tuple[str, int] = ("", 0)  # address and port; none of a Unix socket
-        self.key_id = b""  # what the peer named, be it true or not
         self.since = self._now
         self.ended = ""  # why we closed, in one of a few fixed words
-        self.certified = ""  # whom the client's certificate stands for
         self.principal = front.principals.anonymous
         self._routes = self.principal.routes
         self.watches: dict[int, Watch] = {}
@@ -250,52 +246,31 @@ class Session(OpenCalls):
 
     # -- who calls -------------------------------------------------------------------------------------------------
 
-    def _secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
-        """What the peer, which names this key, has to prove (protocol.SecretOf)."""
-        self.key_id = key_id
-        keys = self._front.keys
-        if keys is None:
-            raise RuntimeError("a server without keys asked for one")
-        key, valid = keys.find(key_id)
-        self.key = key if valid else None
-        return key.secret, valid
-
     def _come_in(self) -> bool:
         """The peer has proven its key, if it has one: from now on its calls are its principal's. False: it is nobody.
 
         Comes before the first call, which may arrive with AUTH: a big one is asked about before its event.
         """
-        front = self._front
-        name = self._named()
-        if name is None:
+        named = self.credentials.principal()
+        if named is None:
             return False
-        if name:
-            scope = EVERYTHING if front.keys is None else front.keys.scope_of(name)
-            if scope is None:
-                return False
-            self.principal = front.principals.enter(name, scope)
-            self._routes = self.principal.routes
-            self.limit_age(self._now)
+        self.principal = self._front.principals.enter(*named)
+        self._routes = self.principal.routes
         self._authenticated = True
+        self._limit_age(self._now)
         return True
 
-    def _named(self) -> str | None:
-        """The name of the principal, "" for the anonymous one; None if this peer stands for nobody."""
-        keys = self._front.keys
-        if self.key is None or keys is None:
-            return self.certified if self.certified or self._front.settings.insecure else None
-        if not keys.holds(self.key) or self.certified not in {"", self.key.principal}:
-            return None
-        return self.key.principal
+    def keys_changed(self, now: float) -> None:
+        """Go on, if what it came in with is still good. (In the handshake: that is seen at its end.)"""
+        if not self._authenticated:
+            return
+        named = self.credentials.principal()
+        if named is None or named[0] != self.principal.name:
+            self._revoke()
+        else:
+            self._limit_age(now)
 
-    def still_known(self) -> bool:
-        """Whether what this connection came in with is still good. In the handshake: that is seen at its end."""
-        keys = self._front.keys
-        if keys is None or not self._authenticated or self.principal is self._front.principals.anonymous:
-            return True
-        return keys.scope_of(self.principal.name) is not None and (self.key is None or keys.holds(self.key))
-
-    def revoke(self) -> None:
+    def _revoke(self) -> None:
         """Its key is gone: end every call with that, then the connection."""
         if self._lost:
             return
@@ -305,10 +280,12 @@ class Session(OpenCalls):
         self._front.connection_dropped("revoked", self, _REVOKED)
         self.close(ErrorCode.AUTHENTICATION, _REVOKED)
 
-    def limit_age(self, now: float) -> None:
+    def _limit_age(self, now: float) -> None:
         """See to it that the peer connects again before its key ends, with the next one if it has it by then."""
         front = self._front
-        left = inf if self.key is None or front.keys is None else front.keys.ends(self.key)
+        if self.principal is front.principals.anonymous:
+            return
+        left = self.credentials.left()
         lasts = self.since + front.settings.session_seconds - now
         if KEY_LEAST < left < inf:
             lasts = min(lasts, max(left - KEY_LEAD, left / 2))

@@ -19,7 +19,8 @@ from .calls import SessionTimer
 from .session import Session
 
 if TYPE_CHECKING:
-    from .front import Door, Front
+    from .doors import Door
+    from .front import Front
 
 READ_BUDGET = 256 << 10
 """Bytes one connection is read before the others have their turn: libuv would otherwise read a busy peer up to 32 times
@@ -124,8 +125,8 @@ class ConnectionTransport:
     def secured(self, certificate: Mapping[str, Any] | None) -> bool:
         """TLS is there. Take note of whom the client's certificate stands for; who is nobody is refused: False."""
         if self._door.principals:
-            self._session.certified = self._door.certified(certificate)
-            if not self._session.certified:
+            name = self._session.credentials.certified = self._door.certified(certificate)
+            if not name:
                 self.refuse("certificate", ErrorCode.AUTHENTICATION, _NOBODY)
                 return False
         return True

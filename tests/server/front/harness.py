@@ -27,7 +27,8 @@ from tensorwire.protocol.header import END_STREAM
 from tensorwire.server.engine.api import BatchResult, Failure, Health, HealthState, Prepared
 from tensorwire.server.front.calls import Call
 from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.front import Door, Front
+from tensorwire.server.front.doors import Door
+from tensorwire.server.front.front import Front
 from tensorwire.server.key_file import Key
 from tensorwire.server.keys import KeyStore
 from tensorwire.server.registry import Registry, Served

@@ -13,7 +13,8 @@ import pytest
 from tensorwire.codec import DescribeRequest, HealthRequest, Ready, unpack_service
 from tensorwire.protocol import Closed, Ended, ErrorCode, GoAway, Message, Status
 from tensorwire.protocol import Ready as ReadyEvent
-from tensorwire.server.front.front import KEYS_INTERVAL, Door
+from tensorwire.server.front.doors import Door
+from tensorwire.server.front.key_watch import KEYS_INTERVAL, KeyWatch
 from tensorwire.server.front.principals import Principals
 from tensorwire.server.key_edits import block
 from tensorwire.server.key_file import Key
@@ -36,11 +37,12 @@ class Keyed(Harness):
         self.path = path / "keys.toml"
         self.wall = 1_800_000_000.0
         self.write(*keys)
-        super().__init__(("insecure", "false"), *flags, keys=KeyStore(self.path, lambda: self.wall))
+        store = KeyStore(self.path, lambda: self.wall)
+        super().__init__(("insecure", "false"), *flags, keys=store)
         self.m = self.engine
         m, self.secret = self.served, self.serve(name="secret")
         self.served = m
-        self.front.watch_keys(self.loop.now)
+        self.watch = KeyWatch(self.front, store, self.loop.now)
 
     def write(self, *keys: Key) -> None:
         other = self.path.with_suffix(".new")
@@ -50,7 +52,7 @@ class Keyed(Harness):
 
     def look(self) -> None:
         """The operator says that the file has changed."""
-        self.front.look_at_keys(self.loop.now, look=True)
+        self.watch.look(self.loop.now, again=True)
 
     def pass_time(self, seconds: float) -> None:
         """Both clocks go on."""

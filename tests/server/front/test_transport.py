@@ -11,7 +11,7 @@ import pytest
 from tensorwire.protocol import Config, Role
 from tensorwire.server.front import transport as module
 from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.front import Door, unbound
+from tensorwire.server.front.doors import Door, unbound
 from tensorwire.server.front.transport import (
     ALONE_BUDGET,
     LINGER_BYTES,

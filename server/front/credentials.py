@@ -1,0 +1,62 @@
+"""What one connection came in with: a key that it proves, a client's certificate, or nothing; and whether that is good.
+
+What lives here: whom it stands for, now. What must not: proofs (protocol/signing.py), certificates (tls_layer.py),
+what becomes of the connection (session.py).
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from ..key_file import ANONYMOUS
+from ..keys import EVERYTHING, Scope
+
+if TYPE_CHECKING:
+    from ..key_file import Key
+    from ..keys import KeyStore
+
+
+class Credentials:
+    """One connection's. keys: the server's, None if it has none. insecure: whether it takes callers without any.
+
+    key_id: what the peer named, be it true or not. certified: the principal of the client's certificate, "" for none.
+    """
+
+    __slots__ = ("_insecure", "_key", "_keys", "certified", "key_id")
+
+    def __init__(self, keys: KeyStore | None, *, insecure: bool) -> None:
+        self._keys = keys
+        self._insecure = insecure
+        self._key: Key | None = None
+        self.key_id = b""
+        self.certified = ""
+
+    def secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
+        """What the peer, which names this key, has to prove (protocol.SecretOf)."""
+        self.key_id = key_id
+        if self._keys is None:
+            raise RuntimeError("a server without keys asked for one")
+        key, valid = self._keys.find(key_id)
+        self._key = key if valid else None
+        return key.secret, valid
+
+    def principal(self) -> tuple[str, Scope] | None:
+        """Whom a peer that has proven its key, if it named one, stands for, and what that one may do; None: for nobody.
+
+        A key and a certificate stand for the same principal, or for nobody; where there is a key file, it says what a
+        principal may do, however it came in.
+        """
+        keys, key, name = self._keys, self._key, self.certified
+        if key is not None and keys is not None:
+            if not keys.holds(key) or name not in {"", key.principal}:
+                return None
+            name = key.principal
+        if not name:
+            return (ANONYMOUS, EVERYTHING) if self._insecure else None
+        scope = EVERYTHING if keys is None else keys.scope_of(name)
+        return None if scope is None else (name, scope)
+
+    def left(self) -> float:
+        """Seconds until the key ends; inf without one."""
+        return inf if self._key is None or self._keys is None else self._keys.ends(self._key)
