@@ -37,7 +37,7 @@ class ExitCode(IntEnum):
     NO_CONNECTION = 3
     DEADLINE = 4
     LOST = 5
-    KEY = 6
+    AUTHENTICATION = 6
     INTERRUPTED = 130
 
 
@@ -48,7 +48,7 @@ EXIT_CODE_HELP = (
     (ExitCode.NO_CONNECTION, "no connection to the server"),
     (ExitCode.DEADLINE, "the deadline passed"),
     (ExitCode.LOST, "the connection was lost under a call: the model may have run it"),
-    (ExitCode.KEY, "the server wants a key or does not take this one, or could not prove that it has it too"),
+    (ExitCode.AUTHENTICATION, "the server wants a key, does not take this one, or could not prove who it is"),
     (ExitCode.INTERRUPTED, "interrupted (Ctrl-C)"),
 )
 
@@ -78,7 +78,7 @@ def failure_of(error: TensorwireError, url: str = "") -> Failure:
     if isinstance(error, InvalidURL | InvalidInput | InvalidKey):
         return Failure(text, ExitCode.USAGE)
     if isinstance(error, AuthenticationError | Unauthenticated):
-        return Failure(text, ExitCode.KEY)
+        return Failure(text, ExitCode.AUTHENTICATION)
     if isinstance(error, ConnectFailed):
         text = text if text.endswith((".", "?")) else f"{text}."
         hint = "Start one with 'tensorwire serve MODELS', or name its address with --url or TENSORWIRE_URL"

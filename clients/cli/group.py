@@ -41,7 +41,9 @@ SERVER: dict[str, str] = {
 """Commands that come with the extra ``server``, listed even where it is missing so that people learn of them."""
 
 EPILOGUE = (
-    "tensorwire serve models/",
+    "tensorwire keys new --principal me --out me.key",
+    "tensorwire serve models/ --keys keys.toml",
+    "export TENSORWIRE_KEY_FILE=me.key",
     "tensorwire models",
     "tensorwire send classifier --input x=@photo.jpg",
     "tensorwire bench classifier --concurrency 64 --duration 10",

@@ -84,7 +84,8 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
         envvar="TENSORWIRE_URL",
         show_envvar=True,
         show_default=True,
-        help="The server: tw://HOST:PORT or tw+unix:///path/to.sock. tw://KEYID@HOST:PORT says which key is meant.",
+        help="The server: tw://HOST:PORT, tws://HOST:PORT for TLS, or tw+unix:///path/to.sock. tw://KEYID@HOST:PORT "
+        "says which key is meant.",
     )
     @click.option(
         "--key-file",

@@ -268,8 +268,8 @@ def test_a_command_without_the_right_key_fails_in_one_line_with_its_exit_code(se
     path.chmod(0o644)
     secret = path.read_text().strip().partition(":")[2]
     for options, code, said in (
-        ({}, ExitCode.KEY, "the server wants a key"),
-        ({"TENSORWIRE_KEY": f"nobody:{secret}"}, ExitCode.KEY, "key 'nobody'"),
+        ({}, ExitCode.AUTHENTICATION, "the server wants a key"),
+        ({"TENSORWIRE_KEY": f"nobody:{secret}"}, ExitCode.AUTHENTICATION, "key 'nobody'"),
         ({"TENSORWIRE_KEY_FILE": str(path)}, ExitCode.USAGE, f"chmod 600 {path}"),
         ({"TENSORWIRE_KEY": secret}, ExitCode.USAGE, "TENSORWIRE_KEY, line 1, cannot be read"),
         ({"TENSORWIRE_URL": f"tw://robot:{secret}@127.0.0.1"}, ExitCode.USAGE, "has a password"),
