@@ -363,3 +363,15 @@ def test_a_closing_word_of_ours_is_the_reason(audited: Audited) -> None:
     session.close(ErrorCode.TIMEOUT, "late")
     client.protocol.connection_lost(None)
     assert audited.lines("connection")[0]["reason"] == "timeout"
+
+
+def test_the_page_names_every_field_and_event(audited: Audited) -> None:
+    client = audited.come()
+    client.open("m")
+    audited.finish(*audited.engine.taken)
+    client.protocol.connection_lost(None)
+    Client(audited, PEER).protocol.connection_lost(None)
+    page = (Path(__file__).resolve().parents[3] / "docs" / "audit.md").read_text(encoding="utf-8")
+    for line in audited.lines():
+        assert f"`{line['event']}`" in page
+        assert not [name for name in line if f"`{name}`" not in page and name != "event"]
