@@ -131,6 +131,7 @@ def _check_agreed(peer: Peer, mode: int, hello: bytes, welcome: bytes) -> None:
     assert MAC_NAMES[chosen[MAC][0]] == connection.mac
     assert chosen[MAC] in [offered[MAC][at : at + 1] for at in range(len(offered[MAC]))], "a MAC that was not offered"
     assert connection.mac in connection.config.mac_algorithms
+    assert connection.config.version_min <= connection.version <= connection.config.version_max
     if not mode & CLIENT and any(event[0] == "authenticated" for event in peer.seen):
         assert offered.get(KEY) == KEY_ID, "somebody was authenticated for a key that is none"
 

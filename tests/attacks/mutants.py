@@ -27,6 +27,8 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
+PAGE = ROOT / "docs" / "security.md"
+BEGIN, END = "<!-- mutants: begin -->\n", "<!-- mutants: end -->\n"
 TIMEOUT = 240.0
 """Seconds for one test; a mutant that makes it hang that long is dead too."""
 ALL_TIMEOUT = 1200.0
@@ -59,6 +61,22 @@ def read_list(words: list[str]) -> list[Mutant]:
     """The mutants whose attack, file or test holds one of the words; all of them without words."""
     mutants = [Mutant(**entry) for entry in tomllib.loads(LIST.read_text(encoding="utf-8"))["mutant"]]
     return [m for m in mutants if not words or any(word in f"{m.attack} {m.file} {m.test}" for word in words)]
+
+
+def table(mutants: list[Mutant]) -> str:
+    """The list as a table of Markdown: each attack, where the check against it stands, and the test."""
+    rows = ["| attack | check in | goes red without it |", "|---|---|---|"]
+    for mutant in mutants:
+        place = mutant.test.removeprefix("tests/").replace("::", " ").replace("|", "\\|")
+        rows.append(f"| {mutant.attack} | `{mutant.file}` | `{place}` |")
+    return "\n".join(rows) + "\n"
+
+
+def with_table(page: str, mutants: list[Mutant]) -> str:
+    """The page with today's table between its two markers."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table(mutants)}{END}{after}"
 
 
 def copy_tree(target: Path) -> Path:
@@ -158,8 +176,12 @@ def main() -> int:
     """Run them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only mutants whose attack, file or test holds one of these words")
+    parser.add_argument("--table", action="store_true", help="write the table of docs/security.md, and end")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="copies worked on at a time")
     arguments = parser.parse_args()
+    if arguments.table:
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read_list([])), encoding="utf-8")
+        return 0
     console = Console(width=200 if not sys.stdout.isatty() else None)
     mutants = read_list(arguments.words)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
