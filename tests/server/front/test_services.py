@@ -100,6 +100,6 @@ def test_a_watch_does_not_hold_a_drain_up(harness: Harness, client: Client) -> N
     stream = client.service("$health", HealthRequest("", watch=True).pack())
     client.read()
     client.protocol._session.drain()
-    harness.loop.advance(0.3)
+    harness.loop.advance(1.0)
     assert client.ended(stream).status == Status.UNAVAILABLE
     assert client.wire.eof
