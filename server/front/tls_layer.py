@@ -217,7 +217,8 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
         self._raw.close()
 
     def abort(self) -> None:
-        """Close the socket at once."""
+        """Close the socket at once; what was read and not handed on yet is dropped."""
+        self._shut = True
         self._raw.abort()
 
 

@@ -26,6 +26,7 @@ class Socket:
         self.calls: list[str] = []
         self.eof = False
         self.closed = False
+        self.aborted = False
 
     def write(self, data: bytes) -> None:
         assert not self.eof
@@ -39,6 +40,9 @@ class Socket:
 
     def close(self) -> None:
         self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def pause_reading(self) -> None:
         self.calls.append("pause")
@@ -55,7 +59,7 @@ class Above:
         self.received = b""
         self.thrown_away = 0
         self.told: list[Any] = []
-        self.pause_at = 1 << 30
+        self.pause_at = self.abort_at = 1 << 30
         self.layer: TlsLayer
 
     def connection_made(self, layer: TlsLayer) -> None:
@@ -72,6 +76,8 @@ class Above:
         self.received += bytes(self.memory[:nbytes])
         if len(self.received) >= self.pause_at:
             self.layer.pause_reading()
+        if len(self.received) >= self.abort_at:
+            self.layer.abort()
 
     def secured(self, certificate: dict[str, Any] | None) -> bool:
         self.told.append("secured")
@@ -278,6 +284,15 @@ def test_a_record_that_was_changed_ends_all(pair: Pair) -> None:
     pair.flow()
     with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC"):
         pair.read()
+
+
+def test_once_it_is_aborted_nothing_more_is_handed_on(pair: Pair) -> None:
+    pair.shake()
+    pair.above.abort_at = 2000
+    pair.send(BIG)
+    pair.flow()
+    assert len(pair.above.received) == 2000
+    assert pair.socket.aborted
 
 
 def test_a_lost_socket_leaves_nothing_behind(pair: Pair) -> None:
