@@ -185,7 +185,7 @@ class Front:
             self.sessions.remove(session)
             self.principals.leave(session.principal, session.connection.connection_id)
             self._pending.pop(session, None)
-            reason = session.ended or ("shutdown" if self.draining else "peer_closed")
+            reason = session.ended or ("drained" if self.draining or session.drained else "peer_closed")
             if not session.authenticated:
                 if not session.ended:  # who has had a WELCOME, and leaves, has cost us something
                     self._turned_away(session, reason, fault=not self.draining and session.connection.version > 0)

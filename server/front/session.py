@@ -507,6 +507,11 @@ class Session(OpenCalls):
             self._arm()
 
     @property
+    def drained(self) -> bool:
+        """Whether it was told that no new streams are taken."""
+        return self._drain is not None
+
+    @property
     def authenticated(self) -> bool:
         """Whether the handshake is over."""
         return self._authenticated

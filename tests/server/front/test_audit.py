@@ -356,6 +356,17 @@ def test_without_a_file_there_is_no_audit(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_connections_that_are_sent_away_were_drained(audited: Audited) -> None:
+    old, late = audited.come(), audited.come()
+    session: Any = old.protocol._session
+    session._grown_old(0.0)
+    assert session.drained
+    old.protocol.connection_lost(None)
+    audited.front.draining = True
+    late.protocol.connection_lost(None)
+    assert [line["reason"] for line in audited.lines("connection")] == ["drained", "drained"]
+
+
 def test_a_closing_word_of_ours_is_the_reason(audited: Audited) -> None:
     client = audited.come()
     session: Any = client.protocol._session
