@@ -17,7 +17,7 @@ from .extension import insert_body_length
 from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, Config, Role
 from .outframes import control_frame, detail_bytes
-from .record_reader import RecordReader
+from .reader import Reader
 from .records import Buffer
 from .states import State
 from .status import Status
@@ -51,7 +51,7 @@ class Calls(Handler):
         self.closed = False
         self._streams = Streams(client=not server)
         self._writer = Writer(fifo=not server, finished=self._written)
-        self._reader = RecordReader(
+        self._reader: Reader = Reader(
             self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message
         )
         self._goaway: int | None = None

@@ -131,7 +131,7 @@ class Connection(Control):
             elif self.state is State.PREFACE:
                 self._receive_preface(n, events)
             else:
-                self._reader.received(n, events)
+                self._take(n, events)
                 if self.state is State.WELCOME:
                     self._check_server(self._reader.tail)
         except ProtocolError as error:

@@ -20,6 +20,7 @@ from .handshake import Hello, Welcome
 from .header import CANCEL, CONTROL_RULES, END, HEADER, FrameType, Header, check_control, type_name
 from .limits import PREFACE, UNKNOWN_LIMITS, Config, PeerLimits, Role
 from .outframes import control_frame, text_frame
+from .record_reader import RecordReader
 from .records import SignedRecords
 from .signing import (
     CLIENT_RECORD,
@@ -206,7 +207,7 @@ class Control(Calls):
         rest = first[len(PREFACE) :]
         buffer = reader.next_buffer()
         buffer[: len(rest)] = rest
-        reader.received(len(rest), events)
+        self._take(len(rest), events)
 
     def _check_server(self, first: bytes) -> None:
         """The server's first bytes; raises ProtocolError (NOT_TENSORWIRE) (SPEC 10.4)."""
@@ -269,7 +270,7 @@ class Control(Calls):
             auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, _NO_PROOF)]))
             writer.greet(handshake.with_proof(auth, keys.client_proof(auth)))
             if self.mac != "none":
-                self._reader.sign(make_mac(self.mac, keys.key(SERVER_RECORD)))
+                self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(SERVER_RECORD)))
                 writer.records = SignedRecords(make_mac(self.mac, keys.key(CLIENT_RECORD)))
         else:
             writer.greet(control_frame(_T.AUTH))
@@ -287,13 +288,21 @@ class Control(Calls):
             if not (proven and self._valid):
                 raise ProtocolError(ErrorCode.AUTHENTICATION, REFUSED)
             if self.mac != "none":
-                self._reader.sign(make_mac(self.mac, keys.key(CLIENT_RECORD)))
+                self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
         self._deadline = None
         self.state = State.READY
         self._reader.ready()
         if self._hello is not None:
             events.append(Authenticated(self._hello))
             self._hello = None
+
+    def _take(self, n: int, events: list[Event]) -> None:
+        """Give the reader `n` bytes of the handshake; what comes behind its last frame may be records."""
+        reader = self._reader
+        reader.received(n, events)
+        records = self._reader
+        if records is not reader and isinstance(records, RecordReader):
+            records.begin(reader.tail, events)
 
     def _agree(self, choice: tuple[int, tuple[int, ...], int], limits: PeerLimits) -> None:
         self.version, self.features, number = choice

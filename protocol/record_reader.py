@@ -2,8 +2,9 @@
 
 Nothing of a record is acted on before its tag has passed. One look is taken before: at the header of a chunk of a
 message under way, whose bytes then go straight from the socket into the message's own memory, where they count for
-nothing until the tag, which comes last, is right. Until signing begins, and without it, `Reader` does all the work.
+nothing until the tag, which comes last, is right. It follows on the connection's `Reader` once a MAC was agreed on.
 """
+# ruff: noqa: SLF001 - it takes over what the Reader has
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from hmac import compare_digest
 from struct import Struct
 from typing import Final
 
-from .assembly import Handler, Incoming, Reserve
+from .assembly import Incoming
 from .errors import ErrorCode, ProtocolError
 from .events import Event, MessageAborted
 from .header import HEADER, HEADER_SIZE, MORE, Header
@@ -19,7 +20,7 @@ from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA
 from .reader import Reader
 from .records import Buffer
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
-from .streams import Streams, StreamState
+from .streams import StreamState
 
 _SIZE: Final = Struct("<I")
 _unpack_from = HEADER.unpack_from
@@ -31,7 +32,7 @@ _NO_CHUNK: Final[tuple[Buffer, ...]] = ()
 
 
 class RecordReader(Reader):
-    """A Reader whose bytes may come in records, from `sign` on.
+    """A Reader whose bytes come in records, with tags of `mac`.
 
     _text: n and header of the chunk that is coming in. _from: where its bytes begin in its message. _running: its tag,
     where nobody keeps its bytes. _tag_due: all of it is there, but for the tag. _over: nothing more may be read.
@@ -39,28 +40,25 @@ class RecordReader(Reader):
 
     __slots__ = ("_from", "_mac", "_over", "_running", "_tag_due", "_text")
 
-    def __init__(
-        self,
-        handler: Handler,
-        streams: Streams,
-        buffer: memoryview,
-        reserve: Reserve,
-        max_streams: int,
-        max_message: int,
-    ) -> None:
-        super().__init__(handler, streams, buffer, reserve, max_streams, max_message)
-        self._mac: Mac | None = None
+    def __init__(self, plain: Reader, mac: Mac) -> None:
+        """What reads behind the last frame of `plain`."""
+        super().__init__(
+            plain._handler, plain._streams, plain._buffer, plain._reserve, plain._max_streams, plain._max_message
+        )
+        plain.halt = True
+        self.chunk = plain.chunk
+        self._head = _HEAD
+        self._mac = mac
         self._running: RunningTag | None = None
         self._text = b""
         self._from = 0
         self._tag_due = False
         self._over = False
 
-    def sign(self, mac: Mac) -> None:
-        """From the next frame on there are records, with tags of `mac`."""
-        self._mac = mac
-        self._head = _HEAD
-        self.halt = True
+    def begin(self, rest: bytes, events: list[Event]) -> None:
+        """Take the bytes that came behind the last frame before the records; raises ProtocolError."""
+        self._buffer[: len(rest)] = rest
+        self._records(len(rest), events)
 
     @property
     def partial(self) -> bool:
@@ -76,8 +74,6 @@ class RecordReader(Reader):
 
     def next_buffer(self) -> memoryview:
         """Writable memory for the next read; calling again before `received` gives the same place."""
-        if self._mac is None:
-            return super().next_buffer()
         current = self._current
         if current is not None and not self._tag_due:
             stop = current.filled + current.chunk_left
@@ -101,17 +97,6 @@ class RecordReader(Reader):
 
     def received(self, n: int, events: list[Event]) -> None:
         """Take `n` bytes written to the memory of `next_buffer`; raises ProtocolError."""
-        mac = self._mac
-        if mac is None:
-            super().received(n, events)
-            mac = self._mac
-            if mac is None or self._over:
-                return
-            rest, self.tail = self.tail, b""
-            self._buffer[: len(rest)] = rest
-            self.halt = False
-            self._records(mac, len(rest), events)
-            return
         current = self._current
         if current is not None and not self._tag_due:
             left = current.chunk_left
@@ -129,14 +114,14 @@ class RecordReader(Reader):
             events += self.deferred
             self.deferred.clear()
         if current is not None and current.aborted:
-            self._let_go(mac, current, events)
-        self._records(mac, end, events)
+            self._let_go(current, events)
+        self._records(end, events)
 
     # ---- records ----
 
-    def _records(self, mac: Mac, end: int, events: list[Event]) -> None:
+    def _records(self, end: int, events: list[Event]) -> None:
         """What lies in the buffer up to `end`: the rest of a chunk, its tag, records; raises ProtocolError."""
-        buffer = self._buffer
+        buffer, mac = self._buffer, self._mac
         pos = 0
         while True:
             if self._skip:
@@ -144,7 +129,7 @@ class RecordReader(Reader):
             if self._tag_due:
                 if end - pos < TAG_SIZE:
                     break
-                self._check_chunk_tag(mac, buffer[pos : pos + TAG_SIZE], events)
+                self._check_chunk_tag(buffer[pos : pos + TAG_SIZE], events)
                 pos += TAG_SIZE
             if end - pos < _HEAD:
                 if end - pos >= 4:
@@ -176,7 +161,7 @@ class RecordReader(Reader):
                     self._head = 4 + nbytes + _BETWEEN
                 pos = stop + TAG_SIZE
             elif chunk and not self._is_message(header):
-                pos = self._begin_chunk(mac, header, pos, end)
+                pos = self._begin_chunk(header, pos, end)
             elif nbytes > _LARGEST:
                 raise ProtocolError(
                     ErrorCode.TOO_LARGE, f"record of {nbytes} bytes that is no chunk; at most {_LARGEST}"
@@ -202,7 +187,7 @@ class RecordReader(Reader):
         stream = self._open.get(stream_id)
         return stream_id in self._unary if stream is None else stream.state < StreamState.CANCELLED
 
-    def _begin_chunk(self, mac: Mac, header: Header, pos: int, end: int) -> int:
+    def _begin_chunk(self, header: Header, pos: int, end: int) -> int:
         """A chunk that is not all there: to its message's memory, or nowhere; returns where its bytes so far end."""
         length = header[0]
         if length > self.chunk:
@@ -211,7 +196,7 @@ class RecordReader(Reader):
         pos += _HEAD
         incoming = self._incoming.get(header[4])
         if incoming is None:  # of a stream that this side has finished with: judged once its tag has passed
-            self._running = mac.begin(self._text)
+            self._running = self._mac.begin(self._text)
             self._skip = length
             return pos
         self._check_chunk(incoming, header)
@@ -235,7 +220,7 @@ class RecordReader(Reader):
         self._tag_due = self._skip == 0
         return pos + here
 
-    def _check_chunk_tag(self, mac: Mac, tag: memoryview, events: list[Event]) -> None:
+    def _check_chunk_tag(self, tag: memoryview, events: list[Event]) -> None:
         """The tag of a chunk that came in pieces: only now its bytes count."""
         running, current = self._running, self._current
         self._tag_due = False
@@ -248,15 +233,15 @@ class RecordReader(Reader):
                 self._late_data(header, self._streams.get(header[4]))
         elif current is not None:
             chunk = current.view[self._from : current.filled]
-            if not compare_digest(mac.tag(self._text, (chunk,)), tag):
+            if not compare_digest(self._mac.tag(self._text, (chunk,)), tag):
                 self._current = current  # its memory is given back with the connection
                 raise _wrong_tag()
             if current.filled == current.total:
                 self._complete(current, events)
 
-    def _let_go(self, mac: Mac, current: Incoming, events: list[Event]) -> None:
+    def _let_go(self, current: Incoming, events: list[Event]) -> None:
         """Nobody wants the message whose chunk is coming in any more: its memory goes back, the tag goes on."""
-        self._running = mac.begin(self._text)
+        self._running = self._mac.begin(self._text)
         self._running.update(current.view[self._from : current.filled])
         self._text = b""  # its header was judged as it came
         self._skip = current.chunk_left

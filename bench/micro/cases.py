@@ -219,7 +219,7 @@ def blocking_call() -> Round:
     """The blocking client's ``infer``, all but the system calls."""
     canned = CannedSocket(ServerEnd())
     with patch.object(blocking_dialler, "dial", lambda address, timeout: canned):
-        client = blocking.Client(Address("memory", 1))
+        client = blocking.Client(Address("localhost", 1))
         client.wait_connected(10.0)
     client.infer("echo", SMALL)
     canned.learn()
@@ -285,7 +285,7 @@ def asyncio_call() -> Round:
             transport.protocol.connection_made(transport)
 
     async def connected() -> aio.Client:
-        client = aio.Client(Address("memory", 1))
+        client = aio.Client(Address("localhost", 1))
         await client.wait_connected(10.0)
         transport.written.clear()
         await client.infer("echo", SMALL)

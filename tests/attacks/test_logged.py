@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from tensorwire.codec import FREE, Kind, TensorSpec, encode_metadata
-from tensorwire.protocol import FrameType, Status, pack_extension
+from tensorwire.protocol import ErrorCode, FrameType, Status, pack_extension
 from tensorwire.protocol.handshake import AGENT, KEY_ID, pack_entries, parse_entries
 from tensorwire.protocol.header import HEADER_SIZE
 from tests.attacks.conftest import LINE_LIMIT, Bystander, Target, check_log, others_served
@@ -44,10 +44,10 @@ def others(running: Target) -> Iterator[Bystander]:
         yield bystander
 
 
-def hello_with(agent: bytes, key_id: bytes) -> bytes:
+def hello_with(agent: bytes, key_id: bytes = b"") -> bytes:
     first = greeting()
     entries = parse_entries(first[8 + HEADER_SIZE :])
-    entries |= {AGENT: agent, KEY_ID: key_id}
+    entries |= {AGENT: agent} | ({KEY_ID: key_id} if key_id else {})
     return first[:8] + frame(FrameType.HELLO, meta=pack_entries(sorted(entries.items())))
 
 
@@ -74,8 +74,13 @@ def hostile_calls() -> list[bytes]:
 @pytest.mark.usefixtures("others")
 def test_every_text_of_a_peer_is_answered_and_logged_as_harmless(running: Target) -> None:
     before = running.log.stat().st_size
+    with Raw(running.address, hands=False) as peer:  # a server without keys
+        peer.send(hello_with(EVIL.encode() * 3, EVIL.encode()[:64]))
+        answer = peer.receive()
+        assert (answer.kind, answer.aux) == (CLOSE, ErrorCode.AUTHENTICATION)
+        assert answer.text.isprintable()
     with Raw(running.address, hands=False) as peer:
-        peer.send(hello_with(EVIL.encode() * 3, EVIL.encode()[:64]) + AUTH)
+        peer.send(hello_with(EVIL.encode() * 3) + AUTH)
         assert [peer.receive().kind for _ in range(2)] == [FrameType.WELCOME, FrameType.READY]
         calls = hostile_calls()
         for data in calls:
