@@ -100,7 +100,8 @@ def sweep_table(works: list[Work], results: dict[str, Any]) -> list[str]:
 
 def target_table(targets: list[dict[str, Any]]) -> list[str]:
     """Return the table of targets."""
-    lines = ["## Targets: MAC none where no MAC is named", "", "| target | measured (95% interval) | |", "|---|---|---|"]
+    title = "## Targets: MAC none where no MAC is named"
+    lines = [title, "", "| target | measured (95% interval) | |", "|---|---|---|"]
     for target in targets:
         verdict = "met" if target["met"] else "not measured" if target["met"] is None else "**missed**"
         if target["stretch"]:
