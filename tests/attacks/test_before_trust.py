@@ -34,6 +34,7 @@ from tests.attacks.guarded import (
 )
 from tests.attacks.peer import CLOSE, ECHO, ECHO_BODY, ECHO_EXT, LIMIT, SOAK, call, frame, greeting, size
 from tests.attacks.signed import Insider
+from tests.support.certificates import make_certificates, tls_port
 
 pytestmark = [pytest.mark.timeout(LIMIT), pytest.mark.xdist_group("attacks")]
 
@@ -289,6 +290,24 @@ def test_noise_that_is_no_handshake_brings_the_same(strict: Target) -> None:
             peer.send(b"GET / HTTP/1.1\r\n\r\n")
             peer.until_end()
     assert refused(strict)
+
+
+def test_what_fails_within_tls_counts_as_well_and_is_refused_before_it(tmp_path: Path) -> None:
+    rules = ("--penalty-exempt", "", "--penalty-failures", "4", "--penalty-seconds", "30")
+    with guarded_server(tmp_path, *rules, *make_certificates(tmp_path).flags) as target:
+        port = tls_port(target.server)
+        for first in (b"GET / HTTP/1.1\r\n\r\n", FIRST, b"\x16\x03\x01\x00\x05hello", b"\x16\x03\x01\x00\x05again"):
+            with contextlib.suppress(OSError), Stranger(("127.0.0.1", port)) as peer:
+                peer.send(first)
+                assert peer.until_end()
+        with contextlib.suppress(OSError), Stranger(("127.0.0.1", port)) as peer:
+            peer.send(FIRST)
+            assert peer.until_end() == b""
+        assert refused(target)  # the other port has the same sources
+        assert target.metric("authentications_total", outcome="plaintext") == 2
+        assert target.metric("authentications_total", outcome="tls_handshake") == 2
+        with Guest(target.address, "alice", source=OTHER) as other:
+            assert other.works(1)
 
 
 def test_looking_at_the_port_brings_nothing(strict: Target) -> None:
