@@ -18,13 +18,15 @@ from typing import BinaryIO, Final
 
 from .header import Header
 from .records import Buffer
-from .splitter import Piece, Splitter
+from .signed_splitter import Handshake, SecretFor, SignedSplitter
+from .splitter import Piece
 
 MAGIC: Final = b"TWCAP\r\n\x01"
 _RECORD: Final = Struct("<IB3xQ8s")
 _UNKNOWN_CONNECTION: Final = bytes(8)
 _MAX_PART: Final = 1 << 20  # bytes of one record that are held at once
-_MAX_DIRECTIONS: Final = 4096  # half connections followed at once, 66 KiB each at most; the longest unused goes first
+# Half connections followed at once, 66 KiB each at most, signed ones 132 KiB more; the longest unused goes first.
+_MAX_DIRECTIONS: Final = 4096
 
 
 class CaptureError(Exception):
@@ -119,26 +121,36 @@ def _cut_off(number: int, at: int) -> CaptureError:
     return CaptureError(f"the capture ends within record {number}, at byte {at}: it was cut off while being written")
 
 
-def read_frames(file: BinaryIO) -> Iterator[CapturedFrame]:
-    """The frames of a capture file in the order of their last bytes; raises CaptureError after what could be read."""
-    return split_records(read_records(file))
+def read_frames(file: BinaryIO, secret_for: SecretFor | None = None) -> Iterator[CapturedFrame]:
+    """The frames of a capture file in the order of their last bytes; raises CaptureError after what could be read.
+
+    Proofs and tags of a signed connection are checked where `secret_for` has its key.
+    """
+    return split_records(read_records(file), secret_for)
 
 
-def split_records(records: Iterable[CaptureRecord]) -> Iterator[CapturedFrame]:
-    """The frames in these records; CaptureError comes through, after the frames before it."""
-    directions: dict[tuple[bytes, bool], Splitter] = {}
+def split_records(records: Iterable[CaptureRecord], secret_for: SecretFor | None = None) -> Iterator[CapturedFrame]:
+    """The same for the records of a file; CaptureError comes through, after the frames before it."""
+    directions: dict[tuple[bytes, bool], SignedSplitter] = {}
+    handshakes: dict[bytes, Handshake] = {}
     last: dict[tuple[bytes, bool], int] = {}
     failure: CaptureError | None = None
     try:
         for record in records:
             key = (record.connection_id, record.received)
-            splitter = directions.pop(key, None) or Splitter()
+            splitter = directions.pop(key, None)
+            if splitter is None:
+                handshake = handshakes.setdefault(record.connection_id, Handshake(secret_for))
+                splitter = SignedSplitter(handshake)
             directions[key] = splitter  # the last used stands last
             last[key] = record.time_us
             for piece in splitter.feed(record.data):
                 yield CapturedFrame(*key, record.time_us, piece)
             if len(directions) > _MAX_DIRECTIONS:
-                yield from _finish(directions, last, next(iter(directions)))
+                oldest = next(iter(directions))
+                yield from _finish(directions, last, oldest)
+                if (oldest[0], not oldest[1]) not in directions:
+                    handshakes.pop(oldest[0], None)
     except CaptureError as error:
         failure = error
     for key in list(directions):
@@ -148,7 +160,7 @@ def split_records(records: Iterable[CaptureRecord]) -> Iterator[CapturedFrame]:
 
 
 def _finish(
-    directions: dict[tuple[bytes, bool], Splitter], last: dict[tuple[bytes, bool], int], key: tuple[bytes, bool]
+    directions: dict[tuple[bytes, bool], SignedSplitter], last: dict[tuple[bytes, bool], int], key: tuple[bytes, bool]
 ) -> Iterator[CapturedFrame]:
     time_us = last.pop(key)
     for piece in directions.pop(key).finish():

@@ -6,6 +6,7 @@ counted, not kept. It takes no part in a connection, judges no stream, and knows
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from .errors import ErrorCode, ProtocolError
@@ -19,6 +20,7 @@ from .header import (
     HEADER_SIZE,
     OPEN,
     OPEN_FLAGS,
+    FrameType,
     Header,
     check_control,
     check_message,
@@ -27,14 +29,24 @@ from .header import (
 from .limits import MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
 from .records import Buffer
 
+_HANDSHAKE: Final = {FrameType.HELLO, FrameType.WELCOME, FrameType.AUTH}
 BODY_START: Final = 32  # bytes of a body that are kept: the fixed bodies of control frames fit
 
 
-class Piece(NamedTuple):
-    """A frame, the preface, or bytes that could not be read as either.
+class Record(NamedTuple):
+    """A record whose frames came before (SPEC 11.2). number: of its direction, None where some before were lost."""
 
-    header: None where this is no frame. body: its first bytes, at most BODY_START. missing: bytes of the body that the
-    capture lacks. problem: what is wrong, "" if nothing is. cut: the capture ends within this frame.
+    number: int | None
+    nbytes: int
+
+
+class Piece(NamedTuple):
+    """A frame, the preface, a record that has ended, or bytes that could not be read as any of these.
+
+    header: None where this is no frame. body: its first bytes, at most BODY_START; of a record its tag. missing: bytes
+    of the body that the capture lacks. problem: what is wrong, "" if nothing is. cut: the capture ends within this
+    frame, or within its record. check: whether a tag or proof is right (signed_splitter), "" where there is none.
+    record: this is one.
     """
 
     header: Header | None
@@ -44,6 +56,8 @@ class Piece(NamedTuple):
     missing: int = 0
     problem: str = ""
     cut: bool = False
+    check: str = ""
+    record: Record | None = None
 
 
 def header_problem(header: Header) -> str:
@@ -113,6 +127,27 @@ class Splitter:
                 self._lose(bytes(view[:BODY_START]), len(view))
                 break
         return pieces
+
+    def feed_until(self, view: memoryview, pieces: list[Piece], see: Callable[[Piece, bytes], Piece]) -> int:
+        """The same as far as the end of the next preface or handshake frame; how many bytes that took. `see` is shown
+        that piece and all its bytes, and gives what stands for it.
+        """
+        if self._reason and not self._found_again(view, pieces):
+            self._lose(bytes(view[:BODY_START]), len(view))
+            return len(view)
+        at = 0
+        while at < len(view):
+            head = bytes(self._head)
+            count = len(pieces)
+            used = self._take(view[at:], pieces)
+            if self._reason:
+                self._lose(bytes(view[at + used : at + used + BODY_START]), len(view) - at - used)
+                return len(view)
+            if len(pieces) > count and (pieces[-1].header is None or pieces[-1].header[1] in _HANDSHAKE):
+                pieces[-1] = see(pieces[-1], head + bytes(view[at : at + used]))
+                return at + used
+            at += used
+        return at
 
     def skip(self, count: int) -> list[Piece]:
         """The next `count` bytes are not in the capture."""
@@ -250,4 +285,4 @@ class Splitter:
         self._reason, self._lost, self._lost_start = "", 0, b""
 
 
-__all__ = ["BODY_START", "Piece", "Splitter", "header_problem"]
+__all__ = ["BODY_START", "Piece", "Record", "Splitter", "header_problem"]

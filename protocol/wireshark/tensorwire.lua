@@ -9,7 +9,7 @@
 local tensorwire = Proto("tensorwire", "Tensorwire")
 
 local PREFACE = "\x89TWP\r\n\x1a\n"
-local HEADER_SIZE = 32
+local HEADER_SIZE, PREFIX, TAG = 32, 4, 16
 local INLINE_BODY, MAX_CHUNK, MAX_METADATA, MAX_EXTENSION = 65536, 1048576, 65536, 1024
 local HELLO, WELCOME, AUTH, READY, OPEN, DATA, END, CANCEL = 1, 2, 3, 4, 5, 6, 7, 8
 local PING, PONG, GOAWAY, CLOSE = 11, 12, 13, 15
@@ -70,9 +70,9 @@ local ENTRY_SIZES = {
   [WELCOME] = {
     [1] = { 4, 4, 1, true }, [2] = { 4, 4, 1, true }, [3] = { 32, 32, 1, true }, [4] = { 0, 4095, 2, true },
     [6] = { 1, 1, 1, true }, [8] = { 16, 16, 1, true }, [9] = { 1, 128, 1 }, [10] = { 8, 8, 1, true },
-    [11] = { 16, 16, 1, true },
+    [11] = { 16, 16, 1, true }, [13] = { 32, 32, 1 },
   },
-  [AUTH] = {},
+  [AUTH] = { [13] = { 32, 32, 1 } },
 }
 local MACS = { [0] = "none", [1] = "hmac-sha256", [2] = "aes-256-gmac" }
 local KINDS = { [0] = "DENSE", [1] = "STRING", [2] = "RAGGED" }
@@ -108,7 +108,9 @@ local F = {
   payload = ProtoField.bytes("tensorwire.payload", "Payload"),
   detail = ProtoField.string("tensorwire.detail", "Detail"),
   unread = ProtoField.none("tensorwire.unread", "Bytes that could not be read as frames"),
-  records = ProtoField.none("tensorwire.records", "Signed records"),
+  record_length = ProtoField.uint32("tensorwire.record.length", "Bytes of frames"),
+  tag = ProtoField.bytes("tensorwire.record.tag", "Tag"),
+  tag_check = ProtoField.string("tensorwire.record.check", "Tag is"),
   -- extension
   item = ProtoField.uint8("tensorwire.item", "Extension item", base.DEC, ITEMS),
   dim = ProtoField.uint64("tensorwire.dim", "Dim"),
@@ -137,6 +139,7 @@ local F = {
   agent = ProtoField.string("tensorwire.agent", "Agent"),
   connection_id = ProtoField.bytes("tensorwire.connection_id", "Connection id"),
   boot_id = ProtoField.bytes("tensorwire.boot_id", "Boot id"),
+  proof = ProtoField.bytes("tensorwire.proof", "Proof"),
   entry_value = ProtoField.bytes("tensorwire.entry_value", "Value"),
   ready = ProtoField.string("tensorwire.ready", "Ready"),
   principal = ProtoField.string("tensorwire.principal", "Principal"),
@@ -399,6 +402,7 @@ local ENTRY_VALUES = {
   [9] = function(tree, value) tree:add(F.agent, value, text_of(value)) end,
   [10] = function(tree, value) tree:add(F.connection_id, value) end,
   [11] = function(tree, value) tree:add(F.boot_id, value) end,
+  [13] = function(tree, value) tree:add(F.proof, value) end,
 }
 
 -- What the values of known entries must be beside their length.
@@ -851,7 +855,7 @@ local function add_regions(tree, range, h, sender, connection)
   if h.type == HELLO or h.type == WELCOME or h.type == AUTH then
     if meta then
       problem, mac = add_entries(tree, meta, h)
-      if h.type == WELCOME then connection.mac = mac or 0 end
+      if h.type == WELCOME then connection.mac = not problem and not header_problem(h) and MACS[mac] and mac or 0 end
     elseif h.type ~= AUTH then
       problem = "HANDSHAKE: " .. TYPES[h.type] .. " without entries"
     end
@@ -898,10 +902,50 @@ local function add_unread(tvb, at, tree, field, info, text)
   return "[" .. text .. "]"
 end
 
--- Where signing (SPEC 11) will be read: with a MAC, frames stand in records {u32 length, frames, tag} from WELCOME (server)
--- and AUTH (client) on. Until it is built no peer chooses one, and nothing of a record is read.
-local function add_records(tvb, at, tree, connection)
-  return add_unread(tvb, at, tree, F.records, incomplete, "signed records, MAC " .. name_of(MACS, connection.mac))
+---- Records (SPEC 11.2): with a MAC, from WELCOME (server) and AUTH (client) on ----
+
+-- Whether a header that is right in every field, and fits in a record of a possible length, stands behind the n at `at`.
+local function record_begins(tvb, at, left)
+  if left < PREFIX + HEADER_SIZE then return false end
+  local h, n = read_header(tvb, at + PREFIX), tvb(at, PREFIX):le_uint()
+  return HEADER_SIZE + h.length <= n and n <= HEADER_SIZE + MAX_CHUNK and not header_problem(h)
+end
+
+-- Whether a tvb begins with what comes before records, in the packet in which they begin.
+local function begins_handshake(tvb, left)
+  if left < HEADER_SIZE then return false end
+  local h = read_header(tvb, 0)
+  return (h.type == HELLO or h.type == WELCOME or h.type == AUTH) and not header_problem(h)
+end
+
+-- The frames of a record of which `size` bytes are there, then the record; words for the info column. Its tag is not
+-- checked: Wireshark has no HMAC for Lua, and no place for keys.
+local function add_record(tvb, at, size, pinfo, tree, sender, connection, words)
+  local n = tvb(at, PREFIX):le_uint()
+  local first, stop, problem = at + PREFIX, math.min(at + PREFIX + n, at + size), nil
+  local frame_at, count = first, 0
+  while frame_at < stop and not problem do
+    local left = stop - frame_at
+    local h = left >= HEADER_SIZE and read_header(tvb, frame_at)
+    if not h or not framing_holds(h) or HEADER_SIZE + h.length > left then
+      if size == PREFIX + n + TAG then problem = "FRAME: a frame does not end where its record ends" end
+      break
+    end
+    words[#words + 1] = add_frame(tvb, frame_at, left, pinfo, tree, h, sender, connection)
+    if count == 0 and n > INLINE_BODY and h.length ~= n - HEADER_SIZE then
+      problem = "TOO_LARGE: several frames in a record of " .. n .. " bytes"
+    end
+    frame_at, count = frame_at + HEADER_SIZE + h.length, count + 1
+  end
+  local item = tree:add(tensorwire, tvb(at, size), "Tensorwire record, MAC " .. name_of(MACS, connection.mac))
+  item:add_le(F.record_length, tvb(at, PREFIX))
+  if size == PREFIX + n + TAG then
+    item:add(F.tag, tvb(at + PREFIX + n, TAG)):append_text(" (not checked)")
+    item:add(F.tag_check, "not checked"):set_generated()
+  else
+    item:add_proto_expert_info(incomplete, size .. " of " .. PREFIX + n + TAG .. " bytes were captured")
+  end
+  if problem then item:add_proto_expert_info(malformed, problem) end
 end
 
 local function begins_preface(tvb, at, left)
@@ -919,15 +963,41 @@ local function dissect(tvb, pinfo, tree)
   local side, total = end_of(pinfo.src, pinfo.src_port), tvb:captured_len()
   local can_wait = pinfo.can_desegment > 0 and tvb:captured_len() == tvb:reported_len()
   local synced, at, words = in_sync(connection, side, pinfo.number), 0, {}
+  local signed = connection.signed[side]
+  local sealed = signed and (pinfo.number > signed
+    or pinfo.number == signed and not begins_preface(tvb, 0, total) and not begins_handshake(tvb, total))
   pinfo.cols.protocol:set("tensorwire")
   while at < total do
-    local left, signed = total - at, connection.signed[side]
-    if signed and pinfo.number > signed then
-      words[#words + 1] = add_records(tvb, at, tree, connection)
-      break
-    end
-    if begins_preface(tvb, at, left) and (left >= #PREFACE or can_wait) and (left >= 4 or synced) then
+    local left = total - at
+    if sealed and not (begins_preface(tvb, at, left) and left >= 4) then
+      if left < PREFIX and synced and can_wait then
+        more_needed(pinfo, at, DESEGMENT_ONE_MORE_SEGMENT)
+        break
+      end
+      local n = left >= PREFIX and tvb(at, PREFIX):le_uint() or 0
+      if not synced and not record_begins(tvb, at, left) then
+        words[#words + 1] = add_unread(tvb, at, tree, F.unread, incomplete, "no record begins here")
+        break
+      elseif left < PREFIX then
+        words[#words + 1] = add_unread(tvb, at, tree, F.unread, incomplete, "a record cut off")
+        break
+      elseif n < HEADER_SIZE or n > HEADER_SIZE + MAX_CHUNK then
+        set_sync(connection, side, pinfo, false)
+        words[#words + 1] = add_unread(tvb, at, tree, F.unread, malformed, "a record of " .. n .. " bytes")
+        break
+      end
+      if not synced then set_sync(connection, side, pinfo, true) end
+      synced = true
+      local size = PREFIX + n + TAG
+      if left < size and can_wait then
+        more_needed(pinfo, at, size - left)
+        break
+      end
+      add_record(tvb, at, math.min(size, left), pinfo, tree, sender_of(connection, pinfo), connection, words)
+      at = at + size
+    elseif begins_preface(tvb, at, left) and (left >= #PREFACE or can_wait) and (left >= 4 or synced) then
       if left < #PREFACE then return more_needed(pinfo, at, #PREFACE - left) end
+      sealed = false
       if not pinfo.visited then
         if connection.preface then connection = new_connection(list, pinfo.number) end -- the ports are used again
         connection.client, connection.preface = side, pinfo.number
@@ -963,8 +1033,8 @@ local function dissect(tvb, pinfo, tree)
         break
       end
       words[#words + 1] = add_frame(tvb, at, left, pinfo, tree, h, sender_of(connection, pinfo), connection)
-      if connection.mac ~= 0 and (h.type == WELCOME or h.type == AUTH) and not pinfo.visited then
-        connection.signed[side] = pinfo.number
+      if connection.mac ~= 0 and (h.type == WELCOME or h.type == AUTH) then
+        connection.signed[side], sealed = connection.signed[side] or pinfo.number, true
       end
       at = at + size
     end

@@ -24,8 +24,13 @@ def by_decode(raw: bytes) -> list[Common]:
     found = []
     for row in Rows(io.BytesIO(raw)):
         fields = fields_of(row)
-        if "frame" not in fields or (row.piece is not None and row.piece.cut):
+        if row.piece is not None and row.piece.cut:
             continue  # tshark shows nothing of what never became whole
+        if "tag" in fields:
+            found.append({"packet": fields["packet"], "record": fields["length"], "tag": fields["tag"]})
+            continue
+        if "frame" not in fields:
+            continue
         common: Common = {"packet": fields["packet"], "frame": fields["frame"] == "PREFACE"}
         if fields["frame"] != "PREFACE":
             names = ("type", "stream", "seq", "priority", "length", "ext_len", "meta_len", "body_len", "sender")
@@ -39,6 +44,7 @@ def by_decode(raw: bytes) -> list[Common]:
                 (t["name"], t["dtype"], t["kind"], ",".join(map(str, t["shape"]))) for t in fields.get("tensors", [])
             ]
             common["agent"], common["principal"] = fields.get("agent", ""), fields.get("principal", "")
+            common["proof"] = fields.get("proof", "")
             common["detail"], common["malformed"] = fields.get("detail", ""), bool(fields.get("problems"))
         found.append(_plain(common))
     return sorted(found, key=lambda common: int(common["packet"]))
@@ -46,10 +52,15 @@ def by_decode(raw: bytes) -> list[Common]:
 
 def by_tshark(file: Path, *options: str) -> list[Common]:
     """The same, as tshark shows them."""
-    return [_common(item) for item in shown(file, *options) if "type" in item.values or "preface" in item.values]
+    kinds = {"type", "preface", "record.tag"}
+    return [_common(item) for item in shown(file, *options) if kinds & set(item.values)]
 
 
 def _common(item: Shown) -> Common:
+    if "record.tag" in item.values:
+        assert item.one("record.check") == "not checked"
+        tag = item.one("record.tag").replace(":", "")
+        return {"packet": item.packet, "record": int(item.one("record.length")), "tag": tag}
     common: Common = {"packet": item.packet, "frame": "preface" in item.values}
     if common["frame"]:
         return common
@@ -67,6 +78,7 @@ def _common(item: Shown) -> Common:
     columns = (item.values.get(f"tensor.{name}", []) for name in ("name", "dtype", "kind", "shape"))
     common["tensors"] = list(zip(*columns, strict=True))
     common["agent"], common["principal"] = item.one("agent"), item.one("principal")
+    common["proof"] = item.one("proof").replace(":", "")
     common["detail"], common["malformed"] = item.one("detail"), bool(item.experts)
     return _plain(common)
 
@@ -76,7 +88,7 @@ def _plain(common: Common) -> Common:
     if common.get("type") == FrameType.READY:  # the types of its values are judged by decode alone
         common |= {"malformed": None, "principal": ""}
     if common.get("malformed"):
-        common |= {"agent": "", "principal": "", "tensors": [], "model": "", "model_version": ""}
+        common |= {"agent": "", "principal": "", "proof": "", "tensors": [], "model": "", "model_version": ""}
     for name in ("model", "model_version", "detail", "agent", "principal"):
         if name in common:
             common[name] = _text(common[name])

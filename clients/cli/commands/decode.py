@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import click
 
 from ....protocol.capture import CaptureError
+from ....protocol.signed_splitter import SecretFor
 from ...errors import printable
+from ...keys import KEY_VARIABLE, parse_keys, read_key_file
 from ..decoding.fields import Fields, fields_of
 from ..decoding.rows import Rows
 from ..decoding.text import line_of
@@ -38,10 +41,22 @@ from ..group import Command
     help="Packets: only TCP connections of this port, also those that do not begin with tensorwire's preface."
     " Default: all that do, and all of port 7411.",
 )
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="Client keys (ID:SECRET, one per line, mode 0600): proofs and tags made with them are checked. Default: the"
+    " key in TENSORWIRE_KEY.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many frames.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def command(
-    file: Path, stream: int | None, connection: int | None, port: int | None, limit: int | None, as_json: bool
+    file: Path,
+    stream: int | None,
+    connection: int | None,
+    port: int | None,
+    key_file: Path | None,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Print the frames of FILE, one per line; - is standard input.
 
@@ -50,10 +65,14 @@ def command(
     Each line has the time since the first frame in seconds, the connection, > for client to server and < for server to
     client, the frame's type and every field that is set; what is wrong with a frame stands behind a !. The contents of
     tensors are never shown.
+
+    Frames of a signed connection stand in records; each is shown behind its frames, with its tag, which is good, bad,
+    or not checked: that takes the key and the whole handshake.
     """
+    secret_for = _secret_for(key_file)
     try:
         with click.open_file(str(file), "rb") as capture:
-            rows = Rows(cast("BinaryIO", capture), port)
+            rows = Rows(cast("BinaryIO", capture), port, secret_for)
             start: int | None = None
             count = 0
             for row in rows:
@@ -71,6 +90,17 @@ def command(
                 click.echo(f"{printable(file.name, 200)}: {remark}", err=True)
     except CaptureError as error:
         raise Failure(f"{printable(str(file), 200)}: {error}") from error
+
+
+def _secret_for(key_file: Path | None) -> SecretFor | None:
+    """Secrets by key id, of the file or of the environment."""
+    text, where = os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE
+    if key_file is not None:
+        text, where = read_key_file(str(key_file)), f"the key file {str(key_file)!r}"
+    elif not text:
+        return None
+    secrets = {key.id.encode(): key.secret for key in parse_keys(text, where)}
+    return secrets.get
 
 
 def _concerns(fields: Fields, stream: int) -> bool:

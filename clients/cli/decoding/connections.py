@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ....protocol.limits import PREFACE
-from ....protocol.splitter import Piece, Splitter
+from ....protocol.signed_splitter import Handshake, SecretFor, SignedSplitter
+from ....protocol.splitter import Piece
 from .packets import ACK, RST, SYN, Endpoint, Segment
 from .tcp import SEGMENT_COST, Direction, Run
 
@@ -53,7 +54,7 @@ class _Connection:
         self.syn: int | None = None  # the client's first sequence number, where its SYN was seen
         self.directions = {end: Direction() for end in ends}
         self.last: dict[Endpoint, tuple[int, int]] = dict.fromkeys(ends, (0, 0))  # time and packet of the latest bytes
-        self.splitters: dict[Endpoint, Splitter] = {}  # empty until it is known to speak tensorwire
+        self.splitters: dict[Endpoint, SignedSplitter] = {}  # empty until it is known to speak tensorwire
         self.left_out = False
         self.pending: list[tuple[Endpoint, Run]] = []
         self.pending_bytes = 0
@@ -77,10 +78,14 @@ class _Connection:
 
 
 class Connections:
-    """Follows the connections of a file. With a `port`, only those of that port, preface or not."""
+    """Follows the connections of a file. With a `port`, only those of that port, preface or not.
 
-    def __init__(self, port: int | None = None) -> None:
+    Proofs and tags of signed ones are checked where `secret_for` has their key.
+    """
+
+    def __init__(self, port: int | None = None, secret_for: SecretFor | None = None) -> None:
         self._port = port
+        self._secret_for = secret_for
         self._table: dict[tuple[Endpoint, Endpoint], _Connection] = {}
         self._waiting = 0
         self.selected = 0
@@ -210,7 +215,8 @@ class Connections:
     def _select(self, connection: _Connection, rows: list[Row], lost: dict[Endpoint, str]) -> None:
         self.selected += 1
         connection.number = self.selected
-        connection.splitters = {end: Splitter(lost[end]) for end in connection.directions}
+        handshake = Handshake(self._secret_for)
+        connection.splitters = {end: SignedSplitter(handshake, lost[end]) for end in connection.directions}
         client, server = sorted(connection.directions, key=lambda end: end != connection.client)
         first = connection.pending[0][1]
         rows.append(Row(first.time_us, first.packet, connection.number, "", None, f"client {client}, server {server}"))

@@ -25,7 +25,8 @@ from ....protocol.extension import (
 )
 from ....protocol.header import DATA, END, END_STREAM, MORE, OPEN, Flag, FrameType, Header, type_name
 from ....protocol.limits import NO_NEW_STREAMS, PREFACE
-from ....protocol.splitter import Piece
+from ....protocol.signing import PROOF_SIZE
+from ....protocol.splitter import Piece, Record
 from ....protocol.status import Status
 from .connections import CLIENT, SERVER, Row
 
@@ -51,11 +52,15 @@ def fields_of(row: Row) -> Fields:
     piece = row.piece
     if piece is None:
         fields["note"] = row.note
+    elif piece.record is not None:
+        _add_record(fields, piece, piece.record)
     elif piece.header is None:
         _add_bytes(fields, piece)
     else:
         problems = [piece.problem] if piece.problem else []
         _add_header(fields, piece.header)
+        if piece.check:
+            fields["proof_check"] = piece.check
         if not piece.cut or piece.ext or piece.meta or piece.body:
             _add_content(fields, piece, piece.header, problems)
         problems += _misplaced(piece.header, row.sender)
@@ -64,6 +69,15 @@ def fields_of(row: Row) -> Fields:
         if problems:
             fields["problems"] = problems
     return fields
+
+
+def _add_record(fields: Fields, piece: Piece, record: Record) -> None:
+    """A record, behind its frames: its number in its direction, bytes of frames, tag, and what is known of the tag."""
+    if record.number is not None:
+        fields["record"] = record.number
+    fields.update(length=record.nbytes, tag=piece.body.hex(), tag_check=piece.check)
+    if piece.problem:
+        fields["problems"] = [piece.problem]
 
 
 def _misplaced(header: Header, sender: str) -> list[str]:
@@ -199,8 +213,15 @@ def _add_entries(fields: Fields, kind: int, meta: bytes, problems: list[str]) ->
             fields.update(mac=handshake.MAC_NAMES.get(welcome.mac, str(welcome.mac)), chunk=welcome.limits.chunk)
             fields.update(max_streams=welcome.limits.max_streams, max_message=welcome.limits.max_message)
             fields.update(connection_id=welcome.connection_id.hex(), boot_id=welcome.boot_id.hex(), agent=welcome.agent)
+            if welcome.proof:
+                fields["proof"] = welcome.proof.hex()
         elif meta:
-            fields["entries"] = sorted(handshake.parse_entries(meta))
+            entries = handshake.parse_entries(meta)
+            fields["entries"] = sorted(entries)
+            if handshake.PROOF in entries:
+                fields["proof"] = entries[handshake.PROOF].hex()
+                if len(entries[handshake.PROOF]) != PROOF_SIZE:
+                    problems.append(f"HANDSHAKE: PROOF of {len(entries[handshake.PROOF])} bytes")
     except ProtocolError as error:
         problems.append(f"{error.code.name}: {error.message}")
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ....protocol.capture import MAGIC, CapturedFrame, CaptureError, read_records_after_magic, split_records
 from ....protocol.header import FrameType
 from ....protocol.limits import PREFACE
+from ....protocol.signed_splitter import SecretFor
 from .connections import CLIENT, SERVER, Connections, Row
 from .packets import LINK_TYPES, Fragment, parse_packet
 from .pcap import is_packet_file, read_packets
@@ -23,15 +24,16 @@ _FROM_SERVER = {FrameType.WELCOME, FrameType.READY, FrameType.END, FrameType.GOA
 class Rows:
     """The rows of a file, to be taken once; CaptureError after what could be read. Then `remarks` is filled."""
 
-    def __init__(self, file: BinaryIO, port: int | None = None) -> None:
+    def __init__(self, file: BinaryIO, port: int | None = None, secret_for: SecretFor | None = None) -> None:
         self._file = file
         self._port = port
+        self._secret_for = secret_for
         self.remarks: list[str] = []
 
     def __iter__(self) -> Iterator[Row]:
         magic = self._file.read(len(MAGIC))
         if magic == MAGIC:
-            return self._own(split_records(read_records_after_magic(self._file)))
+            return self._own(split_records(read_records_after_magic(self._file), self._secret_for))
         if is_packet_file(magic):
             return self._packets(magic)
         if magic[:2] == b"\x1f\x8b" or magic[:4] == b"\x28\xb5\x2f\xfd":
@@ -62,7 +64,7 @@ class Rows:
             yield Row(frame.time_us, 0, numbers[name], sender, frame.piece)
 
     def _packets(self, magic: bytes) -> Iterator[Row]:
-        connections = Connections(self._port)
+        connections = Connections(self._port, self._secret_for)
         packets = fragments = other_links = 0
         failure: CaptureError | None = None
         try:

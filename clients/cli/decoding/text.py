@@ -30,7 +30,8 @@ def line_of(fields: Fields, start_us: int = 0) -> str:
     """Seconds since `start_us`, connection, direction (> client to server, < server to client), and what is set."""
     time = max(fields["time_us"] - start_us, 0) / 1e6
     lead = f"{time:12.6f} #{fields['connection']} {_ARROWS.get(fields['sender'], '-')}"
-    line = " ".join([lead, *(_content(fields) if "frame" in fields else _note(fields))])
+    content = _record(fields) if "tag" in fields else _content(fields) if "frame" in fields else _note(fields)
+    line = " ".join([lead, *content])
     return line if len(line) <= MAX_LINE else line[: MAX_LINE - 3] + "..."
 
 
@@ -48,6 +49,13 @@ def _note(fields: Fields) -> Iterator[str]:
     yield fields["note"][:_MAX_TEXT]
     if "bytes" in fields:
         yield ascii(bytes.fromhex(fields["bytes"]))[1:]
+
+
+def _record(fields: Fields) -> Iterator[str]:
+    number = f" {fields['record']}" if "record" in fields else ""
+    yield f"RECORD{number} length={fields['length']} tag={fields['tag']} {fields['tag_check']}"
+    for problem in fields.get("problems", []):
+        yield f"! {problem[:_MAX_TEXT]}"
 
 
 def _content(fields: Fields) -> Iterator[str]:
