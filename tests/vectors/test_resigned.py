@@ -1,7 +1,8 @@
 """Every vector of an open connection once more in records: signing changes nothing above it (SPEC 11.1).
 
-What the vectors receive is cut into frames, and these are sealed with the second description's tags, one to a record or
-as many as fit; what is sent is opened with the same. Bytes that are no whole frame stay out: there is no record of them.
+What the vectors receive is cut into frames, which are sealed with the second description's tags, one to a record or as
+many as fit; what is sent is opened with the same. Vectors with bytes that are no whole frame stay out: no record holds
+such.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def whole_frames(vector: Json) -> bool:
             frames_of(unpack(step.get("receive", [])))
     except ValueError:
         return False
-    return vector["start"] == "open"
+    return bool(vector["start"] == "open")
 
 
 CASES = [case for case in load("connection") if whole_frames(case[2])]
