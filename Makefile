@@ -74,7 +74,7 @@ generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs
 	$(BIN)/python -m tensorwire.codec.generate
 
 vectors: $(STAMP)  ## regenerate tests/vectors from their own description
-	$(BIN)/python tests/vectors/generate.py
+	$(BIN)/python -m tests.vectors.generate
 
 $(VENV)/.bench: pyproject.toml constraints.txt $(STAMP)
 	@echo "Installing what the benchmark compares with ..."
