@@ -80,7 +80,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models: Path, certificates: Certificates, key: tuple[Path, Path], log: Path) -> Iterator[ServerProcess]:
-    flags = ("--keys", str(key[0]), "--insecure", "--handshake-timeout", "0.5", "--max-pending", "8")
+    flags = ("--keys", str(key[0]), "--insecure", "--handshake-timeout", "1.5", "--max-pending", "8")
     with running_server(models, *certificates.flags, *flags, log=log) as running:
         yield running
     assert "Traceback" not in log.read_text()
@@ -332,20 +332,20 @@ def test_a_handshake_of_tls_that_does_not_go_on_ends_with_the_handshake_timeout(
     with socket.create_connection(("127.0.0.1", tls_port(server)), timeout=5) as sock:
         sock.sendall(first)
         assert sock.recv(4096) == b""
-        assert 0.4 < time.monotonic() - began < 2.5
+        assert 1.4 < time.monotonic() - began < 4.0
     wait_dropped(server, "timeout", before)
 
 
 def test_the_time_of_the_tls_handshake_is_no_time_on_top(server: ServerProcess, certificates: Certificates) -> None:
-    """Both handshakes have one timeout between them: half of it before TLS leaves half for the rest."""
+    """Both handshakes have one timeout between them: what TLS takes of it is gone."""
     context = ssl.create_default_context(cafile=str(certificates.ca))
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", tls_port(server)), timeout=5) as plain:
-        time.sleep(0.3)
+        time.sleep(1.0)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
             while sock.recv(4096):
                 pass  # CLOSE (TIMEOUT), then the end
-            assert time.monotonic() - began < 0.75
+            assert time.monotonic() - began < 2.2
 
 
 def test_tls_handshakes_count_as_pending_and_the_oldest_gives_way(
