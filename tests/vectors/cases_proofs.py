@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from tests.vectors.mac import hmac_sha256
 from tests.vectors.sealed import (
     BINDING,
+    DUMMY,
     GMAC,
     HMAC,
     NONE,
@@ -232,6 +233,9 @@ def _changed_hellos(session: Session) -> Iterator[Test]:
         name = f"HELLO changed in flight: {comment}"
         auth = read.auth_with(session.client_proof)
         yield refused_auth(read, name, "11.3", AUTHENTICATION, flag, auth)
+    unknown = session.but(key_id=b"nobody", secret=DUMMY)
+    name = "HELLO changed in flight: another key id"
+    yield refused_auth(unknown, name, "11.3", AUTHENTICATION, "Key", unknown.auth_with(session.client_proof))
     if session.mac == GMAC:
         read = session.but(mac=HMAC, offers=(HMAC,))
         name = "MAC stripped from HELLO's list in flight"

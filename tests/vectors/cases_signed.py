@@ -1,16 +1,15 @@
-"""Vectors of the signed handshake: keys, proofs, and what has none (SPEC 9.7, 11.3, 11.4)."""
+"""Vectors of the signed handshake: what is right, and the first record of each side (SPEC 9.5, 11.1 to 11.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.vectors.case import Event, Step, closed, do, expect, message, receive, sends
+from tests.vectors.case import Event, closed, do, expect, message, receive, sends
+from tests.vectors.cases_keys import keys, without_key
 from tests.vectors.cases_proofs import auths, welcomes
 from tests.vectors.cases_sessions import CALL, REPLY
 from tests.vectors.sealed import (
     BINDING,
-    DUMMY,
-    EXPIRED_ID,
     GMAC,
     HMAC,
     NONE,
@@ -18,18 +17,15 @@ from tests.vectors.sealed import (
     READY_PAYLOAD,
     Session,
     flipped,
-    macs,
     record,
 )
 from tests.vectors.signed_case import (
-    EXPIRED_SECRET,
     Group,
     Test,
     case,
     derived,
     group,
     prelude,
-    refused_welcome,
     said_hello,
     said_welcome,
 )
@@ -38,18 +34,13 @@ from tests.vectors.wire import (
     CLOSE,
     END_STREAM,
     FRAME,
-    HANDSHAKE,
-    MAC,
     PING,
     PONG,
-    PREFACE,
     WANT_TIMING,
     dims,
     frame,
-    hello,
     metadata,
     parts,
-    welcome,
 )
 
 SERVER, CLIENT = "server", "client"
@@ -72,7 +63,7 @@ def handshakes() -> list[Group]:
                 *_honest(session),
                 *welcomes(session),
                 *auths(session),
-                *_keys(session),
+                *keys(session),
                 *_first_records(session),
             ]
             shown = {
@@ -82,7 +73,7 @@ def handshakes() -> list[Group]:
                 "prelude": prelude(session, READY_PAYLOAD),
             }
             found.append(group(mac + where, session, tests, shown=shown))
-    return [*found, *_without_key()]
+    return [*found, *without_key()]
 
 
 # ---- what is right ----
@@ -174,6 +165,7 @@ def _honest(session: Session) -> Iterator[Test]:
         *(*said_welcome(session), receive(frame(CLOSE, aux=AUTHENTICATION, meta=b"no"))),
         expect(closed(AUTHENTICATION, remote=True)),
     )
+    yield from _choices(session)
     ping = frame(PING, body=b"01234567")
     yield case(
         "READY and a PING in one record",
@@ -186,28 +178,31 @@ def _honest(session: Session) -> Iterator[Test]:
     )
 
 
-def _keys(session: Session) -> Iterator[Test]:
-    """Keys that the server does not take: WELCOME comes with a proof, the refusal after AUTH."""
-    for comment, key_id, own in (
-        ("a key id that the server does not know", b"nobody", _OTHER_SECRET),
-        ("a key that has expired, with its own secret", EXPIRED_ID, EXPIRED_SECRET),
-    ):
-        real = session.but(key_id=key_id, secret=own)
-        dummy = session.but(key_id=key_id, secret=DUMMY)
-        steps = (receive(PREFACE, real.hello), sends(dummy.welcome))
-        yield case(comment, "11.4", SERVER, "Key", *steps, receive(real.auth), expect(closed(AUTHENTICATION)))
+def _choices(session: Session) -> Iterator[Test]:
+    """The server picks the first of the client's list that it allows."""
+    offers, picked = {
+        HMAC: ((GMAC, HMAC), HMAC),  # this group's server allows hmac-sha256 alone
+        GMAC: ((HMAC, GMAC), HMAC),
+        NONE: ((GMAC, HMAC, NONE), NONE),
+    }[session.mac]
+    chosen = session.but(mac=picked, offers=offers)
+    yield case(
+        f"{picked} is picked of {', '.join(offers)}",
+        "9.5",
+        SERVER,
+        "Normal",
+        *(*said_welcome(chosen), receive(chosen.auth), expect(_AUTHENTICATED)),
+        *(do("accept", ready=READY_PAYLOAD.hex()), sends(chosen.ready)),
+    )
+    if session.mac == GMAC:
+        second = session.but(mac=HMAC)
         yield case(
-            f"{comment.split(',')[0]}; AUTH proves the dummy secret",
-            *("11.4", SERVER, "Key"),
-            *(*steps, receive(dummy.auth), expect(closed(AUTHENTICATION))),
+            "the server has only the second MAC of the list",
+            "9.5",
+            CLIENT,
+            "Normal",
+            *(*said_hello(second), receive(second.welcome), sends(second.auth), receive(second.ready), expect(_READY)),
         )
-        yield refused_welcome(
-            session, f"WELCOME as for {comment}", "11.4", AUTHENTICATION, "Key", session.but(secret=DUMMY).welcome
-        )
-    for size in (0, 65):
-        name = f"a key id of {size} bytes"
-        raw = session.hello_but(t7=b"k" * size).hello
-        yield case(name, "9.3", SERVER, "Entries", receive(PREFACE, raw), expect(closed(HANDSHAKE)))
 
 
 # ---- the first record of each side ----
@@ -264,48 +259,6 @@ def _first_records(session: Session) -> Iterator[Test]:
             flag,
             *(*accepted, receive(data), expect(closed(AUTHENTICATION))),
         )
-
-
-# ---- no key ----
-
-
-def _without_key() -> list[Group]:
-    """Clients that give no key, and servers that want one."""
-    plain = Session(mac=NONE, offers=(NONE,), key_id=b"")
-    keyless = receive(PREFACE, hello())
-    keyed = said_welcome(Session())
-    only_none = receive(PREFACE, hello(t6=macs(NONE), t7=b"vectors"))
-
-    def refusal(comment: str, section: str, flag: str, step: Step, code: int) -> Test:
-        return case(comment, section, SERVER, flag, step, expect(closed(code)))
-
-    wanted = [
-        case("a key where keys are wanted", "9.7", SERVER, "Normal", *keyed),
-        refusal("no key where keys are wanted", "9.7", "Key", keyless, AUTHENTICATION),
-        refusal("a key, and none the only MAC offered", "9.5", "Downgrade", only_none, MAC),
-    ]
-    for number in (0xFE, 0xFF):
-        step = receive(PREFACE, hello(t6=bytes((number,)), t7=b"vectors"))
-        wanted.append(refusal(f"a key, and {number} the only MAC offered", "9.5", "Downgrade", step, MAC))
-    both = [
-        case("a key where it may be left out", "9.7", SERVER, "Normal", *keyed),
-        case("no key where it may be left out", "9.7", SERVER, "Normal", keyless, sends(welcome())),
-        *(
-            refusal(
-                f"{' and '.join(offers)} without a key",
-                "9.5",
-                "Entries",
-                receive(PREFACE, hello(t6=macs(*offers))),
-                HANDSHAKE,
-            )
-            for offers in ((HMAC,), (GMAC,), (GMAC, HMAC), (HMAC, NONE))
-        ),
-    ]
-    return [
-        group("a server that wants keys", plain, wanted, allows=(HMAC, GMAC), keyless=False),
-        group("a server that wants keys, on loopback", plain, wanted[1:2], allows=(HMAC, GMAC, NONE), keyless=False),
-        group("a server that takes clients without a key", plain, both, allows=(HMAC, GMAC, NONE)),
-    ]
 
 
 __all__ = ["handshakes"]
