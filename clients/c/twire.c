@@ -1161,7 +1161,7 @@ static const char *credentials_read(const twire_options *o, credentials *c) {
     c->id_length = length;
     memcpy(c->id, o->key, length);
   }
-  const char *macs = o->macs ? o->macs : c->id_length ? "hmac-sha256,aes-256-gmac" : "none";
+  const char *macs = o->macs ? o->macs : c->id_length ? "aes-256-gmac,hmac-sha256" : "none";
   if (!macs_read(macs, c))
     return "options: macs is malformed: expected names of hmac-sha256, aes-256-gmac and none, separated by commas, each once";
   if (!c->id_length && (c->mac_count > 1 || c->macs[0] != MAC_NONE))

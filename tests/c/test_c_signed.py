@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def key(folder: Path) -> str:
     made = subprocess.run(
-        [ROOT / ".venv" / "bin" / "tensorwire", "keys", "new", "--principal", "c", "--out", folder / "c.key",
+        [Path(sys.executable).parent / "tensorwire", "keys", "new", "--principal", "c", "--out", folder / "c.key",
          folder / "keys.toml"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -5,6 +5,8 @@ What lives here: (from the client, bytes) pairs in wire order. What must not: pa
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tensorwire.codec import Encoder, Ready
@@ -16,23 +18,28 @@ Piece = tuple[bool, bytes]
 
 _TIMING = (12, 30, 0, 4, 150, 5, 210)
 TRACE = bytes(range(25))
+KEY_ID, SECRET = b"session", bytes(range(0x40, 0x60))
 
 
 class Session:
-    """A client and a server core; what they send is kept in order."""
+    """A client and a server core; what they send is kept in order. With a `mac`, they sign."""
 
-    def __init__(self, chunk: int = 16384) -> None:
+    def __init__(self, chunk: int = 16384, mac: str = "") -> None:
         limits = Limits(chunk=chunk)
-        self.client = Connection(
-            Config(Role.CLIENT, agent="session/1", limits=limits), nonce=bytes(range(32)), now=0.0, reserve=_reserve
-        )
+        config = Config(Role.CLIENT, agent="session/1", limits=limits)
+        allowed = Config(Role.SERVER, agent="session/1", limits=limits)
+        if mac:
+            config = replace(config, mac_algorithms=(mac,), key_id=KEY_ID, secret=SECRET)
+            allowed = replace(allowed, mac_algorithms=(mac,), keyless=False)
+        self.client = Connection(config, nonce=bytes(range(32)), now=0.0, reserve=_reserve)
         self.server = Connection(
-            Config(Role.SERVER, agent="session/1", limits=limits),
+            allowed,
             nonce=bytes(range(32, 64)),
             now=0.0,
             reserve=_reserve,
             connection_id=bytes.fromhex("5f0c1d2e3b4a5968"),
             boot_id=bytes(range(16)),
+            secret_of=(lambda key_id: (SECRET, key_id == KEY_ID)) if mac else None,
         )
         self.encoder = Encoder()
         self.pieces: list[Piece] = []
@@ -81,9 +88,9 @@ def _reserve(*arguments: object) -> memoryview:
     return memoryview(bytearray(int(str(arguments[-1]))))
 
 
-def small_session() -> list[Piece]:
+def small_session(mac: str = "") -> list[Piece]:
     """Every built frame type, several streams, all kinds of tensors, an error, and an orderly end."""
-    session = Session()
+    session = Session(mac=mac)
     x = np.arange(3, dtype=np.float32).reshape(1, 3)
     first = session.call("echo", {"x": x}, flags=END_STREAM | WANT_TIMING, deadline_us=250_000)
     session.answer(first, "echo", {"y": x * 2})
@@ -105,9 +112,9 @@ def small_session() -> list[Piece]:
     return session.pieces
 
 
-def big_session(nbytes: int = 602_112, chunk: int = 262_144) -> list[Piece]:
+def big_session(nbytes: int = 602_112, chunk: int = 262_144, mac: str = "") -> list[Piece]:
     """A call and a reply whose bodies are chunked, with a small call between."""
-    session = Session(chunk)
+    session = Session(chunk, mac)
     image = np.zeros((1, 3, nbytes // 12), np.float32)
     first = session.call("classifier", {"image": image})
     second = session.call("echo", {"x": np.zeros((1,), np.uint8)})

@@ -319,7 +319,7 @@ static void help(void) {
          "                    every %dth)\n"
          "  --deadline MS     of each call, in milliseconds (default none)\n"
          "  --key ID:SECRET   sign with this key; whoever lists processes sees it, so better put it into TENSORWIRE_KEY\n"
-         "  --mac LIST        hmac-sha256, aes-256-gmac, none: the most wanted first (default hmac-sha256,aes-256-gmac)\n%s",
+         "  --mac LIST        hmac-sha256, aes-256-gmac, none: the most wanted first (default aes-256-gmac,hmac-sha256)\n%s",
          CHECK_EVERY, load_help);
 }
 
