@@ -62,6 +62,7 @@ class Server:
         self.registry = Registry()
         self._loading: dict[tuple[str, str], Served] = {}
         self._key_watch: KeyWatch | None = None
+        self.certificates: Certificates | None = None
         self.addresses: list[str] = []
         self.admin_url = ""
 
@@ -80,7 +81,6 @@ class Server:
         self._open_audit()
         self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout)
         self._listeners: list[Listener] = []
-        self.certificates: Certificates | None = None
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
         )
@@ -273,8 +273,8 @@ async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     server = Server(models_dir, settings)
-    await server.start()
     loop.add_signal_handler(signal.SIGHUP, server.reload)
+    await server.start()
     gc.collect()
     gc.freeze()  # what start-up made stays: the collector need not look through it, for milliseconds, between two calls
     if not stopping.is_set():

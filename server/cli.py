@@ -115,14 +115,15 @@ serve = GroupedCommand(
     short_help="Serve the models of a folder.",
     help="""Serve the models of MODELS_DIR, a folder with one sub-folder per model and version.
 
-    Prints one line when every model is loaded and calls are taken. SIGTERM and Ctrl-C drain: calls in flight are
-    finished, for at most --drain-timeout seconds; a second signal ends at once.
+    Callers prove a key of --keys, which `tensorwire keys new` makes. Prints one line when every model is loaded and
+    calls are taken. SIGTERM and Ctrl-C drain: calls in flight are finished, for at most --drain-timeout seconds; a
+    second signal ends at once. SIGHUP reads keys and certificates again.
 
     \b
     Examples:
-      tensorwire serve models/
-      tensorwire serve models/ --port 0 --admin-port 0
-      tensorwire serve models/ --no-tcp --unix /run/tensorwire.sock
+      tensorwire serve models/ --keys keys.toml
+      tensorwire serve models/ --keys keys.toml --host 0.0.0.0 --admin-port 0
+      tensorwire serve models/ --insecure --no-tcp --unix /run/tensorwire.sock
       TENSORWIRE_POOL_BYTES=4GiB tensorwire serve models/ --config server.toml
     """,
 )

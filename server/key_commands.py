@@ -254,11 +254,16 @@ def _add(file: Path, key: Key, out: Path | None, ends: dict[str, float] | None =
 
 def _next_steps(file: Path, out: Path | None, key: Key) -> None:
     """What to do now, for people: beside the key, so that a script reads the key alone."""
-    where = "the line above" if out is None else str(out)
+    where, use = "the line above", "TENSORWIRE_KEY=ID:SECRET in its environment, or tensorwire.connect(url, key=...)"
+    if out is not None:
+        where, use = (
+            str(out),
+            f"TENSORWIRE_KEY_FILE={out} in its environment, or tensorwire.connect(url, key=Path(...))",
+        )
     scope = "every model" if key.models == ("*",) else ", ".join(key.models)
     click.echo(
         f"Key {key.id} for {key.principal} ({scope}) is in {file}. Give the client {where}, which is shown only now:\n"
-        f"  TENSORWIRE_KEY=ID:SECRET in its environment, or tensorwire.connect(url, key=...)\n"
+        f"  {use}\n"
         f"Start the server with: tensorwire serve models/ --keys {file} (one that runs notices by itself)",
         err=True,
     )

@@ -91,9 +91,10 @@ class KeyStore:
         found, valid = self.find(key.id.encode())
         return valid and (found.secret, found.principal) == (key.secret, key.principal)
 
-    def ends(self, key: Key) -> float:
-        """Seconds until this key ends, as the file has it now."""
-        return self.find(key.id.encode())[0].not_after - self._clock()
+    def end_of(self, key: Key) -> tuple[float, float]:
+        """Seconds until this key ends, as the file has it now, and when that is."""
+        ends = self.find(key.id.encode())[0].not_after
+        return ends - self._clock(), ends
 
     def scope_of(self, principal: str) -> Scope | None:
         """What this principal may do; None if it has no key that is valid now."""

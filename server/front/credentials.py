@@ -23,12 +23,13 @@ class Credentials:
     key_id: what the peer named, be it true or not. certified: the principal of the client's certificate, "" for none.
     """
 
-    __slots__ = ("_insecure", "_key", "_keys", "certified", "key_id")
+    __slots__ = ("_ends", "_insecure", "_key", "_keys", "certified", "key_id")
 
     def __init__(self, keys: KeyStore | None, *, insecure: bool) -> None:
         self._keys = keys
         self._insecure = insecure
         self._key: Key | None = None
+        self._ends = 0.0
         self.key_id = b""
         self.certified = ""
 
@@ -57,6 +58,12 @@ class Credentials:
         scope = EVERYTHING if keys is None else keys.scope_of(name)
         return None if scope is None else (name, scope)
 
-    def left(self) -> float:
-        """Seconds until the key ends; inf without one."""
-        return inf if self._key is None or self._keys is None else self._keys.ends(self._key)
+    def left(self) -> float | None:
+        """Seconds until the key ends, inf if it does not; None if its end is the one that was told before."""
+        if self._key is None or self._keys is None:
+            return inf
+        left, ends = self._keys.end_of(self._key)
+        if ends == self._ends:
+            return None
+        self._ends = ends
+        return left

@@ -43,6 +43,7 @@ class KeyWatch:
         except KeyFileError as error:
             self._log.error("key file not taken, the keys of before go on", reason=str(error))
             return
+        self._log.info("keys taken", keys=len(self._keys))
         limited: set[Principal] = set()
         for principal in self._front.principals.all():
             scope = self._keys.scope_of(principal.name)

@@ -286,6 +286,8 @@ class Session(OpenCalls):
         if self.principal is front.principals.anonymous:
             return
         left = self.credentials.left()
+        if left is None:
+            return
         lasts = self.since + front.settings.session_seconds - now
         if KEY_LEAST < left < inf:
             lasts = min(lasts, max(left - KEY_LEAD, left / 2))
