@@ -284,7 +284,7 @@ class ClientCore:
 
     def dialled(self, now: float, binding: bytes = b"") -> Link:
         """A socket is connected: the link to drive over it. ``binding``: see ``Connection``; b"" without TLS."""
-        config, self._config = self._config or self.credentials.config(), None
+        config = self._config or self.credentials.config()
         self.link = link = Link(self, config, self._entropy(32), self._links, now, binding)
         self._links += 1
         return link
