@@ -121,6 +121,7 @@ def test_pings_and_pongs_of_somebody_who_reads_disturb_nobody(guarded: Target, k
     count = size(100_000, 3_000_000)
     memory = guarded.rss
     with working(guarded) as worker, Guest(guarded.address) as peer:
+        peer.socket.settimeout(LIMIT)  # a PONG is not answered: nothing is read for as long as the flood takes
         reader = Reader(peer)
         for record in records(lambda _: frame(kind, body=b"12345678"), count):
             peer.send(record)
