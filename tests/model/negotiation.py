@@ -21,7 +21,7 @@ ATTACKERS_NONCE = "attacker"
 HELLO_VALUES: dict[str, tuple[Any, ...]] = {
     "versions": (VERSIONS, (1, 1)),
     "draft": (1, 2),
-    "features": ((2, 3, GREASE), (2, GREASE), (2, 3, 4, GREASE)),
+    "features": ((2, 3, GREASE), (2, GREASE), (GREASE,), (2, 3, 4, GREASE)),
     "features_required": ((2,), ()),
     "mac": (MACS[:2], ("hmac-sha256",), ("none",), ("hmac-sha256", "none")),
     "key_id": ("A", "B", "M", "nobody's", ""),
@@ -31,7 +31,7 @@ HELLO_VALUES: dict[str, tuple[Any, ...]] = {
 WELCOME_VALUES: dict[str, tuple[Any, ...]] = {
     "versions": (2, 1),
     "draft": (1, 2),
-    "features": ((2, 3), (2,), (2, 3, 4)),
+    "features": ((2, 3), (2,), (), (2, 3, 4)),
     "mac": MACS,
     "limits": ("server's", "altered"),
     "agent": ("server", "altered"),
