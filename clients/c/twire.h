@@ -255,7 +255,7 @@ typedef struct twire_options {
   const char *key_id;    /* or its id, 1 to 64 of [A-Za-z0-9._-] ... */
   const uint8_t *secret; /* ... and its 32 bytes */
   const char *macs;      /* what to sign with, the most wanted first: names separated by commas. "aes-256-gmac" and "hmac-sha256"
-                            (default with a key, in this order: small calls cost alike, large bodies a sixth), "none" */
+                            (default with a key, in this order: small calls cost alike, large bodies a fifth), "none" */
 } twire_options;
 
 /* Timing of a call inside the server, in microseconds (SPEC 14.1). */

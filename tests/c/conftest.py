@@ -1,4 +1,4 @@
-"""The C programs under test, built once a session by clients/c/Makefile, plain and with sanitizers."""
+"""The C programs under test, built once a session by clients/c/Makefile: plain, with sanitizers, without libcrypto."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def programs() -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run(
-            ["make", "-s", "-C", str(ROOT / "clients" / "c"), "test-programs", "library"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        for variant in ([], ["CRYPTO=no", f"BUILD={BUILD / 'without-crypto'}"]):
+            done = subprocess.run(
+                ["make", "-s", "-C", str(ROOT / "clients" / "c"), *variant, "test-programs", "library"],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
     return BUILD

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.c.conftest import ROOT
 from tests.c.test_c_client import Caller, url_of, write_models
 from tests.c.test_c_vectors import Play
 from tests.support import c_programs
@@ -251,14 +250,7 @@ def test_the_end_of_bytes_without_a_signed_close_leaves_calls_unknown(play: Play
 
 @pytest.fixture(scope="module")
 def without_crypto(programs: Path) -> Path:
-    build = programs / "without-crypto"
-    made = subprocess.run(
-        ["make", "-s", "-C", ROOT / "clients" / "c", "CRYPTO=no", f"BUILD={build}", build / "call-sanitized",
-         build / "play-sanitized", build / "libtwire.so"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    return build
+    return programs / "without-crypto"
 
 
 def test_a_library_without_libcrypto_says_so_when_it_is_given_a_key(without_crypto: Path) -> None:
@@ -274,13 +266,6 @@ def test_a_library_without_libcrypto_says_so_when_it_is_given_a_key(without_cryp
         check=False, env=environment,
     )  # fmt: skip
     assert "built without libcrypto" in done.stdout
-
-
-def test_a_library_without_libcrypto_keeps_the_wire_without_signing(without_crypto: Path) -> None:
-    start = f"core {wire.CLIENT_NONCE.hex()} vectors/1 {wire.CHUNK} {wire.MAX_MESSAGE} 0"
-    said = (wire.welcome() + wire.READY_FRAME + wire.frame(wire.CLOSE)).hex()
-    answers = Play(without_crypto / "play-sanitized").run([start, f"receive {said}"])
-    assert [name for name, _ in answers[1]] == ["ready", "closed"]
 
 
 def test_the_library_with_libcrypto_is_linked_to_it(programs: Path) -> None:

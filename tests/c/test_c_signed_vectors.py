@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.c.test_c_vectors import Json, Play, check, do_command, hex_of, runs
+from tests.c.test_c_vectors import Answer, Json, Play, check, do_command, hex_of, runs
 from tests.vectors.player import unpack
+from tests.vectors.sealed import GMAC, HMAC, READY_PAYLOAD, Session, opened_records
+from tests.vectors.signed_case import prelude, signed_config
+from tests.vectors.test_resigned import CASES as RESIGNED
+from tests.vectors.test_resigned import batches, frames_of
 
 DRAFT = Path(__file__).resolve().parents[1] / "vectors" / "draft"
 FILES = {name: json.loads((DRAFT / f"{name}.json").read_text()) for name in ("signed_handshake", "records")}
@@ -64,6 +68,57 @@ def test_signed_vector_holds_however_its_bytes_are_split(play: Play, split: int)
             check([step for _, step in commands], mine, test)
         except AssertionError as error:
             raise AssertionError(f"{test['id']} {test['comment']}: {error}") from error
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one", "several"])
+@pytest.mark.parametrize("mac", [HMAC, GMAC])
+@pytest.mark.parametrize("split", [0, 33])
+def test_vectors_of_open_connections_hold_in_records(play: Play, mac: str, together: bool, split: int) -> None:
+    session = Session(mac=mac, offers=(mac,))
+    group = {
+        "key_id": session.key_id.hex(), "secret": session.secret.hex(), "offers": [mac],
+        "prelude": prelude(session, READY_PAYLOAD),
+    }  # fmt: skip
+    file = {"config": signed_config()}
+    cases = [(name, signed(vector, session, together)) for name, _, vector in RESIGNED if vector["role"] == "client"]
+    assert len(cases) >= 50
+    played = [(name, vector, list(commands_of(file, group, vector, split))) for name, vector in cases]
+    answers = play.run([command for _, _, commands in played for command, _ in commands])
+    shaken = 2 + len(group["prelude"]["client"])
+    for name, vector, commands in played:
+        mine, answers = answers[: len(commands)], answers[len(commands) :]
+        try:
+            check([step for _, step in commands], [*mine[:shaken], *opened(mine[shaken:], session)], vector)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
+
+
+def signed(vector: Json, session: Session, together: bool) -> Json:
+    """The vector with all that a server says in records; READY was the first."""
+    steps, counter = [], 1
+    for step in vector["steps"]:
+        sealed = b""
+        for frames in batches(frames_of(unpack(step.get("receive", []))), together):
+            sealed += session.server(counter, frames)
+            counter += 1
+        steps.append(step | {"receive": [sealed.hex()]} if "receive" in step else step)
+    return vector | {"steps": steps}
+
+
+def opened(answers: list[Answer], session: Session) -> list[Answer]:
+    """The answers with the frames of what was sent in place of its records."""
+    counter, found = 0, []
+    for answer in answers:
+        found.append([])
+        for name, fields in answer:
+            frames = b""
+            for record in opened_records(
+                session.mac, session.key("client record"), counter, hex_of(fields.get("bytes", ""))
+            ):
+                frames += record
+                counter += 1
+            found[-1].append((name, fields | {"bytes": frames.hex()} if name == "sent" else fields))
+    return found
 
 
 def test_every_tag_is_that_of_its_key_counter_and_bytes(programs: Path) -> None:

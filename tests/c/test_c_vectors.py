@@ -53,7 +53,7 @@ class Play:
         return answers[:-1]
 
 
-@pytest.fixture(scope="module", params=["play", "play-sanitized"])
+@pytest.fixture(scope="module", params=["play", "play-sanitized", "without-crypto/play-sanitized"])
 def play(request: pytest.FixtureRequest, programs: Path) -> Play:
     return Play(programs / request.param)
 
