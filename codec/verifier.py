@@ -4,6 +4,8 @@ What lives here: the structure of the bytes (offsets, vtables, vectors, strings,
 on visited bytes), and the values at the places that were proved: reading them again by the generated code would take
 five times as long, which is what a hostile peer would ask for. What must not: what the values mean (metadata.py).
 After `verify` returns, every accessor of the generated code stays inside the buffer and terminates, and gives the same.
+Whatever the C++ verifier of FlatBuffers refuses is refused; what is refused beyond that, and why, is listed in
+tests/codec/test_verifier_differential.py.
 """
 
 from __future__ import annotations
