@@ -79,10 +79,14 @@ def test_what_is_of_no_use_ends_the_connection_soon(guarded: Target, what: str) 
     assert slowest(worker.times) < PATIENCE
 
 
+def closed(target: Target) -> float:
+    """How many were closed since they did not read; on a busy machine that may be found before too much waits."""
+    reasons = ("calm", "write_timeout")
+    return sum(target.metric("connections_dropped_total", reason=reason) for reason in reasons)
+
+
 def test_pings_of_somebody_who_does_not_read(guarded: Target) -> None:
-    dropped = ("calm", "write_timeout")  # on a busy machine it may be found not to read before it has sent so many
-    before = sum(guarded.metric("connections_dropped_total", reason=reason) for reason in dropped)
-    memory = guarded.rss
+    memory, before = guarded.rss, closed(guarded)
     with working(guarded) as worker:
         sent = 0
         with Guest(guarded.address, receive_buffer=4096) as peer:
@@ -92,7 +96,7 @@ def test_pings_of_somebody_who_does_not_read(guarded: Target) -> None:
                     peer.send(record)
                     sent += len(record)
             end = time.monotonic() + 10
-            while sum(guarded.metric("connections_dropped_total", reason=reason) for reason in dropped) == before:
+            while closed(guarded) == before:
                 assert time.monotonic() < end
                 time.sleep(0.05)
         assert sent < 16 << 20  # it was not read to the end
@@ -117,23 +121,30 @@ class Reader(threading.Thread):
 
 @pytest.mark.parametrize("kind", [PING, PONG])
 def test_pings_and_pongs_of_somebody_who_reads_disturb_nobody(guarded: Target, kind: int) -> None:
-    """100,000 in a second or so: more than any use of them, and less work than as many calls."""
+    """100,000 in a second or so: more than any use of them, and less work than as many calls. Who does not keep up with
+    the answers is closed.
+    """
     count = size(100_000, 3_000_000)
-    memory = guarded.rss
+    memory, before = guarded.rss, closed(guarded)
     with working(guarded) as worker, Guest(guarded.address) as peer:
         peer.socket.settimeout(LIMIT)  # a PONG is not answered: nothing is read for as long as the flood takes
         reader = Reader(peer)
-        for record in records(lambda _: frame(kind, body=b"12345678"), count):
-            peer.send(record)
-        peer.send(call(1))
+        with contextlib.suppress(OSError):
+            for record in records(lambda _: frame(kind, body=b"12345678"), count):
+                peer.send(record)
+            peer.send(call(1))
         end = time.monotonic() + 60
-        while not reader.kinds[DATA]:
-            assert reader.is_alive()
+        while not reader.kinds[DATA] and reader.is_alive():
             assert time.monotonic() < end
             time.sleep(0.01)
-        peer.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            peer.socket.shutdown(socket.SHUT_RDWR)
         reader.join(20)
-        assert reader.kinds[PONG] <= count
+        if reader.kinds[DATA]:
+            assert reader.kinds[PONG] <= count
+        else:
+            assert kind == PING
+            assert closed(guarded) == before + 1
     assert slowest(worker.times) < PATIENCE
     assert guarded.rss < memory + (32 << 20)
 
