@@ -92,14 +92,14 @@ def test_pings_of_somebody_who_does_not_read(guarded: Target) -> None:
         with Guest(guarded.address, receive_buffer=4096) as peer:
             peer.socket.settimeout(5)
             with contextlib.suppress(OSError):
-                for record in records(lambda _: frame(PING, body=b"12345678"), size(500_000, 6_000_000)):
+                for record in records(lambda _: frame(PING, body=b"12345678"), size(1_500_000, 6_000_000)):
                     peer.send(record)
                     sent += len(record)
             end = time.monotonic() + 10
             while closed(guarded) == before:
                 assert time.monotonic() < end
                 time.sleep(0.05)
-        assert sent < 16 << 20  # it was not read to the end
+        assert sent < 48 << 20  # it was not read to the end: what kernels hold, and 16 MiB that are thrown away
     assert guarded.rss < memory + (32 << 20)
     assert slowest(worker.times) < PATIENCE
 
