@@ -206,7 +206,8 @@ class Front:
             self._log_second, self._log_lines = now, 0
         self._log_lines += 1
         if self._log_lines <= LOG_LINES:
-            self._log.info("connection closed", reason=reason, connection=session.name, detail=detail)
+            peer = session.peer[0] or None
+            self._log.info("connection closed", reason=reason, connection=session.name, peer=peer, detail=detail)
         elif self._log_lines == LOG_LINES + 1:
             self._log.info("more connections closed; see tensorwire_connections_dropped_total")
 

@@ -69,14 +69,14 @@ def test_who_does_not_come_to_the_point_has_two_seconds(guarded: Target) -> None
     before = guarded.metric("authentications_total", outcome="timeout")
     rest = {what: (FIRST + auth(bytes(32)))[len(said) :] for what, (said, _) in SLOW.items()}
     with working(guarded), contextlib.ExitStack() as stack:
-        peers = {what: stack.enter_context(Stranger(guarded.address)) for what in SLOW}
         began = time.monotonic()
+        peers = {what: stack.enter_context(Stranger(guarded.address)) for what in SLOW}
         for what, (said, _) in SLOW.items():
             peers[what].send(said)
         ended: dict[str, float] = {}
         while len(ended) < len(peers):
             passed = time.monotonic() - began
-            assert passed < TIMEOUT + 3, set(peers) - set(ended)
+            assert passed < TIMEOUT + 5, set(peers) - set(ended)
             for what, peer in peers.items():
                 if what in ended:
                     continue
@@ -89,8 +89,8 @@ def test_who_does_not_come_to_the_point_has_two_seconds(guarded: Target) -> None
                     with contextlib.suppress(OSError):
                         peer.socket.send(rest[what][int(passed) : int(passed) + 1])
             time.sleep(0.05)
-        assert min(ended.values()) > TIMEOUT - 0.3
-        assert max(ended.values()) < TIMEOUT + 1.5  # the time to close, and a machine that does other things
+        assert min(ended.values()) > TIMEOUT - 0.05
+        assert max(ended.values()) < TIMEOUT + 3  # the time to close, and a machine that does other things
     assert guarded.metric("authentications_total", outcome="timeout") == before + len(SLOW)
 
 
