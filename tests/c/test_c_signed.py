@@ -170,6 +170,23 @@ def test_the_load_program_drives_a_signed_server(server: ServerProcess, key: str
     assert "AUTHENTICATION" in done.stderr
 
 
+@pytest.mark.parametrize("model", ["echo x float32 1,4", "image x float32 2,150528"])
+@pytest.mark.parametrize("mac", SUITES)
+def test_signed_calls_allocate_nothing_in_the_steady_state(
+    programs: Path, server: ServerProcess, key: str, mac: str, model: str
+) -> None:
+    def mallocs(calls: int) -> int:
+        commands = [f"connect {url_of(server)} 5000 0 {key} {mac}", f"model {model}", *["infer 20000 0"] * calls]
+        done = subprocess.run(
+            [programs / "call"], input="\n".join(commands) + "\n", capture_output=True, text=True, check=True,
+            env={**os.environ, "LD_PRELOAD": str(programs / "mallocs.so")},
+        )  # fmt: skip
+        assert done.stdout.count("reply OK 0 1 1") == calls
+        return int(done.stderr.split()[-1])
+
+    assert mallocs(10) == mallocs(110)
+
+
 # -- turned bits
 
 CALLS = 4  # max_streams of the vectors' server

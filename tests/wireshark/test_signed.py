@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import signal
 import subprocess
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import tensorwire
+from tensorwire.clients.cli.commands import decode
 from tensorwire.clients.cli.decoding.fields import fields_of
 from tensorwire.clients.cli.decoding.rows import Rows
 from tensorwire.clients.cli.decoding.text import line_of
+from tensorwire.protocol.capture import CaptureWriter
 from tests.support.packets import Conversation, pcap
 from tests.support.server import running_server
 from tests.support.sessions import KEY_ID, SECRET, Piece, big_session, small_session
@@ -122,6 +126,28 @@ def test_decode_marks_each_tag_good_with_the_key_and_the_wrong_one_bad(tmp_path:
     marked = [line.split()[-1] for line in lines(saved(tmp_path, session), session=SECRET) if " RECORD " in line]
     assert marked.count("bad") == 1
     assert marked.count("good") == len(marked) - 1
+
+
+def test_a_capture_of_ours_is_judged_with_the_key_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "session.twcap"
+    writer = CaptureWriter(file)
+    for n, (from_client, data) in enumerate(small_session("aes-256-gmac")):
+        (writer.sent if from_client else writer.received)(data, n / 1000)
+    writer.close()
+    text = f"{KEY_ID.decode()}:{base64.urlsafe_b64encode(SECRET).decode().rstrip('=')}"
+    for key, verdict in ((text, "good"), ("", "not checked")):
+        monkeypatch.setenv("TENSORWIRE_KEY", key)
+        done = CliRunner().invoke(decode.command, [str(file)])
+        marked = [line for line in done.output.splitlines() if " RECORD " in line]
+        assert len(marked) >= 8
+        assert all(line.endswith(verdict) for line in marked)
+        assert text.partition(":")[2] not in done.output
+    monkeypatch.setenv("TENSORWIRE_KEY", "session:secret")
+    done = CliRunner().invoke(decode.command, [str(file)])
+    assert done.exit_code != 0
+    assert "session:secret" not in done.output
 
 
 def test_a_live_signed_session_is_read_by_both_and_its_tags_are_good(tmp_path: Path) -> None:
