@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tensorwire.protocol import Closed, ErrorCode, FrameType
 from tensorwire.protocol.header import CANCEL
+from tensorwire.server.settings import Settings
 from tests.attacks.peer import frame
 from tests.server.front.harness import Client, Harness
 
@@ -67,3 +71,14 @@ def test_max_pending() -> None:
     clients[2].connect()
     assert Client(harness).connect().works()
     assert not clients[3].wire.aborted
+
+
+def test_the_page_of_limits_names_settings_that_exist_and_their_defaults() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("|")][2:]
+    named = {name: row[2] for row in rows for name in re.findall(r"`(\w+)`", row[3])}
+    assert len(named) == 9
+    for name, limit in named.items():
+        default = Settings.model_fields[name].default
+        written = "1 MiB" if default == 1 << 20 else f"{default:g}"
+        assert written in limit.replace(",", ""), name
