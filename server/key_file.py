@@ -21,7 +21,7 @@ from typing import Any, Final
 
 SECRET_BYTES: Final = 32
 FILE_BYTES: Final = 4 << 20
-"""Most bytes of a key file: twenty thousand keys. It is read whole, on the loop; a thousand keys keep that for 0.15 s."""
+"""Most bytes of a key file: twenty thousand keys. It is read whole, on the loop: 0.15 s for each thousand of them."""
 
 MAX_PATTERNS: Final = 256
 PATTERN_CHARS: Final = 128
