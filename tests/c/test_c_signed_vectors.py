@@ -75,7 +75,7 @@ def test_signed_vector_holds_however_its_bytes_are_split(play: Play, split: int)
 @pytest.mark.parametrize("split", [0, 33])
 def test_vectors_of_open_connections_hold_in_records(play: Play, mac: str, together: bool, split: int) -> None:
     session = Session(mac=mac, offers=(mac,))
-    group = {
+    group: Json = {
         "key_id": session.key_id.hex(), "secret": session.secret.hex(), "offers": [mac],
         "prelude": prelude(session, READY_PAYLOAD),
     }  # fmt: skip
@@ -107,7 +107,8 @@ def signed(vector: Json, session: Session, together: bool) -> Json:
 
 def opened(answers: list[Answer], session: Session) -> list[Answer]:
     """The answers with the frames of what was sent in place of its records."""
-    counter, found = 0, []
+    counter = 0
+    found: list[Answer] = []
     for answer in answers:
         found.append([])
         for name, fields in answer:

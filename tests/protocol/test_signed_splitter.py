@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -60,8 +61,9 @@ def turned(session: Session, index: int, at: int, bit: int = 0) -> Session:
 
 @pytest.mark.parametrize("mac", SUITES)
 @pytest.mark.parametrize("make", [small_session, big_session])
-def test_the_frames_of_a_signed_session_are_those_of_the_same_without_signing(make: object, mac: str) -> None:
-    assert callable(make)
+def test_the_frames_of_a_signed_session_are_those_of_the_same_without_signing(
+    make: Callable[..., Session], mac: str
+) -> None:
     signed = read(make(mac=mac))
     assert frames(signed) == frames(read(make()))
     assert all(not piece.problem for side in signed for piece in signed[side])
@@ -187,11 +189,11 @@ def test_a_second_connection_in_one_capture_begins_anew() -> None:
 def test_a_record_is_a_piece_with_its_tag_behind_its_frames() -> None:
     found = read(small_session("hmac-sha256"))[False]
     ready = next(n for n, piece in enumerate(found) if piece.header is not None and piece.header[1] == 4)
-    record = found[ready + 1]
+    header, record = found[ready].header, found[ready + 1]
+    assert header is not None
     assert record.header is None
     assert len(record.body) == 16
-    assert found[ready].header is not None
-    assert record.record == Record(0, 32 + found[ready].header[0])
+    assert record.record == Record(0, 32 + header[0])
 
 
 def test_any_bytes_are_read_without_an_exception_and_within_bounds() -> None:
