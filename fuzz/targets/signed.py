@@ -5,7 +5,7 @@ May be refused with: CLOSE and a Closed event, as the connection; `received` and
 Invariants:
 - whatever comes, the events are the first of those that were really sent, in their order, and then at most the end of
   the connection: nothing else is ever told, no message that was changed, moved or repeated;
-- the orderly end is told only of the whole session, byte for byte; but before signing begins anybody can say CLOSE (9.9);
+- the orderly end is told only of the whole session, byte for byte; before signing, anybody can say CLOSE;
 - however the bytes are cut, the events are the same (codes of our own errors aside), and all memory comes back.
 
 Input: 1 byte of mode, 1 byte n, n & 15 sizes of reads, then the stream with its runs (fuzz/streams.py). Mode: bit 0 the
