@@ -67,9 +67,10 @@ class Handshake:
 
     def see(self, piece: Piece, frame: bytes) -> tuple[str, bytes]:
         """A handshake frame: whether its proof is right, "" without one; the label of the records behind it, if any."""
-        if piece.problem:
-            return "", b""
         kind = frame[4]
+        label = CLIENT_RECORD if kind == FrameType.AUTH and self.mac else b""
+        if piece.problem:
+            return "", label
         try:
             if kind == FrameType.HELLO:
                 hello = parse_hello(piece.meta)
@@ -78,10 +79,10 @@ class Handshake:
                 return self._see_welcome(piece, frame)
             elif kind == FrameType.AUTH:
                 proof = parse_entries(piece.meta).get(PROOF, b"")
-                return self._check_auth(frame, proof), CLIENT_RECORD if self.mac else b""
+                return self._check_auth(frame, proof), label
         except ProtocolError:
             pass  # fields.py says what is wrong with it
-        return "", b""
+        return "", label
 
     def _see_welcome(self, piece: Piece, frame: bytes) -> tuple[str, bytes]:
         welcome = parse_welcome(piece.meta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.support.packets import Conversation, pcap
 from tests.support.server import running_server
 from tests.support.sessions import KEY_ID, SECRET, Piece, big_session, small_session
 from tests.wireshark.agreement import by_decode, by_tshark
+from tests.wireshark.test_dissector import several
 from tests.wireshark.test_live import ROOT, start_capture, wait_until_quiet
 from tests.wireshark.tshark import shown, tshark
 
@@ -113,6 +115,23 @@ def test_a_record_that_is_none_is_malformed_to_both(tmp_path: Path, data: bytes)
     file = saved(tmp_path, [*session[:3], (True, data)], 60_000)
     assert any(item.experts for item in shown(file, *ONLY_OURS))
     assert any(" ! FRAME: " in line or "FRAME: " in line or "TOO_LARGE: " in line for line in lines(file))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_signed_sessions_with_changed_bits_are_read_alike(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    damaged = []
+    for _ in range(80):
+        session = small_session(chance.choice(SUITES))
+        for _ in range(chance.choice((1, 1, 3))):
+            index = chance.randrange(len(session))
+            side, data = session[index]
+            at = chance.randrange(len(data))
+            session[index] = (side, data[:at] + bytes((data[at] ^ 1 << chance.randrange(8),)) + data[at + 1 :])
+        damaged.append(session)
+    file = tmp_path / "damaged.pcap"
+    file.write_bytes(pcap(several(damaged, chance.choice((100, 1400, 60_000)))))
+    assert by_tshark(file, *ONLY_OURS) == by_decode(file.read_bytes())
 
 
 def test_decode_marks_each_tag_good_with_the_key_and_the_wrong_one_bad(tmp_path: Path) -> None:
