@@ -210,6 +210,7 @@ def parts(up: bytes, down: bytes) -> dict[tuple[bool, str], range]:
     }
 
 
+@pytest.mark.soak
 @each_client
 @each_suite
 def test_no_bit_of_a_real_handshake_can_be_changed(keyed: Keyed, call: Any, suite: str) -> None:
@@ -225,6 +226,7 @@ def test_no_bit_of_a_real_handshake_can_be_changed(keyed: Keyed, call: Any, suit
     assert keyed.calls == before, "the model has run"
 
 
+@pytest.mark.soak
 @each_client
 @each_suite
 def test_no_bit_of_a_real_call_can_be_changed(keyed: Keyed, call: Any, suite: str) -> None:
@@ -244,6 +246,7 @@ def test_no_bit_of_a_real_call_can_be_changed(keyed: Keyed, call: Any, suite: st
         assert keyed.calls - before == (0 if of_client else len(bits)), "calls that the model has run"
 
 
+@pytest.mark.soak
 @each_client
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 def test_a_reply_that_is_cut_short_is_never_a_success(keyed: Keyed, call: Any, reset: bool) -> None:

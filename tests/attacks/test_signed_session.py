@@ -109,6 +109,7 @@ def test_every_bit_of_a_session_is_signed(suite: str, receiver: str) -> None:
                 assert closed.code is ErrorCode.AUTHENTICATION, bit
 
 
+@pytest.mark.soak
 @receivers
 def test_every_bit_around_a_chunk_is_signed_and_those_of_its_bytes(suite: str, receiver: str) -> None:
     """n, header and tag of each chunk; of its 16,384 bytes a bit of every 509th, and all of them when soaking."""
