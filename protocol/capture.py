@@ -16,9 +16,10 @@ from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
 
+from .captured_handshake import Handshake, SecretFor
 from .header import Header
 from .records import Buffer
-from .signed_splitter import Handshake, SecretFor, SignedSplitter
+from .signed_splitter import SignedSplitter
 from .splitter import Piece
 
 MAGIC: Final = b"TWCAP\r\n\x01"

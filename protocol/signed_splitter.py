@@ -1,118 +1,26 @@
 """One direction of a captured connection that may be signed: frames, and from some point on records of frames.
 
-Here lives what splitter.py lacks: where records begin and end, and whether tags and proofs are right, where the owner
-has the key and the capture holds the whole handshake. Of a record its bytes are kept only where its tag is checked.
+Here lives what splitter.py lacks: where records begin and end, and whether their tags are right, where the keys are
+known (captured_handshake.py). Of a record its bytes are kept only where its tag is checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hmac import compare_digest
 from typing import Final
 
-from .errors import ProtocolError
-from .handshake import MAC_NAMES, PROOF, parse_entries, parse_hello, parse_welcome, with_proof
-from .header import HEADER, HEADER_SIZE, FrameType, Header
+from .captured_handshake import BAD, GOOD, NOT_CHECKED, Handshake
+from .header import HEADER, HEADER_SIZE, Header
 from .limits import INLINE_BODY, MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
 from .records import Buffer
-from .signing import (
-    CLIENT_RECORD,
-    PROOF_SIZE,
-    SERVER_RECORD,
-    TAG_SIZE,
-    KeySchedule,
-    Mac,
-    RunningTag,
-    available_macs,
-    holds_chunk,
-    make_mac,
-    transcript,
-)
+from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
 from .splitter import Piece, Record, Splitter, header_problem
-
-# The 32 bytes of a key by its id; None for one that the reader of the capture does not have.
-SecretFor = Callable[[bytes], bytes | None]
-
-NOT_CHECKED: Final = "not checked"
-GOOD: Final = "good"
-BAD: Final = "bad"
 
 _PREFIX: Final = 4
 _HEAD: Final = _PREFIX + HEADER_SIZE
 _BATCH: Final = 65536
 _LARGEST: Final = HEADER_SIZE + MAX_EXTENSION + MAX_METADATA + INLINE_BODY  # bytes of a frame that is no chunk
 _MOST: Final = HEADER_SIZE + MAX_CHUNK
-_NO_PROOF: Final = bytes(PROOF_SIZE)
-
-
-class Handshake:
-    """What both directions of a connection have said so far, shared by their splitters.
-
-    epoch: how many prefaces were seen; each begins anew. mac: what WELCOME chose, "" before it and for none.
-    """
-
-    __slots__ = ("_client_nonce", "_hello", "_key_id", "_keys", "_secret_for", "epoch", "mac")
-
-    def __init__(self, secret_for: SecretFor | None = None) -> None:
-        self._secret_for = secret_for
-        self.epoch = 0
-        self.begin()
-
-    def begin(self) -> None:
-        """A preface: the connection begins."""
-        self.epoch += 1
-        self.mac = ""
-        self._hello = self._client_nonce = self._key_id = b""
-        self._keys: KeySchedule | None = None
-
-    def see(self, piece: Piece, frame: bytes) -> tuple[str, bytes]:
-        """A handshake frame: whether its proof is right, "" without one; the label of the records behind it, if any."""
-        kind = frame[4]
-        label = CLIENT_RECORD if kind == FrameType.AUTH and self.mac else b""
-        if piece.problem:
-            return "", label
-        try:
-            if kind == FrameType.HELLO:
-                hello = parse_hello(piece.meta)
-                self._hello, self._client_nonce, self._key_id = frame, hello.nonce, hello.key_id
-            elif kind == FrameType.WELCOME:
-                return self._see_welcome(piece, frame)
-            elif kind == FrameType.AUTH:
-                proof = parse_entries(piece.meta).get(PROOF, b"")
-                return self._check_auth(frame, proof), label
-        except ProtocolError:
-            pass  # fields.py says what is wrong with it
-        return "", label
-
-    def _see_welcome(self, piece: Piece, frame: bytes) -> tuple[str, bytes]:
-        welcome = parse_welcome(piece.meta)
-        name = MAC_NAMES.get(welcome.mac, "none")
-        self.mac = "" if name == "none" else name
-        label = SERVER_RECORD if self.mac else b""
-        if not welcome.proof:
-            return "", label
-        secret = self._secret_for(self._key_id) if self._secret_for is not None and self._key_id else None
-        if secret is None:
-            return NOT_CHECKED, label
-        th = transcript(self._hello, with_proof(frame, _NO_PROOF), b"")
-        keys = KeySchedule(secret, self._client_nonce, welcome.nonce, th)
-        if not compare_digest(keys.server_proof(), welcome.proof):
-            return BAD, label
-        self._keys = keys
-        return GOOD, label
-
-    def _check_auth(self, frame: bytes, proof: bytes) -> str:
-        if len(proof) != PROOF_SIZE:
-            return ""
-        if self._keys is None:
-            return NOT_CHECKED
-        return GOOD if compare_digest(self._keys.client_proof(with_proof(frame, _NO_PROOF)), proof) else BAD
-
-    def mac_of(self, label: bytes) -> Mac | None:
-        """The tags of a direction; None where they cannot be checked."""
-        if self._keys is None or self.mac not in available_macs():
-            return None
-        return make_mac(self.mac, self._keys.key(label))
 
 
 class SignedSplitter:
@@ -337,4 +245,4 @@ def _record_begins(view: memoryview) -> bool:
     return HEADER_SIZE + header[0] <= nbytes <= _MOST and not header_problem(header)
 
 
-__all__ = ["BAD", "GOOD", "NOT_CHECKED", "Handshake", "SecretFor", "SignedSplitter"]
+__all__ = ["SignedSplitter"]

@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 
     header: None where this is no frame. body: its first bytes, at most BODY_START; of a record its tag. missing: bytes
     of the body that the capture lacks. problem: what is wrong, "" if nothing is. cut: the capture ends within this
-    frame, or within its record. check: whether a tag or proof is right (signed_splitter), "" where there is none.
+    frame, or within its record. check: whether a tag or proof is right (captured_handshake), "" where there is none.
     record: this is one.
     """
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tensorwire.protocol.captured_handshake import BAD, GOOD, NOT_CHECKED, Handshake, SecretFor
 from tensorwire.protocol.limits import PREFACE
-from tensorwire.protocol.signed_splitter import BAD, GOOD, NOT_CHECKED, Handshake, SecretFor, SignedSplitter
+from tensorwire.protocol.signed_splitter import SignedSplitter
 from tensorwire.protocol.splitter import Piece, Record
 from tests.support.sessions import KEY_ID, SECRET, big_session, small_session
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 import click
 
 from ....protocol.capture import CaptureError
-from ....protocol.signed_splitter import SecretFor
+from ....protocol.captured_handshake import SecretFor
 from ...errors import printable
 from ...keys import KEY_VARIABLE, parse_keys, read_key_file
 from ..decoding.fields import Fields, fields_of

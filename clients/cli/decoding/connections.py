@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ....protocol.captured_handshake import Handshake, SecretFor
 from ....protocol.limits import PREFACE
-from ....protocol.signed_splitter import Handshake, SecretFor, SignedSplitter
+from ....protocol.signed_splitter import SignedSplitter
 from ....protocol.splitter import Piece
 from .packets import ACK, RST, SYN, Endpoint, Segment
 from .tcp import SEGMENT_COST, Direction, Run

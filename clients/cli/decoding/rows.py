@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from ....protocol.capture import MAGIC, CapturedFrame, CaptureError, read_records_after_magic, split_records
+from ....protocol.captured_handshake import SecretFor
 from ....protocol.header import FrameType
 from ....protocol.limits import PREFACE
-from ....protocol.signed_splitter import SecretFor
 from .connections import CLIENT, SERVER, Connections, Row
 from .packets import LINK_TYPES, Fragment, parse_packet
 from .pcap import is_packet_file, read_packets
