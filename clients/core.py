@@ -314,15 +314,14 @@ class ClientCore:
             if not call.finished:
                 call.fail(self._not_connected(reason), now)
 
-    def link_ready(self, link: Link, welcome: bytes, now: float) -> None:
-        """The handshake is done: everything that waited goes out. ``welcome`` is READY's payload, msgpack."""
+    def link_ready(self, welcome: bytes) -> None:
+        """The handshake is done; what waits goes out once all that came with READY was heard. welcome: its payload."""
         self.welcome = welcome
         self._dial_attempt = 0
         self._dial_at = 0.0
         self._dial_error = ""
         self._dial_kind = ConnectFailed
         self._dial_cause = None
-        self.open_waiting(link, now)
 
     def open_waiting(self, link: Link, now: float) -> None:
         """Open what waits, as far as the server takes it."""

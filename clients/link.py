@@ -282,19 +282,19 @@ class Link:
             if call is not None:
                 self._reject(call, f"the reply is larger than max_reply, {self._core.max_reply} bytes", now)
         elif isinstance(event, Ready):
-            self._is_ready(event, now)
+            self._is_ready(event)
         elif isinstance(event, GoAway):
             self._going_away(event, now)
         elif isinstance(event, Closed):
             self._closed(event, now)
 
-    def _is_ready(self, event: Ready, now: float) -> None:
+    def _is_ready(self, event: Ready) -> None:
         connection = self._connection
         self.connection_id = connection.connection_id
         self._max_streams = self.room = connection.peer_limits.max_streams
         self.ready = True
         self.timed = False
-        self._core.link_ready(self, event.payload, now)
+        self._core.link_ready(event.payload)
 
     def _ended(self, event: Ended, now: float) -> None:
         call = self.calls.pop(event.stream_id, None)

@@ -410,6 +410,27 @@ def test_goaway_sends_what_did_not_start_elsewhere_and_lets_the_rest_finish() ->
     assert not second.link.finished
 
 
+@pytest.mark.parametrize("how", ["goaway", "close"])
+def test_calls_that_wait_go_elsewhere_when_the_server_leaves_as_it_says_ready(how: str) -> None:
+    """READY and GOAWAY, or CLOSE, come in one read: nothing can be opened here, and nothing is lost."""
+    core = make()
+    call = infer(core)
+    first = Server(core.dialled(0.0))
+    _carry(first.link.data_to_send(0.0), first.connection.next_buffer, first._take, 0.0)
+    _carry(first.connection.data_to_send(), first.link.next_buffer, first.link.received, 0.0)
+    _carry(first.link.data_to_send(0.0), first.connection.next_buffer, first._take, 0.0)
+    if how == "goaway":
+        first.connection.goaway(0, ErrorCode.SHUTDOWN, "restart")
+    else:
+        first.connection.close(ErrorCode.SHUTDOWN, "restart")
+    first.exchange()
+    assert is_open(call)
+    second = connected(core)
+    second.echo(second.messages()[0])
+    second.exchange()
+    assert call.outcome is not None
+
+
 def test_a_draining_notice_only_turns_new_calls_away() -> None:
     core = make()
     first = connected(core)
