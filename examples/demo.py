@@ -192,7 +192,9 @@ def with_command_line(server: Server) -> None:
     """The same photo as a user would send it from a shell."""
     console.rule("command line", align="left")
     photo = find_photos() / EXPECTED[0]
-    console.print(f"$ tensorwire send {MODEL} --input x=@{photo.name} --top 3 --timing --key-file demo.key")
+    console.print(
+        f"$ tensorwire send {MODEL} --input x=@{photo.name} --top 3 --timing --key-file demo.key", soft_wrap=True
+    )
     command = [sys.executable, "-m", "tensorwire", "send", MODEL, "--input", f"x=@{photo}", "--top", "3", "--timing"]
     where = ["--url", server.url, "--key-file", str(server.key)]
     reply = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
