@@ -52,6 +52,8 @@ WRITE_BUDGET = 1 << 20
 """Bytes asked for per write: enough to keep the kernel busy, little enough that a small call soon gets its turn."""
 ALONE_BUDGET = 4 << 20
 """The same while one call is all there is: nobody waits behind it, and the kernel may take it in one go."""
+SIGNED_BUDGET = 256 << 10
+"""The same where frames are signed: one chunk is on its way, and checked, while the next is signed."""
 CLOSED_UNDER = "the client was closed under the call"
 PASSING = frozenset({ErrorCode.NO_ERROR, ErrorCode.TIMEOUT, ErrorCode.CALM, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL})
 """Reasons to fail a handshake that may be gone at the next try."""
@@ -136,7 +138,12 @@ class Link:
 
     def data_to_send(self, now: float) -> list[bytes | memoryview]:
         """The next buffers to write, [] for none."""
-        buffers = self._connection.data_to_send(WRITE_BUDGET if len(self.calls) > 1 else ALONE_BUDGET)
+        connection = self._connection
+        if connection.mac != "none":
+            budget = SIGNED_BUDGET
+        else:
+            budget = WRITE_BUDGET if len(self.calls) > 1 else ALONE_BUDGET
+        buffers = connection.data_to_send(budget)
         if self._capture is not None:
             for buffer in buffers:
                 self._capture.record(self._capture_name, received=False, now=now, data=buffer)
