@@ -139,11 +139,8 @@ class Link:
     def data_to_send(self, now: float) -> list[bytes | memoryview]:
         """The next buffers to write, [] for none."""
         connection = self._connection
-        if connection.mac != "none":  # noqa: SIM108 - one thing a line
-            budget = SIGNED_BUDGET
-        else:
-            budget = WRITE_BUDGET if len(self.calls) > 1 else ALONE_BUDGET
-        buffers = connection.data_to_send(budget)
+        alone = ALONE_BUDGET if connection.mac == "none" else SIGNED_BUDGET
+        buffers = connection.data_to_send(WRITE_BUDGET if len(self.calls) > 1 else alone)
         if self._capture is not None:
             for buffer in buffers:
                 self._capture.record(self._capture_name, received=False, now=now, data=buffer)
