@@ -159,13 +159,13 @@ def test_the_load_program_drives_a_signed_server(server: ServerProcess, key: str
     for mac in SUITES:
         for large in (False, True):
             what = named if large else [*named[:2], "--model", "echo", "--input", "x=float32:1x4", *named[6:]]
-            done = c_programs.run(load, *what, "--key", key, "--mac", mac, "--calls", 40, "--in-flight", 4)
+            done = c_programs.run(load, *what, "--mac", mac, "--calls", 40, "--in-flight", 4, key=key)
             found = c_programs.report(done)
             assert (found["calls"], found["errors"]) == (40, 0)
-    done = c_programs.run(load, *named, "--key", "malformed", "--calls", 1)
+    done = c_programs.run(load, *named, "--calls", 1, key="malformed")
     assert done.returncode != 0
     assert "the key is malformed" in done.stderr
-    done = c_programs.run(load, *named, "--key", f"nobody:{WRONG}", "--calls", 1)
+    done = c_programs.run(load, *named, "--calls", 1, key=f"nobody:{WRONG}")
     assert done.returncode != 0
     assert "AUTHENTICATION" in done.stderr
 

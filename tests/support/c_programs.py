@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,15 @@ def build(target: str, *, sanitized: bool) -> Path:
     return LOCK.parent / "sanitized" if sanitized else LOCK.parent
 
 
-def run(program: Path, *arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run one; what a sanitizer says is a failure, whatever the exit status."""
+def run(program: Path, *arguments: object, timeout: float = 60, key: str = "") -> subprocess.CompletedProcess[str]:
+    """Run one, with this key in its environment; what a sanitizer says is a failure, whatever the exit status."""
     done = subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=timeout
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env=os.environ | {"TENSORWIRE_KEY": key},
     )
     assert "Sanitizer" not in done.stderr, done.stderr
     assert "runtime error" not in done.stderr, done.stderr

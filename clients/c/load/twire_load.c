@@ -318,8 +318,8 @@ static void help(void) {
          "  --echo            the model answers its inputs: compare values (the first reply of each connection and\n"
          "                    every %dth)\n"
          "  --deadline MS     of each call, in milliseconds (default none)\n"
-         "  --key ID:SECRET   sign with this key; whoever lists processes sees it, so better put it into TENSORWIRE_KEY\n"
-         "  --mac LIST        hmac-sha256, aes-256-gmac, none: the most wanted first (default aes-256-gmac,hmac-sha256)\n%s",
+         "  --mac LIST        hmac-sha256, aes-256-gmac, none: the most wanted first (default aes-256-gmac,hmac-sha256)\n"
+         "A key, ID:SECRET, is taken from TENSORWIRE_KEY: whoever lists processes would see it here.\n%s",
          CHECK_EVERY, load_help);
 }
 
@@ -340,8 +340,8 @@ int main(int argc, char **argv) {
       {"url", required_argument, NULL, 'u'},           {"model", required_argument, NULL, 'o'},
       {"model-version", required_argument, NULL, 'v'}, {"input", required_argument, NULL, 'i'},
       {"output", required_argument, NULL, 'y'},        {"echo", no_argument, NULL, 'e'},
-      {"deadline", required_argument, NULL, 'l'},      {"key", required_argument, NULL, 'k'},
-      {"mac", required_argument, NULL, 'a'},           LOAD_OPTIONS,
+      {"deadline", required_argument, NULL, 'l'},      {"mac", required_argument, NULL, 'a'},
+      LOAD_OPTIONS,
       {0}};
   load_test *load = load_new(&TWIRE);
   const char *url = "tw://127.0.0.1:7411", *model = NULL, *version = NULL;
@@ -353,13 +353,12 @@ int main(int argc, char **argv) {
       case 'i': read_tensor("--input", optarg, inputs, &input_count); break;
       case 'y': read_tensor("--output", optarg, outputs, &output_count); break;
       case 'e': echo = true; break;
-      case 'k': key = optarg; break;
       case 'a': macs = optarg; break;
       case 'l': deadline = (uint64_t)(load_seconds("--deadline", optarg) * 1e6); break;
       default: load_option(load, code, optarg);
     }
   load_options_done(load, argc, argv);
-  if (!key) key = getenv("TENSORWIRE_KEY");
+  key = getenv("TENSORWIRE_KEY");
   if (!model || !input_count) load_fatal(LOAD_USAGE, "needs --model and --input; see --help");
   char target[600];
   snprintf(target, sizeof target, "%.200s at %.300s", model, url);
