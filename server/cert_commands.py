@@ -58,7 +58,7 @@ def dev(out: Path, hosts: tuple[str, ...], client: str) -> None:
     \b
     Examples:
       tensorwire certs dev
-      tensorwire certs dev --out /tmp/certs --host gpu1.example.com --host 10.0.0.7
+      tensorwire certs dev --out certs --host gpu1.example.com --host 10.0.0.7
     """  # noqa: D301 - click knows a paragraph not to be wrapped by a backspace
     there = [name for name in FILES if os.path.lexists(out / name)]
     if there:
