@@ -27,7 +27,7 @@ import psutil
 
 from .measure import MissingError, Sample, Target, measure
 from .peers import PEERS
-from .processes import tree
+from .processes import tree, wait_ended
 from .works import Work
 
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -118,6 +118,7 @@ def go_on(pid: int) -> None:
 
 def end(process: subprocess.Popen[str]) -> None:
     """End a server politely, then whatever is left of its session."""
+    started = tree(process.pid) if process.poll() is None else []
     process.terminate()
     go_on(process.pid)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -125,6 +126,7 @@ def end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    wait_ended(started, timeout=10)
     if process.stdout is not None:
         process.stdout.close()
 

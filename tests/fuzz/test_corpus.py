@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from fuzz.target import NAMES, kept, load, run_timed, run_traced
+from tests.support.together import each
 
-KEPT = [pytest.param(name, path, id=f"{name}: {path.name}") for name in NAMES for path in kept(name)]
+KEPT = [(f"{name}: {path.name}", name, path) for name in NAMES for path in kept(name)]
 
 
-@pytest.mark.parametrize(("name", "path"), KEPT)
+@each("name path", KEPT)
 def test_a_kept_input_is_handled_as_documented(name: str, path: Path) -> None:
     data = path.read_bytes()
     run_timed(load(name), data)

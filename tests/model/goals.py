@@ -77,8 +77,9 @@ def counters(model: Model, state: State, moved: Side, known: frozenset[Term]) ->
 
 def accepted(side: Side, known: frozenset[Term]) -> Iterator[tuple[int, object]]:
     """(position, contents) of the records that the attacker can make this side accept, other than with its own keys."""
-    for tag in side.accepts.keys() & known:
-        yield from side.accepts[tag]
+    for tag, taken in side.accepts.items():  # in this order, and not a set's: what is found first must not be chance
+        if tag in known:
+            yield from taken
 
 
 def records(model: Model, state: State, moved: Side, known: frozenset[Term]) -> str | None:

@@ -6,6 +6,7 @@ The first witness is tensorwire.protocol.signing; the second is tests/vectors/ma
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tensorwire.protocol import ErrorCode, signing
 from tensorwire.protocol.header import HEADER, HEADER_SIZE
 from tensorwire.protocol.records import SignedRecords
+from tests.support.together import by_section, each
 from tests.vectors import mac
 from tests.vectors.known_answers import AES_256, AES_256_GCM, HKDF_SHA256, HMAC_SHA256
 from tests.vectors.player import Player, edges, load, unpack, whole
@@ -33,10 +35,6 @@ SESSIONS = {
     if case[0].startswith("records") and case[1]["config"]["type"] == "session"
 }
 fast = pytest.mark.skipif("aes-256-gmac" not in signing.available_macs(), reason="needs the package cryptography")
-
-
-def marked(name: str) -> list[pytest.MarkDecorator]:
-    return [fast] if name == "aes-256-gmac" else []
 
 
 # ---- what others say ----
@@ -127,13 +125,13 @@ def test_transcript_keys_and_proofs(group: Json) -> None:
 # ---- single records ----
 
 
-def cases(*, valid: bool | None = None) -> pytest.MarkDecorator:
+def cases(*, valid: bool | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     found = [
-        pytest.param(file["config"], vector, id=name, marks=marked(file["config"]["mac"]))
+        (name, file["config"], vector)
         for name, file, vector in RECORDS
-        if valid is None or vector["valid"] is valid
+        if file["config"]["mac"] in signing.available_macs() and (valid is None or vector["valid"] is valid)
     ]
-    return pytest.mark.parametrize(("config", "vector"), found)
+    return each("config vector", found, by_section)
 
 
 def mac_at(config: Json, vector: Json) -> Any:

@@ -18,6 +18,7 @@ from tensorwire.codec import (
     unpack_service,
 )
 from tensorwire.codec.strict_msgpack import Fields
+from tests.support.together import by_section, each
 from tests.vectors.pack import tagged
 from tests.vectors.player import load, unpack
 
@@ -37,8 +38,8 @@ READERS: dict[str, Callable[[bytes], Any]] = {
 }
 
 
-def cases(vectors: list[tuple[str, Json]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("vector", [v for _, v in vectors], ids=[n for n, _ in vectors])
+def cases(vectors: list[tuple[str, Json]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return each("vector", vectors, by_section)
 
 
 @cases(GOOD)

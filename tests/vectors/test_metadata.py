@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tensorwire.codec import (
     encode_metadata,
     resolve,
 )
+from tests.support.together import by_section, each
 from tests.vectors.player import load, unpack
 
 Json = dict[str, Any]
@@ -28,8 +30,8 @@ BAD = [(name, vector) for name, _, vector in ALL if not vector["valid"]]
 WRITTEN = [(name, vector) for name, vector in GOOD if "body" in vector]
 
 
-def cases(vectors: list[tuple[str, Json]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("vector", [v for _, v in vectors], ids=[n for n, _ in vectors])
+def cases(vectors: list[tuple[str, Json]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return each("vector", vectors, by_section)
 
 
 def resolved_of(vector: Json) -> Resolved:

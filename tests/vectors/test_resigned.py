@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tensorwire.protocol.signing import available_macs
+from tests.support.together import each
 from tests.vectors import wire
 from tests.vectors.player import Player, edges, load, unpack, whole
 from tests.vectors.sealed import GMAC, HMAC, READY_PAYLOAD, Session, opened_records
@@ -105,8 +106,8 @@ class Resigned(Player):
 @pytest.mark.parametrize("together", [False, True], ids=["one", "several"])
 @pytest.mark.parametrize("split", [whole, edges])
 @pytest.mark.parametrize("mac", [HMAC, GMAC])
-@pytest.mark.parametrize("vector", [case[2] for case in CASES], ids=[case[0] for case in CASES])
-def test_vector_holds_in_records(mac: str, vector: Json, split: Any, together: bool) -> None:
+@each("file vector", CASES)
+def test_vector_holds_in_records(mac: str, file: Json, vector: Json, split: Any, together: bool) -> None:
     if mac not in available_macs():
         pytest.skip("needs the package cryptography")
     player = Resigned(SIGNED[mac], vector, split, together)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tensorwire.protocol.signing import available_macs
+from tests.support.together import by_section, each
 from tests.vectors import sealed, wire
 from tests.vectors.mac import hkdf_extract
 from tests.vectors.player import Player, edges, load, single, unpack, whole
@@ -28,18 +29,7 @@ def usable(config: Json) -> bool:
 
 
 SESSIONS = [case for case in load("signed") if case[1]["config"]["type"] == "session"]
-CASES = pytest.mark.parametrize(
-    ("file", "vector"),
-    [
-        pytest.param(
-            file,
-            vector,
-            id=name,
-            marks=pytest.mark.skipif(not usable(file["config"]), reason="needs the package cryptography"),
-        )
-        for name, file, vector in SESSIONS
-    ],
-)
+CASES = each("file vector", [case for case in SESSIONS if usable(case[1]["config"])], by_section)
 
 
 def play(file: Json, vector: Json, split: Any) -> Player:

@@ -14,6 +14,7 @@ import pytest
 
 from tensorwire.codec import decode_metadata, resolve
 from tensorwire.protocol import ProtocolError, parse_extension
+from tests.support.together import by_section, each
 from tests.vectors import wire
 from tests.vectors.player import Player, load, single, unpack, whole
 
@@ -38,7 +39,7 @@ def play(file: Json, vector: Json, split: Any) -> Player:
 
 
 @pytest.mark.parametrize("split", [whole, single])
-@pytest.mark.parametrize(("file", "vector"), [c[1:] for c in CONNECTIONS], ids=[c[0] for c in CONNECTIONS])
+@each("file vector", CONNECTIONS, by_section)
 def test_vector_holds_however_its_bytes_are_split(file: Json, vector: Json, split: Any) -> None:
     player = play(file, vector, split)
     player.finish()
@@ -66,7 +67,7 @@ def check_last_words(sent: bytes, code: int, role: str) -> None:
     assert int.from_bytes(sent[closes[-1] : closes[-1] + 4], "little") == len(sent) - closes[-1] - 32
 
 
-@pytest.mark.parametrize(("file", "vector"), [c[1:] for c in CONNECTIONS], ids=[c[0] for c in CONNECTIONS])
+@each("file vector", CONNECTIONS, by_section)
 def test_bytes_behind_a_vector_give_no_event(file: Json, vector: Json) -> None:
     steps = vector["steps"]
     if not vector["valid"]:
@@ -82,8 +83,8 @@ def test_bytes_behind_a_vector_give_no_event(file: Json, vector: Json) -> None:
     player.finish()
 
 
-@pytest.mark.parametrize("vector", [e[2] for e in EXTENSIONS], ids=[e[0] for e in EXTENSIONS])
-def test_extension_region(vector: Json) -> None:
+@each("file vector", EXTENSIONS, by_section)
+def test_extension_region(file: Json, vector: Json) -> None:
     raw = bytes.fromhex(vector["bytes"])
     if not vector["valid"]:
         with pytest.raises(ProtocolError) as caught:

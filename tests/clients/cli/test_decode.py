@@ -18,6 +18,7 @@ from tensorwire.clients.cli.group import cli
 from tensorwire.protocol.capture import MAGIC, CaptureWriter
 from tests.support.packets import Conversation, pcap, pcapng
 from tests.support.sessions import small_session
+from tests.support.together import each
 from tests.support.vector_sessions import vector_sessions
 
 SMALL = small_session()
@@ -164,8 +165,8 @@ def check_output(raw: bytes) -> None:
                 assert len(line) <= 1000
 
 
-@pytest.mark.parametrize(("name", "session"), vector_sessions(), ids=[name for name, _ in vector_sessions()])
-def test_every_vector_reads_as_a_capture_and_as_packets(name: str, session: list[tuple[bool, bytes]]) -> None:
+@each("session", vector_sessions())
+def test_every_vector_reads_as_a_capture_and_as_packets(session: list[tuple[bool, bytes]]) -> None:
     check_output(own(session))
     check_output(pcap(conversation(session).packets))
 
