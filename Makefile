@@ -11,7 +11,11 @@ COMPILED := build/compiled
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Not tests/server: its unit tests put fakes in the place of compiled classes, which take only their own kind.
 COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration tests/copies
+# Not the reading of captures: what little of it is compiled is tested by the others.
+COMPILED_TESTS += --ignore tests/clients/cli/decoding --ignore tests/clients/cli/test_decode.py
 SECONDS ?= 600
+# Every test that starts a process would compile our modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 TARGET ?=
 DEMO_DATA := scikit-image==0.26.0
 
@@ -32,7 +36,10 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: $(STAMP)  ## real photos through a real model: both clients, the CLI, a small load
 	@$(BIN)/python examples/demo.py
 
-test: lint types contracts unit unit-compiled  ## lint, types, import contracts, every test, the core's also compiled
+test: $(STAMP)  ## lint, types, import contracts, every test, the core's also compiled
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target compiled lint types contracts c-programs
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory unit-compiled
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -55,8 +62,14 @@ debian:  ## install the Debian packages that the tests need, where they are miss
 		command -v apt-get > /dev/null || { echo "there is no apt-get here: install" $$missing "and try again"; exit 1; }; \
 		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends $$missing > /dev/null; }
 
-unit: $(STAMP) debian  ## the tests, on both cores
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+c-programs: debian  ## the C programs that the tests run (they build what is not there, one worker at a time)
+	@$(MAKE) -s -C clients/c test-programs library
+	@$(MAKE) -s -C clients/c CRYPTO=no BUILD=../../build/c/without-crypto test-programs library
+	@$(MAKE) -s -C clients/c -f programs.mk load examples
+	@$(MAKE) -s -C clients/c -f programs.mk SANITIZE=1 load examples
+
+unit: $(STAMP) debian  ## the tests; a third of them wait for a clock, so three share two cores
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server clients -name '*.py') $(STAMP)
 	@echo "Compiling the hot modules into $(COMPILED) (about a minute) ..."
@@ -68,7 +81,7 @@ $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server cli
 compiled: $(COMPILED)/.done  ## a copy of the package with the hot modules compiled by mypyc, in build/compiled
 
 unit-compiled: $(COMPILED)/.done debian  ## the tests of what is compiled, and those over sockets, against that copy
-	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -o pythonpath=. -n 2 --dist loadgroup $(COMPILED_TESTS) $(ARGS)
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest -o pythonpath=. -n 3 --dist loadgroup $(COMPILED_TESTS) $(ARGS)
 
 generate: $(STAMP)  ## regenerate codec/generated from tensor.fbs
 	$(BIN)/python -m tensorwire.codec.generate
@@ -120,4 +133,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
+.PHONY: c-programs debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean

@@ -86,6 +86,8 @@ def test_mypy_checks_every_file_behind_the_links() -> None:
 
 
 def test_pyright_finds_planted_type_errors(copied_tree: Path) -> None:
+    for path in copied_tree.glob("*/**/*.py"):  # what the other modules say is `make types`'s business
+        path.write_text("")
     for part in ("protocol", "server"):
         (copied_tree / part / "planted.py").write_text('"""Planted."""\n\nWRONG: int = "text"\n')
     done = run("pyright", cwd=copied_tree)
