@@ -24,6 +24,7 @@ from .extension import Extension, pack_extension, parse_extension
 from .handshake import Hello, Welcome
 from .header import Flag, FrameType
 from .limits import Config, Limits, PeerLimits, Role
+from .outframes import ReplyForm
 from .states import State
 from .status import Status
 
@@ -51,6 +52,7 @@ __all__ = [
     "Ready",
     "Refusal",
     "Refused",
+    "ReplyForm",
     "Reserve",
     "Role",
     "State",

@@ -16,7 +16,7 @@ from .events import Event, Refused
 from .extension import insert_body_length
 from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, Config, Role
-from .outframes import control_frame, detail_bytes
+from .outframes import ReplyForm, control_frame, detail_bytes, too_long
 from .reader import Reader
 from .records import Buffer
 from .states import State
@@ -81,7 +81,7 @@ class Calls(Handler):
         if body_length <= INLINE_BODY:
             meta_len, ext_len = len(meta), len(ext)
             if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:
-                raise _too_long(meta_len, ext_len)
+                raise too_long(meta_len, ext_len)
             length = meta_len + ext_len + body_length
             header = _pack(length, OPEN, priority, flags, stream_id, 0, deadline_us, meta_len, ext_len, 0)
             self._writer.small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
@@ -125,13 +125,27 @@ class Calls(Handler):
         if priority >= 0 and flags == END_STREAM and body_length <= INLINE_BODY and self.role is _SERVER:
             meta_len, ext_len = len(meta), len(ext)
             if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION or self.state is not _OPEN:
-                raise _too_long(meta_len, ext_len) if self.state is _OPEN else LocalError("accept() comes first")
+                raise too_long(meta_len, ext_len) if self.state is _OPEN else LocalError("accept() comes first")
             del self._streams.unary[stream_id]
             length = meta_len + ext_len + body_length
             header = _pack(length, DATA, priority, END_STREAM, stream_id, 0, 0, meta_len, ext_len, 0)
             self._writer.small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
             return
         self._send(stream_id, meta, ext, body, body_length, flags)
+
+    def reply(self, stream_id: int, form: ReplyForm, body: Sequence[Buffer]) -> None:
+        """End a call with success (server): `send` for replies that are alike, at half its cost.
+
+        body: flat byte buffers of form.body_length bytes in all. Raises LocalError if the stream is not open for it.
+        """
+        unary = self._streams.unary
+        priority = unary.get(stream_id, -1)
+        if priority < 0 or self.state is not _OPEN or self.role is not _SERVER:
+            self.send(stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
+            return
+        del unary[stream_id]
+        head = form.pack(form.length, DATA, priority, END_STREAM, stream_id, form.rest)
+        self._writer.small(stream_id, priority, head, body, form.nbytes)
 
     def _send(
         self, stream_id: int, meta: bytes, ext: bytes, body: Sequence[Buffer], body_length: int, flags: int
@@ -157,7 +171,7 @@ class Calls(Handler):
         seq, priority = stream.sent, stream.priority
         if body_length <= INLINE_BODY:
             if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
-                raise _too_long(len(meta), len(ext))
+                raise too_long(len(meta), len(ext))
             length = len(meta) + len(ext) + body_length
             header = _pack(length, DATA, priority, last, stream_id, seq, 0, len(meta), len(ext), 0)
             self._writer.small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
@@ -199,7 +213,7 @@ class Calls(Handler):
         outgoing = Outgoing(stream_id, seq, flags & END_STREAM, priority, body, body_length)
         ext = insert_body_length(ext, body_length)
         if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
-            raise _too_long(len(meta), len(ext))
+            raise too_long(len(meta), len(ext))
         length = len(meta) + len(ext)
         header = _pack(length, kind, priority, flags | MORE, stream_id, seq, aux, len(meta), len(ext), 0)
         self._writer.large(_join((header, ext, meta)), outgoing)
@@ -270,9 +284,3 @@ class Calls(Handler):
     def finished(self, stream_id: int) -> None:
         """Client: the terminal is in, so unsent chunks of the stream, and what waits behind them, are dropped."""
         self._writer.drop(stream_id)
-
-
-def _too_long(meta_len: int, ext_len: int) -> LocalError:
-    return LocalError(
-        f"{meta_len} bytes of metadata and {ext_len} of extension; at most {MAX_METADATA} and {MAX_EXTENSION}"
-    )

@@ -1,14 +1,49 @@
-"""Frames that the core makes by itself: control frames as bytes (SPEC 6).
+"""Frames that the core makes by itself, control frames as bytes (SPEC 6), and the form that like replies share.
 
 OPEN and DATA are made where they are sent, in calls.py and writer.py, since they are the hot path.
 """
 
 from __future__ import annotations
 
-from .header import HEADER
-from .limits import MAX_DETAIL
+from struct import Struct
+
+from .errors import LocalError
+from .header import HEADER, HEADER_SIZE
+from .limits import INLINE_BODY, MAX_DETAIL, MAX_EXTENSION, MAX_METADATA
 
 _pack = HEADER.pack
+_ID_ENDS = 16  # bytes of a header up to the stream id and with it
+
+
+class ReplyForm:
+    """Replies of one frame that differ in their stream and their body's bytes alone: all else is laid out once.
+
+    Raises LocalError for what is too long for one frame.
+    """
+
+    __slots__ = ("body_length", "ext", "length", "meta", "nbytes", "pack", "rest")
+
+    def __init__(self, meta: bytes, ext: bytes, body_length: int) -> None:
+        if body_length > INLINE_BODY:
+            raise LocalError(f"a body of {body_length} bytes does not fit in one frame: at most {INLINE_BODY}")
+        if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
+            raise too_long(len(meta), len(ext))
+        self.meta = meta
+        self.ext = ext
+        self.body_length = body_length
+        self.length = len(meta) + len(ext) + body_length
+        self.nbytes = HEADER_SIZE + self.length
+        whole = _pack(self.length, 0, 0, 0, 0, 0, 0, len(meta), len(ext), 0)
+        self.rest = whole[_ID_ENDS:] + ext + meta
+        #: length, type, priority, flags, stream id, rest
+        self.pack = Struct(f"<IBBHQ{len(self.rest)}s").pack
+
+
+def too_long(meta_len: int, ext_len: int) -> LocalError:
+    """The error for a message whose metadata or extension is above the protocol's bounds."""
+    return LocalError(
+        f"{meta_len} bytes of metadata and {ext_len} of extension; at most {MAX_METADATA} and {MAX_EXTENSION}"
+    )
 
 
 def control_frame(

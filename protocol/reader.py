@@ -26,9 +26,11 @@ from .header import (
     MORE,
     OPEN,
     OPEN_FLAGS,
+    RUN_HEAD,
     WANT_TIMING,
     Header,
     check_message,
+    run_layout,
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
 from .status import Status
@@ -194,6 +196,8 @@ class Reader(Assembly):
                 else:
                     self._open[stream_id] = Stream(StreamState.OPEN, priority, 1, 0)
                 events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
+                if end - pos > length and flags & END_STREAM and len(head) <= RUN_HEAD:
+                    pos = self._run(header, pair, pos, end, events)
             elif kind == data_kind:
                 if (
                     flags == END_STREAM
@@ -214,6 +218,8 @@ class Reader(Assembly):
                     large = False
                     del self._unary_replies[stream_id]
                     events.append(Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False))
+                    if end - pos > length and len(head) <= RUN_HEAD:
+                        pos = self._run(header, pair, pos, end, events)
                     continue
                 incoming = self._incoming.get(stream_id)
                 if incoming is not None:
@@ -259,6 +265,43 @@ class Reader(Assembly):
                     break
                 open_kind, data_kind = self._ready_kinds
         self._large = large
+        return pos
+
+    def _run(self, header: Header, pair: tuple[bytes, bytes], pos: int, end: int, events: list[Event]) -> int:
+        """Take the frames from `pos` on that are like the unary call, or reply, before them in all but stream id and
+        body: what was checked of that one holds of them. Returns where the first other frame starts.
+        """
+        length, kind, priority, flags, stream_id, _, aux, meta_len, ext_len, _ = header
+        ext, meta = pair
+        buffer = self._buffer
+        unary = self._unary
+        size = HEADER_SIZE + length
+        body = HEADER_SIZE + ext_len + meta_len
+        unpack = run_layout(ext_len + meta_len).unpack_from
+        like: tuple[bytes, int, bytes] = unpack(buffer, pos - size)
+        before, _, behind = like
+        opens = kind == OPEN
+        room = self._max_streams - len(self._open)
+        while end - pos >= size:
+            found: tuple[bytes, int, bytes] = unpack(buffer, pos)
+            if found[0] != before or found[2] != behind:
+                break
+            if opens:
+                if found[1] != stream_id + 1 or len(unary) >= room:
+                    break
+                stream_id = found[1]
+                unary[stream_id] = priority
+            else:
+                stream_id = found[1]
+                if stream_id not in unary:
+                    break
+                del unary[stream_id]
+            events.append(
+                Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[pos + body : pos + size], False)
+            )
+            pos += size
+        if opens:
+            self._streams.last_id = stream_id
         return pos
 
     def _bad_id(self, stream_id: int, seq: int) -> ProtocolError:

@@ -10,8 +10,9 @@ from struct import pack
 from typing import TYPE_CHECKING, cast
 
 from ...codec import FREE, BoundedCache, CodecError, TensorSpec, dtype_by_name, encode_metadata
-from ...protocol import LocalError, Status, pack_extension
+from ...protocol import LocalError, ReplyForm, Status, pack_extension
 from ...protocol.header import END_STREAM
+from ...protocol.limits import INLINE_BODY
 from .calls import microseconds
 
 if TYPE_CHECKING:
@@ -39,13 +40,14 @@ _PADDING = tuple(bytes(count) for count in range(ALIGNMENT))
 
 
 class Shape:
-    """The reply to a call of so many rows: `meta`, `ext` with its dims, `length` of its body, padding before outputs.
+    """The reply to a call of so many rows: `meta`, `ext` with its dims, `length` of its body, padding before outputs,
+    and the `form` of all that fit in one frame.
 
     Every dimension is free and travels in `dims`, so that `meta` is the same for any number of rows; only of a model
     with more outputs than dims have room the shapes are fixed in `meta`.
     """
 
-    __slots__ = ("dims", "ext", "length", "meta", "padding")
+    __slots__ = ("dims", "ext", "form", "length", "meta", "padding")
 
     def __init__(self, model: str, version: str, rows: int, signature: OutputSignature) -> None:
         shapes = [(rows, *row_shape) for _, _, row_shape, _ in signature]
@@ -60,7 +62,6 @@ class Shape:
             ],
         )
         self.dims = pack(f"<{len(sizes)}Q", *sizes) if free else b""
-        self.ext = pack_extension(dims=self.dims)
         self.length = 0
         self.padding: list[bytes] = []
         for _, _, _, row_bytes in signature:
@@ -68,6 +69,8 @@ class Shape:
             gap = -self.length % ALIGNMENT if nbytes else 0  # an empty tensor takes no place
             self.padding.append(_PADDING[gap])
             self.length += gap + nbytes
+        self.ext = pack_extension(dims=self.dims)
+        self.form = ReplyForm(self.meta, self.ext, self.length) if self.length <= INLINE_BODY else None
 
 
 class Plan:
@@ -115,13 +118,16 @@ class Replies:
         # Of small outputs a copy is made once: a slice of bytes is had for half of what a slice of a view costs.
         copied = outputs[0].tobytes() if len(outputs) == 1 and outputs[0].nbytes <= COPIED else b""
         start = 0
+        last: Session | None = None
         for call in cast("list[Call]", result.requests):
             rows = call.rows
             first, start = start, start + rows
             if call.done:  # cancelled or expired while it ran
                 continue
             session: Session = call.session
-            touched.add(session)
+            if session is not last:
+                touched.add(session)
+                last = session
             if session.behind:
                 _drop(call)
                 continue
@@ -138,8 +144,12 @@ class Replies:
                     body = _gather(outputs, row_bytes, shape.padding, first, start)
                 if shape.length > LARGE and rows < result.batch_rows and session.crowded():
                     body = [bytes(part) for part in body]  # a view would hold the whole batch until it is read
-                ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
-                session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
+                form = shape.form
+                if form is not None and not call.want_timing:
+                    session.connection.reply(call.stream_id, form, body)
+                else:
+                    ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
+                    session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
             except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
                 _cannot_send(call, error)
                 continue

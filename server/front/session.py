@@ -135,10 +135,15 @@ class Session(OpenCalls):
         """`nbytes` bytes are where the core wanted them."""
         self._front.metrics.bytes_in += nbytes
         self._now = now
+        ext = meta = b""
+        route: Route | None = None  # of the call before this one, which most are like
         for event in self.connection.received(nbytes, now):
             if type(event) is Message and not event.owned:
-                self._message(event, now)
+                if event.meta is not meta or event.ext is not ext:
+                    ext, meta, route = event.ext, event.meta, None
+                route = self._message(event, now, route)
             else:
+                route = None
                 self._other(event, now)
                 if self._lost:  # the last call of a draining connection ended: nothing after it is served
                     return
@@ -175,29 +180,34 @@ class Session(OpenCalls):
         for event in self.connection.receive_eof(now):
             self._other(event, now)
 
-    def _message(self, message: Message, now: float) -> None:
-        """Take one call of one frame. This is the hot path: no call but to the cache, the engine and the heap."""
+    def _message(self, message: Message, now: float, route: Route | None) -> Route | None:
+        """Take one call of one frame; returns its route. This is the hot path: no call but to the cache, the engine and
+        the heap. `route`: that of the call just before, if this one has its very metadata.
+        """
         stream_id = message.stream_id
         flags = message.flags
         if message.seq or not flags & END_STREAM:
             if not message.seq:
                 self.end(stream_id, Status.UNIMPLEMENTED, _ONE_MESSAGE)
-            return
+            return None
         body = message.body
-        route = self._routes.get((message.ext, message.meta))
         if route is None:
-            route = self._find_route(message)
+            route = self._routes.get((message.ext, message.meta))
             if route is None:
-                return
+                route = self._find_route(message)
+                if route is None:
+                    return None
+            else:
+                self._front.metrics.cache_hits += 1
         else:
             self._front.metrics.cache_hits += 1
         if len(body) != route.body_length:
             text = body_length_text(len(body), route.body_length)
             self.end(stream_id, Status.INVALID_ARGUMENT, text, route.served)
-            return
+            return route
         if stream_id > self._last_stream:
             self.end(stream_id, Status.UNAVAILABLE, self._farewell, route.served)
-            return
+            return route
         call = Call(stream_id, self, now, route, message.priority, self.principal.number, flags & WANT_TIMING != 0)
         aux = message.aux
         if aux:
@@ -205,14 +215,15 @@ class Session(OpenCalls):
             late = certainly_late(call)
             if late is not None:
                 self.end(stream_id, Status.DEADLINE_EXCEEDED, late[0], route.served, ext=late[1])
-                return
+                return route
         failure = route.submit(route.prepared, body, None, call)
         if failure is not None:
             self.end(stream_id, failure.status, failure.message, route.served, not_started=not failure.started)
-            return
+            return route
         self.calls[stream_id] = call
         if aux:
             self._front.deadlines.add(call.deadline, call)
+        return route
 
     def _other(self, event: Event, now: float) -> None:
         if isinstance(event, Message):
