@@ -100,21 +100,6 @@ def type_name(kind: int) -> str:
         return f"type {kind}"
 
 
-RUN_HEAD: Final = 1024
-"""Bytes of extension and metadata up to which a run of like frames is looked for: so many layouts are kept at most."""
-_RUNS: Final[dict[int, Struct]] = {}
-
-
-def run_layout(head: int) -> Struct:
-    """A frame with `head` bytes of extension and metadata, for comparing it with others but for its stream id: what
-    stands before the id as bytes, the id, and what stands behind it up to the body as bytes.
-    """
-    layout = _RUNS.get(head)
-    if layout is None:
-        layout = _RUNS[head] = Struct(f"<8sQ{HEADER_SIZE - 16 + head}s")
-    return layout
-
-
 Header = tuple[int, int, int, int, int, int, int, int, int, int]  # the fields of HEADER in order
 
 

@@ -11,6 +11,7 @@ what refusing does (`Handler`, which is the connection).
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from .assembly import Assembly, Handler, Refusal, Reserve
@@ -26,11 +27,9 @@ from .header import (
     MORE,
     OPEN,
     OPEN_FLAGS,
-    RUN_HEAD,
     WANT_TIMING,
     Header,
     check_message,
-    run_layout,
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
 from .status import Status
@@ -44,6 +43,53 @@ _NOT_READY: Final = (-1, -1)
 _SERVER_READY: Final = (OPEN, DATA)
 _CLIENT_READY: Final = (-1, DATA)
 _NO_REPLIES: Final[dict[int, int]] = {}  # a server's, always empty
+_NEVER: Final = 1 << 40  # bytes; more than any read has
+
+
+class Like:
+    """A unary call, or a reply, of one frame that was found good: another one that has the same bytes but for its
+    stream, deadline and body is as good, and is taken without a second look. `size` is all of it, its body begins at
+    `body`, `before` and `behind` are what is compared, to the left and right of what may differ.
+    """
+
+    __slots__ = ("before", "behind", "body", "ext", "flags", "meta", "priority", "size", "unpack")
+
+    def __init__(self, header: Header, ext: bytes, meta: bytes) -> None:
+        length, _, priority, flags, _, _, _, meta_len, ext_len, _ = header
+        self.ext = ext
+        self.meta = meta
+        self.flags = flags
+        self.priority = priority
+        self.size = HEADER_SIZE + length
+        self.body = HEADER_SIZE + ext_len + meta_len
+        whole = HEADER.pack(*header)
+        self.before = whole[:8]
+        self.behind = whole[24:] + ext + meta
+        #: what is before, stream id, seq, aux, what is behind
+        self.unpack = Struct(f"<8sQII{len(self.behind)}s").unpack_from
+
+
+class _Seen:
+    """The last call, or reply, that came twice in a row. A fact about bytes: one serves all connections."""
+
+    __slots__ = ("_ext", "_meta", "like")
+
+    def __init__(self) -> None:
+        self._ext = b""
+        self._meta = b""
+        self.like: Like | None = None
+
+    def note(self, header: Header, ext: bytes, meta: bytes) -> Like | None:
+        """What comes next may be like this; None, and nothing is kept, if this is not like the one before."""
+        if meta is not self._meta or ext is not self._ext:
+            self._ext, self._meta = ext, meta
+            return None
+        self.like = Like(header, ext, meta)
+        return self.like
+
+
+_CALLS_SEEN: Final = _Seen()
+_REPLIES_SEEN: Final = _Seen()
 
 
 class Reader(Assembly):
@@ -152,7 +198,17 @@ class Reader(Assembly):
         buffer = self._buffer
         open_kind, data_kind = self._ready_kinds
         large = self._large
+        seen = _REPLIES_SEEN if self._streams.client else _CALLS_SEEN
+        like = seen.like
+        size = _NEVER if like is None or data_kind != DATA else like.size
         while end - pos >= HEADER_SIZE:
+            if like is not None and end - pos >= size:
+                after = self._alike(like, pos, end, events)
+                if after > pos:
+                    pos = after
+                    large = False
+                    continue
+                size = _NEVER
             header = _unpack_from(buffer, pos)
             length, kind, priority, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
             meta_at = pos + HEADER_SIZE + ext_len
@@ -196,8 +252,9 @@ class Reader(Assembly):
                 else:
                     self._open[stream_id] = Stream(StreamState.OPEN, priority, 1, 0)
                 events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
-                if end - pos > length and flags & END_STREAM and len(head) <= RUN_HEAD:
-                    pos = self._run(header, pair, pos, end, events)
+                if flags & END_STREAM:
+                    like = seen.note(header, ext, meta)
+                    size = _NEVER if like is None else like.size
             elif kind == data_kind:
                 if (
                     flags == END_STREAM
@@ -218,8 +275,8 @@ class Reader(Assembly):
                     large = False
                     del self._unary_replies[stream_id]
                     events.append(Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False))
-                    if end - pos > length and len(head) <= RUN_HEAD:
-                        pos = self._run(header, pair, pos, end, events)
+                    like = seen.note(header, ext, meta)
+                    size = _NEVER if like is None else like.size
                     continue
                 incoming = self._incoming.get(stream_id)
                 if incoming is not None:
@@ -267,41 +324,32 @@ class Reader(Assembly):
         self._large = large
         return pos
 
-    def _run(self, header: Header, pair: tuple[bytes, bytes], pos: int, end: int, events: list[Event]) -> int:
-        """Take the frames from `pos` on that are like the unary call, or reply, before them in all but stream id and
-        body: what was checked of that one holds of them. Returns where the first other frame starts.
-        """
-        length, kind, priority, flags, stream_id, _, aux, meta_len, ext_len, _ = header
-        ext, meta = pair
-        buffer = self._buffer
+    def _alike(self, like: Like, pos: int, end: int, events: list[Event]) -> int:
+        """Take the frames from `pos` on that are like that one; returns where the first other frame starts."""
+        streams = self._streams
         unary = self._unary
-        size = HEADER_SIZE + length
-        body = HEADER_SIZE + ext_len + meta_len
-        unpack = run_layout(ext_len + meta_len).unpack_from
-        like: tuple[bytes, int, bytes] = unpack(buffer, pos - size)
-        before, _, behind = like
-        opens = kind == OPEN
+        buffer = self._buffer
+        opens = not streams.client
         room = self._max_streams - len(self._open)
+        last_id = streams.last_id
+        size, body, before, behind, unpack = like.size, like.body, like.before, like.behind, like.unpack
         while end - pos >= size:
-            found: tuple[bytes, int, bytes] = unpack(buffer, pos)
-            if found[0] != before or found[2] != behind:
+            fields: tuple[bytes, int, int, int, bytes] = unpack(buffer, pos)
+            found, stream_id, seq, aux, rest = fields
+            if found != before or rest != behind or seq:
                 break
             if opens:
-                if found[1] != stream_id + 1 or len(unary) >= room:
+                if stream_id != last_id + 1 or len(unary) >= room:
                     break
-                stream_id = found[1]
-                unary[stream_id] = priority
+                streams.last_id = last_id = stream_id
+                unary[stream_id] = like.priority
             else:
-                stream_id = found[1]
-                if stream_id not in unary:
+                if aux or stream_id not in unary:
                     break
                 del unary[stream_id]
-            events.append(
-                Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[pos + body : pos + size], False)
-            )
+            tensors = buffer[pos + body : pos + size]
+            events.append(Message(stream_id, 0, like.flags, like.priority, aux, like.ext, like.meta, tensors, False))
             pos += size
-        if opens:
-            self._streams.last_id = stream_id
         return pos
 
     def _bad_id(self, stream_id: int, seq: int) -> ProtocolError:
