@@ -58,7 +58,6 @@ class Request:
         stream_id: int,
         session: Any,
         arrived: float,
-        *,
         priority: int = 0,
         principal: int = 0,
         deadline: float = inf,

@@ -6,6 +6,7 @@ Plain data with the little behaviour that timers need. Who makes them and when i
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from ...protocol import Status
@@ -64,9 +65,7 @@ class Call(Request):
         principal: int,
         want_timing: bool,
     ) -> None:
-        super().__init__(
-            stream_id, session, now, priority=priority, principal=principal, first_byte=now, want_timing=want_timing
-        )
+        super().__init__(stream_id, session, now, priority, principal, inf, now, want_timing)
         self.route = route
         self.slab: Slab | None = None
 
