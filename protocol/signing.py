@@ -35,6 +35,7 @@ _SIZE: Final = Struct("<I")
 _COUNTER: Final = Struct("<Q")
 _LABEL: Final = b"tensorwire 1 "
 _join = b"".join
+_JOINED: Final = 8192  # bytes below which copying the text behind the counter costs less than a second call of the hash
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:
@@ -151,7 +152,11 @@ class HmacSha256(Mac):
     def tag(self, text: Buffer, chunk: Sequence[Buffer]) -> bytes:
         """The tag of the next record."""
         inner = self._inner()
-        inner.update(_join((_COUNTER.pack(self._counter), text)))  # one call: each costs as much as 400 bytes
+        if len(text) < _JOINED:
+            inner.update(_join((_COUNTER.pack(self._counter), text)))
+        else:
+            inner.update(_COUNTER.pack(self._counter))
+            inner.update(text)
         self._counter += 1
         for piece in chunk:
             inner.update(piece)

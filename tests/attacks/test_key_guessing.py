@@ -5,6 +5,7 @@ Alike in every byte but nonces, proofs and tags; in the work that is done; in th
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import struct
@@ -113,11 +114,13 @@ def work_of(act: Callable[[], object]) -> Work:
             calls.append(getattr(argument, "__qualname__", "?"))
 
     previous = sys.getprofile()
+    gc.disable()  # what others hang on the collector comes when it likes
     sys.setprofile(note)
     try:
         act()
     finally:
         sys.setprofile(previous)
+        gc.enable()
     return calls
 
 

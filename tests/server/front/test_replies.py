@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tensorwire.codec import decode_arrays, decode_metadata, resolve
-from tensorwire.protocol import LocalError, Status, parse_extension
+from tensorwire.protocol import LocalError, ReplyForm, Status, parse_extension
+from tensorwire.protocol.header import END_STREAM
 from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.front.replies import Replies
 
@@ -37,6 +38,9 @@ class FakeSession:
         if self.broken:
             raise LocalError("not open")
         self.sent[stream_id] = (meta, ext, body, length)
+
+    def reply(self, stream_id: int, form: ReplyForm, body: list[Any]) -> None:
+        self.send(stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
 
     def replied(self, call: Any) -> None:
         self.done.append(call.stream_id)
