@@ -6,6 +6,7 @@ that a connection is over, and what the peer is told then.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hmac import compare_digest
 from typing import Final
 
@@ -48,6 +49,12 @@ NOT_THE_SERVER: Final = (
     "authentication: the server's proof does not fit this key: it does not know the key id, or has another secret for"
     " it, or the key is not valid now, or somebody in between changes what is sent"
 )
+
+
+@lru_cache(maxsize=64)
+def _agreed(features: tuple[int, ...], limits: PeerLimits) -> tuple[tuple[int, ...], PeerLimits]:
+    """The same two objects for all connections that agree on the same: most do, and idle ones are many."""
+    return features, limits
 
 
 class Control(Calls):
@@ -289,6 +296,7 @@ class Control(Calls):
                 raise ProtocolError(ErrorCode.AUTHENTICATION, REFUSED)
             if self.mac != "none":
                 self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
+        self._nonce = b""  # it has done its work, and idle connections are many
         self._deadline = None
         self.state = State.READY
         self._reader.ready()
@@ -305,9 +313,9 @@ class Control(Calls):
             records.begin(reader.tail, events)
 
     def _agree(self, choice: tuple[int, tuple[int, ...], int], limits: PeerLimits) -> None:
-        self.version, self.features, number = choice
+        self.version, features, number = choice
+        self.features, self.peer_limits = _agreed(features, limits)
         self.mac = handshake.MAC_NAMES[number]
-        self.peer_limits = limits
         self._reader.chunk = self._writer.chunk = min(limits.chunk, self.config.limits.chunk)
 
     # ---- the end ----
