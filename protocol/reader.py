@@ -87,6 +87,10 @@ class _Seen:
         self.like = Like(header, ext, meta)
         return self.like
 
+    def again(self, like: Like) -> None:
+        """The last one was like that: the next other one is not the second of its kind in a row."""
+        self._ext, self._meta = like.ext, like.meta
+
 
 _CALLS_SEEN: Final = _Seen()
 _REPLIES_SEEN: Final = _Seen()
@@ -205,6 +209,7 @@ class Reader(Assembly):
             if like is not None and end - pos >= size:
                 after = self._alike(like, pos, end, events)
                 if after > pos:
+                    seen.again(like)
                     pos = after
                     large = False
                     continue

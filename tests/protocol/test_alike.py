@@ -111,6 +111,20 @@ def test_a_call_on_one_connection_is_known_on_the_next_one_with_its_own_ids() ->
     assert "the next stream is 2" in repr(closed)
 
 
+def test_calls_that_take_turns_do_not_make_a_memory_each() -> None:
+    module: Any = reader
+    forget()
+    server = open_pair()[1]
+    feed(server, call(1) + call(2) + call(3))
+    known = module._CALLS_SEEN.like
+    other = [frame(OPEN, n, END_STREAM, meta=b"of another model") for n in range(5, 12, 2)]
+    events = feed(server, b"".join(call(n) + other[at] for at, n in enumerate(range(4, 11, 2))))
+    assert [e.meta for e in events if isinstance(e, Message)] == [META, b"of another model"] * 4
+    assert module._CALLS_SEEN.like is known
+    feed(server, frame(OPEN, 12, END_STREAM, meta=b"of another model"))
+    assert module._CALLS_SEEN.like is not known
+
+
 def test_no_more_streams_are_opened_than_may_be() -> None:
     forget()
     server = open_pair(server_limits=Limits(max_streams=3))[1]
