@@ -8,20 +8,21 @@ from __future__ import annotations
 from struct import Struct
 
 from .errors import LocalError
-from .header import HEADER, HEADER_SIZE
+from .header import DATA, END_STREAM, HEADER, HEADER_SIZE
 from .limits import INLINE_BODY, MAX_DETAIL, MAX_EXTENSION, MAX_METADATA
 
 _pack = HEADER.pack
-_ID_ENDS = 16  # bytes of a header up to the stream id and with it
+_ID_BEGINS, _ID_ENDS = 8, 16  # where the stream id lies in a header
 
 
 class ReplyForm:
     """Replies of one frame that differ in their stream and their body's bytes alone: all else is laid out once.
 
-    Raises LocalError for what is too long for one frame.
+    The frame on a stream is `pack(begin(priority), stream_id, rest)` and behind it the body. Raises LocalError for what
+    is too long for one frame.
     """
 
-    __slots__ = ("body_length", "ext", "length", "meta", "nbytes", "pack", "rest")
+    __slots__ = ("body_length", "ext", "meta", "nbytes", "pack", "rest")
 
     def __init__(self, meta: bytes, ext: bytes, body_length: int) -> None:
         if body_length > INLINE_BODY:
@@ -31,12 +32,17 @@ class ReplyForm:
         self.meta = meta
         self.ext = ext
         self.body_length = body_length
-        self.length = len(meta) + len(ext) + body_length
-        self.nbytes = HEADER_SIZE + self.length
-        whole = _pack(self.length, 0, 0, 0, 0, 0, 0, len(meta), len(ext), 0)
-        self.rest = whole[_ID_ENDS:] + ext + meta
-        #: length, type, priority, flags, stream id, rest
-        self.pack = Struct(f"<IBBHQ{len(self.rest)}s").pack
+        self.nbytes = HEADER_SIZE + len(meta) + len(ext) + body_length
+        self.rest = self._header(0)[_ID_ENDS:] + ext + meta
+        self.pack = Struct(f"<{_ID_BEGINS}sQ{len(self.rest)}s").pack
+
+    def begin(self, priority: int) -> bytes:
+        """What comes before the stream id."""
+        return self._header(priority)[:_ID_BEGINS]
+
+    def _header(self, priority: int) -> bytes:
+        length = self.nbytes - HEADER_SIZE
+        return _pack(length, DATA, priority, END_STREAM, 0, 0, 0, len(self.meta), len(self.ext), 0)
 
 
 def too_long(meta_len: int, ext_len: int) -> LocalError:

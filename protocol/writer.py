@@ -135,19 +135,30 @@ class Writer:
 
     def small(self, stream_id: int, priority: int, head: bytes, body: Sequence[Buffer], nbytes: int) -> None:
         """Queue a one-frame message or a stream's control frame; nbytes is all of it."""
-        self.nbytes += nbytes
         if self.active and stream_id in self.active:
+            self.nbytes += nbytes
             self.active[stream_id].waiting.append((head, body, nbytes, None))
             return
+        small = self._room(priority, nbytes)
+        small.append(head)
+        if body:
+            small += body
+
+    def frames(self, priority: int, frames: list[Buffer], nbytes: int) -> None:
+        """Queue whole frames, nbytes in all, of streams that nothing is waiting to be sent on."""
+        small = self._room(priority, nbytes)
+        small += frames
+
+    def _room(self, priority: int, nbytes: int) -> list[Buffer]:
+        """Where the next nbytes of small frames go. A batch is a record: 64 KiB, or what was queued as one."""
+        self.nbytes += nbytes
         lane = self.base if self.fifo or not priority else self._lane(priority)
-        if lane.nbytes + nbytes > BATCH and lane.nbytes:  # a batch is a record: 64 KiB, or one frame
+        if lane.nbytes + nbytes > BATCH and lane.nbytes:
             lane.full.append((lane.small, lane.nbytes))
             lane.small = []
             lane.nbytes = 0
-        lane.small.append(head)
-        if body:
-            lane.small += body
         lane.nbytes += nbytes
+        return lane.small
 
     def large(self, head: bytes, outgoing: Outgoing) -> None:
         """Queue a chunked message: its first frame and its chunks."""

@@ -82,10 +82,12 @@ def plan(queue: Queue, now: float, rules: Rules) -> Plan:
 
 
 def commit(queue: Queue, plan: Plan) -> None:
-    """Take what was planned (and what expired) out of the queue and note whose turn it was."""
+    """Take what was planned, which starts now, and what expired out of the queue and note whose turn it was."""
     if plan.prefix is not None:
-        queue.remove_front(plan.prefix, plan.requests)
+        queue.start_front(plan.prefix, plan.requests)
         return
+    for request in plan.requests:
+        request.started = True
     if plan.requests:
         for flow, deficit, served in plan.turns:
             queue.turn_over(flow, deficit, served)

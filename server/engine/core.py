@@ -24,13 +24,14 @@ from .batcher import Rules, commit, expired, plan
 from .executor import Executor, WarmUp
 from .outputs import OutputError
 from .queue import Queue
+from .slots import runs_of
 from .words import without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .api import Request
-    from .slots import Block
+    from .slots import Block, Run
     from .spec import ModelSpec
 
 __all__ = ["EngineCore"]
@@ -108,7 +109,7 @@ class EngineCore:
         request.done = True
         if not self.queue.remove(request):
             return False
-        self._give_back([request])
+        self._give_back(runs_of([request]))
         return True
 
     def expire(self, now: float) -> list[Failure]:
@@ -133,17 +134,16 @@ class EngineCore:
             if planned.expired:
                 results.append(self._late(planned.expired))
         if requests:
-            for request in requests:
-                request.started = True
             if self._starting is not None:
                 self._starting(requests)
-            self._run(requests, planned.rows, now, results)
+            runs = runs_of(requests)
+            self._run(requests, runs, planned.rows, now, results)
         try:
             if results:
                 sink(results)
         finally:
             if requests:
-                self._give_back(requests)
+                self._give_back(runs)
                 self.last_progress = self._clock()
             self.next_step = (
                 planned.wait_until if not requests and planned.wait_until < inf else now if queue.count else inf
@@ -155,7 +155,7 @@ class EngineCore:
         failures = []
         if waiting:
             self.queue.remove_all(waiting)
-            self._give_back(waiting)
+            self._give_back(runs_of(waiting))
             failures.append(Failure(waiting, Status.UNAVAILABLE, message, started=False))
         executor, self._executor = self._executor, None
         if executor is not None:
@@ -167,13 +167,13 @@ class EngineCore:
         if self._executor is not None:
             self._executor.trim()
 
-    def _run(self, requests: list[Request], rows: int, now: float, results: list[Outcome]) -> None:
+    def _run(self, requests: list[Request], runs: list[Run], rows: int, now: float, results: list[Outcome]) -> None:
         executor = self._executor
         if executor is None:
             results.append(Failure(requests, Status.UNAVAILABLE, "the model is not loaded", started=False))
             return
         try:
-            results.append(executor.run(requests, rows, now))
+            results.append(executor.run(requests, runs, rows, now))
         except OutputError as wrong:  # each has a name of its own: compiled, one name has one type
             results.append(Failure(requests, Status.INTERNAL, str(wrong)[:MESSAGE_LENGTH], started=True))
         except CodecError as malformed:
@@ -185,7 +185,7 @@ class EngineCore:
                 results.append(Failure(requests, Status.INTERNAL, without_folders(message), started=True))
                 return
             for request in requests:
-                self._run([request], request.rows, now, results)
+                self._run([request], runs_of([request]), request.rows, now, results)
 
     def _log(self, message: str, error: BaseException) -> None:
         """Where the model raised, for its owner; not the text itself, which may hold a caller's bytes, unescaped."""
@@ -196,23 +196,12 @@ class EngineCore:
             logger.warning("%s/%s: %s\n%s", self.spec.name, self.spec.version, message, where)
 
     def _late(self, requests: list[Request]) -> Failure:
-        self._give_back(requests)
+        self._give_back(runs_of(requests))
         message = "the deadline passed while the request was queued"
         return Failure(requests, Status.DEADLINE_EXCEEDED, message, started=False)
 
-    def _give_back(self, requests: list[Request]) -> None:
-        """Release rows, neighbours of one block together."""
-        block: Block | None = None
-        rows = 0
-        for request in requests:
-            if request.block is block:
-                rows += request.rows
-                continue
-            if block is not None:
-                self._release(block, rows)
-            block = request.block
-            rows = request.rows
-        if block is not None:
+    def _give_back(self, runs: list[Run]) -> None:
+        for block, _, rows in runs:
             self._release(block, rows)
 
 

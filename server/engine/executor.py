@@ -24,13 +24,12 @@ if TYPE_CHECKING:
     from ...codec import TensorSpec
     from .api import Prepared, Request
     from .backends import Backend
-    from .slots import Bucket
+    from .slots import Bucket, Run
     from .spec import ModelSpec
 
 __all__ = ["Executor", "WarmUp"]
 
 Array = np.ndarray[Any, Any]
-Run = tuple[Block, int, int]
 
 SCRATCH_KEPT = 64 << 20
 """Bytes of the gathering buffer kept between batches; beyond it a batch pays for fresh pages."""
@@ -69,12 +68,13 @@ class Executor:
         self._outputs = Outputs(spec)
         self._scratch: Array = np.empty(0, np.uint8)
 
-    def run(self, requests: list[Request], rows: int, planned: float) -> BatchResult:
-        """One batch. Raises OutputError, or whatever the model raises. The inputs' memory may be reused afterwards."""
+    def run(self, requests: list[Request], runs: list[Run], rows: int, planned: float) -> BatchResult:
+        """One batch, whose rows lie at `runs`; their memory may be reused afterwards. Raises OutputError, or what
+        the model raises.
+        """
         prepared = requests[0].prepared
         if prepared is not None and prepared.bucket is None:
             return self._run_alone(requests, prepared, planned)
-        runs = _runs(requests)
         if self._backend.stager is not None:
             return self._run_on_device(requests, runs, rows, planned)
         block, start, _ = runs[0] if len(runs) == 1 else (self._gather(runs, rows), 0, rows)
@@ -225,25 +225,6 @@ class Executor:
         ]
         tensors = self._outputs.device_batch(self._backend.run(stager.copy_in(batch, rows)), rows)
         stager.copy_out(tensors, _plain_memory)
-
-
-def _runs(requests: list[Request]) -> list[Run]:
-    """The rows as runs (block, first row, rows) of neighbours; one run means that the batch is a view."""
-    runs: list[Run] = []
-    block: Block | None = None
-    start = end = 0
-    for request in requests:
-        if request.block is block and request.start == end:
-            end += request.rows
-            continue
-        if block is not None:
-            runs.append((block, start, end - start))
-        block = request.block
-        start = request.start
-        end = start + request.rows
-    if block is not None:
-        runs.append((block, start, end - start))
-    return runs
 
 
 def _bucket(runs: list[Run]) -> Bucket:

@@ -10,7 +10,6 @@ at its front. Everything else costs a binary search per request.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Queue:
     def __init__(self) -> None:
         self.classes: dict[int, list[Flow]] = {}
         self.count = 0
-        self.arrivals: deque[Request] = deque()
+        self.arrivals: list[Request] = []
         self.only_flow: Flow | None = None
         self._flows: dict[tuple[int, int], Flow] = {}
         self._last: Flow | None = None
@@ -93,13 +92,19 @@ class Queue:
             return False
         flow = self._flows[request.priority, request.principal]
         flow.requests.remove(request)
-        self._taken(flow, [request])
+        request.queued = False
+        self._gone(flow, 1)
         return True
 
-    def remove_front(self, flow: Flow, taken: list[Request]) -> None:
-        """Take out `taken`, which are the first of that flow."""
+    def start_front(self, flow: Flow, taken: list[Request]) -> None:
+        """Take out `taken`, which are the first of that flow, to run."""
+        for request in taken:
+            request.queued = False
+            request.started = True
         del flow.requests[: len(taken)]
-        self._taken(flow, taken)
+        if flow is self.only_flow and not flow.reordered and len(self.arrivals) == self.count:  # both are in one order
+            del self.arrivals[: len(taken)]
+        self._gone(flow, len(taken))
 
     def remove_all(self, requests: Iterable[Request]) -> None:
         """Take these out, all of them queued."""
@@ -108,9 +113,10 @@ class Queue:
             by_flow.setdefault((request.priority, request.principal), []).append(request)
         for key, taken in by_flow.items():
             flow = self._flows[key]
-            gone = set(map(id, taken))
-            flow.requests = [request for request in flow.requests if id(request) not in gone]
-            self._taken(flow, taken)
+            for request in taken:
+                request.queued = False
+            flow.requests = [request for request in flow.requests if request.queued]
+            self._gone(flow, len(taken))
 
     def turn_over(self, flow: Flow, deficit: int, served: bool) -> None:
         """Keep the rows a flow may still take; a flow that was served goes to the back of its class."""
@@ -120,20 +126,25 @@ class Queue:
             turns.remove(flow)
             turns.append(flow)
 
-    def _taken(self, flow: Flow, taken: list[Request]) -> None:
-        for request in taken:
-            request.queued = False
-        self.count -= len(taken)
+    def _gone(self, flow: Flow, count: int) -> None:
+        """So many were taken out of that flow."""
+        self.count -= count
         if not flow.requests:
             flow.deficit = 0
             flow.reordered = False
             if len(self._flows) > 1:
                 self._close(flow)
         arrivals = self.arrivals
-        while arrivals and not arrivals[0].queued:
-            arrivals.popleft()
+        if len(arrivals) == self.count:
+            return
+        stale = 0
+        for request in arrivals:  # the front is kept clean: what was taken out is to be forgotten, with its memory
+            if request.queued:
+                break
+            stale += 1
+        del arrivals[:stale]
         if len(arrivals) > 2 * self.count + COMPACT_FROM:
-            self.arrivals = deque(request for request in arrivals if request.queued)
+            self.arrivals = [request for request in arrivals if request.queued]
 
     def _flow(self, request: Request) -> Flow:
         key = request.priority, request.principal

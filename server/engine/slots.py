@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from .api import Prepared, Request
 
-__all__ = ["Block", "Bucket", "Field", "Pool", "SlabLike", "Slots"]
+__all__ = ["Block", "Bucket", "Field", "Pool", "Run", "SlabLike", "Slots", "runs_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -151,6 +151,29 @@ class Block:
             self._kept = slab.lease()
             self.slab = None  # whoever drops the last view gives it back
         return self._kept
+
+
+Run = tuple[Block, int, int]
+"""Neighbouring rows of one block: (block, first row, rows)."""
+
+
+def runs_of(requests: list[Request]) -> list[Run]:
+    """The rows of these requests as runs of neighbours; one run means that the batch is a view."""
+    runs: list[Run] = []
+    block: Block | None = None
+    start = end = 0
+    for request in requests:
+        if request.block is block and request.start == end:
+            end += request.rows
+            continue
+        if block is not None:
+            runs.append((block, start, end - start))
+        block = request.block
+        start = request.start
+        end = start + request.rows
+    if block is not None:
+        runs.append((block, start, end - start))
+    return runs
 
 
 class Slots:

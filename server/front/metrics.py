@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from math import inf
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,8 +26,6 @@ LATENCY_BOUNDS: tuple[float, ...] = (
 
 BATCH_BOUNDS: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds in rows per batch."""
-
-_LATENCY_EDGES: tuple[float, ...] = (-inf, *LATENCY_BOUNDS, inf)  # bucket k lies between k and k + 1
 
 
 class ModelStats:
@@ -54,13 +51,13 @@ class ModelStats:
     def replied(self, calls: list[Call], now: float) -> None:
         """These calls were answered OK at `now`."""
         buckets = self.latency_buckets
-        total = low = high = 0.0
+        total = first_byte = seconds = 0.0
         bucket = 0
         for call in calls:
-            seconds = now - call.first_byte
-            if not low < seconds <= high:  # most calls of a batch are in one bucket
+            if call.first_byte != first_byte:  # those of one read came at once
+                first_byte = call.first_byte
+                seconds = now - first_byte
                 bucket = bisect_left(LATENCY_BOUNDS, seconds)
-                low, high = _LATENCY_EDGES[bucket], _LATENCY_EDGES[bucket + 1]
             buckets[bucket] += 1
             total += seconds
         self.by_status[0] += len(calls)

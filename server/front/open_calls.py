@@ -37,16 +37,18 @@ class OpenCalls:
         """The connection's name in logs and request ids."""
         return self.connection.connection_id.hex()
 
-    def replied(self, call: Call) -> None:
-        """The reply of `call` is queued; whoever queued it counts it, when it is on its way."""
-        call.done = True
-        del self.calls[call.stream_id]
-        if call.deadline != inf:
-            self._deadlines.finished()
+    def replied(self, calls: list[Call]) -> None:
+        """Their replies are queued; whoever queued them counts them, when they are on their way."""
+        open_calls = self.calls
+        for call in calls:
+            call.done = True
+            del open_calls[call.stream_id]
+            if call.deadline != inf:
+                self._deadlines.finished()
 
     def fail(self, call: Call, status: Status, message: str, *, started: bool) -> None:
         """End `call` with an error."""
-        self.replied(call)
+        self.replied([call])
         self._end_call(call, status, message, started=started)
 
     def expire(self, call: Call) -> None:

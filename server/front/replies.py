@@ -13,6 +13,7 @@ from ...codec import FREE, BoundedCache, CodecError, TensorSpec, dtype_by_name, 
 from ...protocol import LocalError, ReplyForm, Status, pack_extension
 from ...protocol.header import END_STREAM
 from ...protocol.limits import INLINE_BODY
+from ...protocol.writer import BATCH
 from .calls import microseconds
 
 if TYPE_CHECKING:
@@ -93,6 +94,40 @@ class Plan:
         return shape
 
 
+class Run:
+    """Replies of one form to calls of one session and class, which are queued together; at most `room` of them."""
+
+    __slots__ = ("begin", "calls", "form", "frames", "room", "session", "stream_ids")
+
+    def __init__(self, session: Session, form: ReplyForm, priority: int) -> None:
+        self.session = session
+        self.form = form
+        self.begin = form.begin(priority)
+        self.room = max(1, BATCH // form.nbytes)
+        self.calls: list[Call] = []
+        self.stream_ids: list[int] = []
+        self.frames: list[memoryview | bytes] = []
+
+    def send(self, replied: list[Call]) -> None:
+        """Queue them; what is queued goes to `replied`."""
+        calls, frames, form = self.calls, self.frames, self.form
+        connection = self.session.connection
+        if connection.replies(self.stream_ids, calls[0].priority, frames, len(calls) * form.nbytes):
+            self.session.replied(calls)
+            replied += calls
+            return
+        parts = len(frames) // len(calls)
+        for index, call in enumerate(calls):  # some came in chunks
+            body = frames[index * parts + 1 : (index + 1) * parts]
+            try:
+                connection.send(call.stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
+            except (LocalError, ValueError) as error:
+                _cannot_send(call, error)
+                continue
+            self.session.replied([call])
+            replied.append(call)
+
+
 class Replies:
     """Queues the replies of one model's batches on their connections; the caller flushes those that were touched."""
 
@@ -113,50 +148,85 @@ class Replies:
         if plan.signature is not result.signature:
             plan = self._last = self._plan(result.signature)
         outputs = result.outputs
-        row_bytes = plan.row_bytes
-        shapes = plan.shapes
         # Of small outputs a copy is made once: a slice of bytes is had for half of what a slice of a view costs.
         copied = outputs[0].tobytes() if len(outputs) == 1 and outputs[0].nbytes <= COPIED else b""
-        start = 0
-        last: Session | None = None
+        size = plan.row_bytes[0] if copied else 0
+        run: Run | None = None
+        session: Session | None = None
+        rows = priority = start = room = 0
+        calls: list[Call] = []
+        stream_ids: list[int] = []
+        frames: list[memoryview | bytes] = []
+        begin = rest = b""
         for call in cast("list[Call]", result.requests):
-            rows = call.rows
-            first, start = start, start + rows
+            first = start
+            start += call.rows
             if call.done:  # cancelled or expired while it ran
                 continue
-            session: Session = call.session
-            if session is not last:
-                touched.add(session)
-                last = session
-            if session.behind:
-                _drop(call)
-                continue
-            try:
-                shape = shapes.get(rows) or plan.add_shape(rows)
-                body: list[memoryview | bytes]
-                if copied:
-                    size = row_bytes[0]
-                    body = [copied[first * size : start * size]]
-                elif len(outputs) == 1:
-                    size = row_bytes[0]
-                    body = [outputs[0][first * size : start * size]]
-                else:
-                    body = _gather(outputs, row_bytes, shape.padding, first, start)
-                if shape.length > LARGE and rows < result.batch_rows and session.crowded():
-                    body = [bytes(part) for part in body]  # a view would hold the whole batch until it is read
-                form = shape.form
-                if form is not None and not call.want_timing:
-                    session.connection.reply(call.stream_id, form, body)
-                else:
-                    ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
-                    session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
-            except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
-                _cannot_send(call, error)
-                continue
-            session.replied(call)
-            replied.append(call)
-            if shape.length > LARGE:
-                session.count_unread()
+            if (
+                call.session is not session
+                or call.rows != rows
+                or call.priority != priority
+                or not room
+                or call.want_timing
+            ):
+                if run is not None:
+                    run.send(replied)
+                touched.add(call.session)
+                session = None
+                run = self._begin_run(call, plan)
+                if run is None:
+                    self._deliver_one(call, plan, first, result, now, replied)
+                    continue
+                session, rows, priority, room = run.session, call.rows, call.priority, run.room
+                calls, stream_ids, frames = run.calls, run.stream_ids, run.frames
+                begin, pack, rest = run.begin, run.form.pack, run.form.rest
+            room -= 1
+            stream_id = call.stream_id
+            calls.append(call)
+            stream_ids.append(stream_id)
+            frames.append(pack(begin, stream_id, rest))
+            if copied:
+                frames.append(copied[first * size : start * size])
+            else:
+                frames += _rows(outputs, plan, first, start)
+        if run is not None:
+            run.send(replied)
+
+    def _begin_run(self, call: Call, plan: Plan) -> Run | None:
+        """A run that begins with the reply to this call; None if it has to be sent alone, or not at all."""
+        session: Session = call.session
+        if session.behind or call.want_timing:
+            return None
+        try:
+            shape = plan.shapes.get(call.rows) or plan.add_shape(call.rows)
+        except (CodecError, LocalError):  # told to its caller by `_deliver_one`
+            return None
+        return None if shape.form is None else Run(session, shape.form, call.priority)
+
+    def _deliver_one(
+        self, call: Call, plan: Plan, first: int, result: BatchResult, now: float, replied: list[Call]
+    ) -> None:
+        """The reply to a call whose rows begin at `first`: a large one, or one with times."""
+        session: Session = call.session
+        if session.behind:
+            _drop(call)
+            return
+        rows = call.rows
+        try:
+            shape = plan.shapes.get(rows) or plan.add_shape(rows)
+            body = _rows(result.outputs, plan, first, first + rows)
+            if shape.length > LARGE and rows < result.batch_rows and session.crowded():
+                body = [bytes(part) for part in body]  # a view would hold the whole batch until it is read
+            ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
+            session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
+        except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
+            _cannot_send(call, error)
+            return
+        session.replied([call])
+        replied.append(call)
+        if shape.length > LARGE:
+            session.count_unread()
 
     def length(self, result: BatchResult, rows: int) -> int:
         """Bytes of the body of a reply of `rows` rows, of the result that was delivered last."""
@@ -186,7 +256,7 @@ class Replies:
             except (LocalError, ValueError) as error:
                 _cannot_send(call, error)
                 continue
-            session.replied(call)
+            session.replied([call])
             replied.append(call)
             if encoded.body_length > LARGE:
                 session.count_unread()
@@ -199,11 +269,11 @@ class Replies:
         return plan
 
 
-def _gather(
-    outputs: list[memoryview], row_bytes: list[int], padding: list[bytes], first: int, end: int
-) -> list[memoryview | bytes]:
+def _rows(outputs: list[memoryview], plan: Plan, first: int, end: int) -> list[memoryview | bytes]:
+    """The body of a reply of these rows."""
+    padding = plan.shapes[end - first].padding
     body: list[memoryview | bytes] = []
-    for data, size, gap in zip(outputs, row_bytes, padding, strict=True):
+    for data, size, gap in zip(outputs, plan.row_bytes, padding, strict=True):
         if gap:
             body.append(gap)
         if size:

@@ -137,16 +137,22 @@ class Session(OpenCalls):
         self._now = now
         ext = meta = b""
         route: Route | None = None  # of the call before this one, which most are like
+        hits = 0
         for event in self.connection.received(nbytes, now):
             if type(event) is Message and not event.owned:
                 if event.meta is not meta or event.ext is not ext:
                     ext, meta, route = event.ext, event.meta, None
+                elif route is not None:
+                    hits += 1
                 route = self._message(event, now, route)
             else:
                 route = None
                 self._other(event, now)
                 if self._lost:  # the last call of a draining connection ended: nothing after it is served
-                    return
+                    break
+        self._front.metrics.cache_hits += hits
+        if self._lost:
+            return
         unfinished = self.connection.unfinished
         if unfinished:
             if not self._unfinished or unfinished != self._unfinished + nbytes:  # not the frame of the last read
@@ -199,8 +205,6 @@ class Session(OpenCalls):
                     return None
             else:
                 self._front.metrics.cache_hits += 1
-        else:
-            self._front.metrics.cache_hits += 1
         if len(body) != route.body_length:
             text = body_length_text(len(body), route.body_length)
             self.end(stream_id, Status.INVALID_ARGUMENT, text, route.served)

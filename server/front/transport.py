@@ -55,7 +55,7 @@ LINGER_BYTES = 16 << 20
 400 MB/s in the others' time."""
 
 JOIN_BELOW = 64 << 10
-"""Bytes of small frames that are joined for one write: the loop takes 0.7 us for each buffer it is given."""
+"""Bytes that wait, up to which they are joined for one write."""
 
 _NOBODY = (
     "certificate: the common name of the client's certificate stands for no principal here; ask whoever runs the "
@@ -223,11 +223,14 @@ class ConnectionTransport:
     def flush(self) -> None:
         """Hand over what the core has queued, until nothing is left or the kernel takes no more."""
         connection = self._connection
-        while connection.outbound_bytes and not self._write_paused:
+        while not self._write_paused:
+            waiting = connection.outbound_bytes
+            if not waiting:
+                break
             buffers = connection.data_to_send(WRITE_BUDGET)
             if not buffers:
                 return
-            self._write(buffers)
+            self._write(buffers, join=waiting <= JOIN_BELOW)
         if self._write_paused and connection.outbound_bytes > self._high_water:
             self._pause(_WRITE)
             self.count_unread()
@@ -248,12 +251,15 @@ class ConnectionTransport:
         """Whether replies wait here of which the peer has taken nothing to speak of since then."""
         return self._write_paused and self._paused_at <= since and self._unread > 0
 
-    def _write(self, buffers: list[bytes | memoryview]) -> None:
-        nbytes = sum(map(len, buffers))
-        self._front.metrics.bytes_out += nbytes
-        if nbytes <= JOIN_BELOW:
-            self._transport.write(b"".join(buffers))
+    def _write(self, buffers: list[bytes | memoryview], *, join: bool) -> None:
+        """Write; small ones joined: the loop takes 0.7 us for each buffer it is given."""
+        metrics = self._front.metrics
+        if join:
+            joined = b"".join(buffers)
+            metrics.bytes_out += len(joined)
+            self._transport.write(joined)
         else:
+            metrics.bytes_out += sum(map(len, buffers))
             self._transport.writelines(buffers)
 
     def pause_writing(self) -> None:
@@ -290,7 +296,7 @@ class ConnectionTransport:
             buffers = self._connection.data_to_send(WRITE_BUDGET)
             if not buffers:
                 break
-            self._write(buffers)
+            self._write(buffers, join=False)
         if self._transport.is_closing():
             return
         self._transport.write_eof()
@@ -327,10 +333,10 @@ class CapturingTransport(ConnectionTransport):
         self._front.record(self._session, received=True, data=self._buffer[:nbytes])
         super().buffer_updated(nbytes)
 
-    def _write(self, buffers: list[bytes | memoryview]) -> None:
+    def _write(self, buffers: list[bytes | memoryview], *, join: bool) -> None:
         for data in buffers:
             self._front.record(self._session, received=False, data=data)
-        super()._write(buffers)
+        super()._write(buffers, join=join)
 
 
 def poison(buffer: memoryview) -> None:

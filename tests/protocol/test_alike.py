@@ -9,6 +9,7 @@ import pytest
 from fuzz.strategies_frames import DATA, END_STREAM, HEADER, OPEN, frame
 from tensorwire.protocol import (
     Connection,
+    ErrorCode,
     Event,
     Limits,
     LocalError,
@@ -162,32 +163,59 @@ def test_nothing_is_taken_before_ready() -> None:
 # ---- replies of one form ----
 
 
-def test_a_reply_of_a_form_is_the_same_bytes_as_send() -> None:
+def of_form(form: ReplyForm, priority: int, *stream_ids: int) -> list[bytes | memoryview]:
+    heads = [form.pack(form.begin(priority), stream_id, form.rest) for stream_id in stream_ids]
+    return [part for head in heads for part in (head, BODY[:10], memoryview(BODY)[10:])]
+
+
+@pytest.mark.parametrize("priority", [0, 3])
+def test_replies_of_a_form_are_the_same_bytes_as_send(priority: int) -> None:
     form = ReplyForm(META, EXT, len(BODY))
     sent = []
     for use_form in (True, False):
         server = open_pair()[1]
-        feed(server, frame(OPEN, 1, END_STREAM, priority=3, meta=META, body=BODY) + call(2))
-        for stream_id in (2, 1):
-            if use_form:
-                server.reply(stream_id, form, [BODY[:10], BODY[10:]])
-            else:
+        feed(server, b"".join(frame(OPEN, n, END_STREAM, priority=priority, meta=META, body=BODY) for n in (1, 2, 3)))
+        if use_form:
+            assert server.replies([3, 1], priority, of_form(form, priority, 3, 1), 2 * form.nbytes)
+        else:
+            for stream_id in (3, 1):
                 server.send(stream_id, META, EXT, [BODY], len(BODY))
+        assert server.outbound_bytes == 2 * form.nbytes
         sent.append(wire_bytes(server))
+        server.send(2, META, EXT, [BODY], len(BODY))
     assert sent[0] == sent[1]
     assert len(sent[0]) == 2 * form.nbytes
 
 
-def test_a_reply_of_a_form_on_a_stream_that_takes_none_is_refused() -> None:
+def test_replies_of_a_form_are_all_queued_or_none() -> None:
+    """Not those on a stream that is over, that came in chunks, or that is none of this side's to answer."""
     form = ReplyForm(META, EXT, len(BODY))
     server = open_pair()[1]
-    feed(server, call(1))
-    server.reply(1, form, [BODY])
-    with pytest.raises(LocalError, match="stream 1 is not open"):
-        server.reply(1, form, [BODY])
+    feed(server, call(1) + call(2) + frame(OPEN, 3, 0, ext=EXT, meta=META, body=BODY))
+    assert server.replies([1], 0, of_form(form, 0, 1), form.nbytes)
+    wire_bytes(server)
+    for stream_ids in ([2, 1], [1], [2, 3], [2, 9]):
+        assert not server.replies(stream_ids, 0, of_form(form, 0, *stream_ids), form.nbytes * len(stream_ids))
+    assert wire_bytes(server) == b""
+    assert server.replies([2], 0, of_form(form, 0, 2), form.nbytes)
     client = waiting_client(1)
-    with pytest.raises(LocalError):
-        client.reply(1, form, [BODY])
+    assert not client.replies([1], 0, of_form(form, 0, 1), form.nbytes)
+    server.close(ErrorCode.NO_ERROR, "")
+    assert not server.replies([2], 0, of_form(form, 0, 2), form.nbytes)
+
+
+def test_replies_behind_others_begin_a_record_of_their_own_where_one_would_be_too_long() -> None:
+    form = ReplyForm(b"m", b"", 30_000)
+    server = open_pair()[1]
+    feed(server, b"".join(frame(OPEN, n, END_STREAM, meta=META, body=BODY) for n in (1, 2, 3, 4)))
+    body = bytes(30_000)
+    for pair in ([1, 2], [3, 4]):
+        frames: list[bytes | memoryview] = []
+        for n in pair:
+            frames += [form.pack(form.begin(0), n, form.rest), body]
+        assert server.replies(pair, 0, frames, 2 * form.nbytes)
+    lane = server._writer.base
+    assert ([nbytes for _, nbytes in lane.full], lane.nbytes) == ([2 * form.nbytes], 2 * form.nbytes)
 
 
 def test_a_form_that_does_not_fit_in_one_frame_is_refused() -> None:

@@ -28,7 +28,7 @@ def test_one_flow_keeps_the_order_of_arrival() -> None:
     assert flow is not None
     assert flow.requests == requests
     assert not flow.reordered
-    queue.remove_front(flow, flow.requests[:2])
+    queue.start_front(flow, flow.requests[:2])
     assert len(queue) == 3
     assert [r.queued for r in requests] == [False, False, True, True, True]
 
@@ -61,7 +61,7 @@ def test_an_idle_flow_makes_way_for_another_principal() -> None:
         each = request(principal, principal=principal)
         queue.push(each)
         assert queue.only_flow is not None
-        queue.remove_front(queue.only_flow, queue.only_flow.requests[:1])
+        queue.start_front(queue.only_flow, queue.only_flow.requests[:1])
     assert len(list(queue.flows)) == 1
     assert len(queue.classes) == 1
 

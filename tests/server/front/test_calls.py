@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tensorwire.server.engine.types import Request
 from tensorwire.server.front.calls import Call, Route, SessionTimer, microseconds
 
 expired: list[Call] = []
@@ -33,6 +35,14 @@ def call(placement: str = "inline", *, slab: bool = False, started: bool = False
 )
 def test_where_a_call_is_and_whether_it_may_have_started(made: Call, where: str, started: bool) -> None:
     assert (made.where, made.may_have_started) == (where, started)
+
+
+def test_a_call_begins_as_any_request_does() -> None:
+    other: Any = SimpleNamespace()
+    made, like = Call(1, other, 5.0, other, 2, 3, want_timing=True), Request(1, None, 5.0, 2, 3, inf, 5.0, True)
+    names = [name for name in dir(like) if not name.startswith("_") and name != "session"]
+    assert len(names) == 15
+    assert [getattr(made, name) for name in names] == [getattr(like, name) for name in names]
 
 
 def test_a_deadline_goes_to_the_session() -> None:

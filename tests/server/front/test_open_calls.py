@@ -33,7 +33,7 @@ class Harness:
 def test_a_reply_is_an_end_and_nothing_is_said() -> None:
     harness = Harness()
     call = harness.call(1)
-    harness.calls.replied(call)
+    harness.calls.replied([call])
     assert (call.done, harness.calls.calls, harness.ends) == (True, {}, [])
 
 

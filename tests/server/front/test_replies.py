@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tensorwire.codec import decode_arrays, decode_metadata, resolve
-from tensorwire.protocol import LocalError, ReplyForm, Status, parse_extension
-from tensorwire.protocol.header import END_STREAM
+from tensorwire.protocol import LocalError, Status, parse_extension
+from tensorwire.protocol.header import DATA, END_STREAM, HEADER, HEADER_SIZE
 from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.front.replies import Replies
 
@@ -27,6 +27,8 @@ class FakeSession:
         self.behind = False
         self.looked = 0
         self.crowd = False
+        self.in_chunks: set[int] = set()
+        self.together: list[list[int]] = []
 
     def crowded(self) -> bool:
         return self.crowd
@@ -39,11 +41,23 @@ class FakeSession:
             raise LocalError("not open")
         self.sent[stream_id] = (meta, ext, body, length)
 
-    def reply(self, stream_id: int, form: ReplyForm, body: list[Any]) -> None:
-        self.send(stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
+    def replies(self, stream_ids: list[int], priority: int, frames: list[Any], nbytes: int) -> bool:
+        if self.broken or self.in_chunks.intersection(stream_ids):
+            return False
+        raw = b"".join(frames)
+        assert len(raw) == nbytes
+        self.together.append(stream_ids)
+        while raw:
+            length, kind, of_class, flags, stream_id, seq, aux, meta_len, ext_len, _ = HEADER.unpack_from(raw)
+            assert (kind, of_class, flags, seq, aux) == (DATA, priority, END_STREAM, 0, 0)
+            assert stream_id in stream_ids
+            ext, rest = raw[HEADER_SIZE : HEADER_SIZE + ext_len], raw[HEADER_SIZE + ext_len : HEADER_SIZE + length]
+            self.sent[stream_id] = (rest[:meta_len], ext, [rest[meta_len:]], len(rest) - meta_len)
+            raw = raw[HEADER_SIZE + length :]
+        return True
 
-    def replied(self, call: Any) -> None:
-        self.done.append(call.stream_id)
+    def replied(self, calls: list[Any]) -> None:
+        self.done += [call.stream_id for call in calls]
 
     def fail(self, call: Any, status: Status, message: str, *, started: bool) -> None:
         self.failed[call.stream_id] = status
@@ -55,7 +69,9 @@ class FakeSession:
         return decode_arrays(resolve(decode_metadata(meta), parse_extension(ext).dims), raw)
 
 
-def call(session: FakeSession, stream_id: int, rows: int, *, done: bool = False, timing: bool = False) -> Any:
+def call(
+    session: FakeSession, stream_id: int, rows: int, *, done: bool = False, timing: bool = False, priority: int = 0
+) -> Any:
     route = SimpleNamespace(engine=SimpleNamespace(spec=SimpleNamespace(max_wait=0.0)))
     return SimpleNamespace(
         session=session,
@@ -63,6 +79,7 @@ def call(session: FakeSession, stream_id: int, rows: int, *, done: bool = False,
         rows=rows,
         done=done,
         want_timing=timing,
+        priority=priority,
         arrived=1.0,
         first_byte=0.5,
         route=route,
@@ -159,7 +176,37 @@ def test_the_plan_is_kept_while_the_engine_gives_the_same_signature() -> None:
     replies.deliver(first, 2.0, set(), [])
     again = BatchResult([call(session, 2, 1)], first.signature, first.outputs, 1, 1.1, 1.2, 1.4, 1.5)
     replies.deliver(again, 2.0, set(), [])
-    assert session.sent[2][0] is session.sent[1][0]
+    assert session.sent[2][0] == session.sent[1][0]
+
+
+def test_neighbours_of_one_session_class_and_number_of_rows_are_queued_together() -> None:
+    y = np.arange(22, dtype=np.float32).reshape(11, 2)
+    one, other = FakeSession(), FakeSession()
+    calls = [
+        *(call(one, 1, 1), call(one, 2, 1, done=True), call(one, 3, 1), call(other, 1, 1), call(other, 2, 1)),
+        *(call(one, 4, 1), call(one, 5, 2), call(one, 6, 1, priority=3), call(one, 7, 1, timing=True)),
+        call(one, 8, 1, priority=3),
+    ]
+    deliver({"y": y}, calls)
+    assert (one.together, other.together) == ([[1, 3], [4], [5], [6], [8]], [[1, 2]])
+    sent = [(session, stream_id) for session in (one, other) for stream_id in sorted(session.sent)]
+    rows = [session.arrays(stream_id)["y"][:, 0].tolist() for session, stream_id in sent]
+    assert rows == [[0], [4], [10], [12, 14], [16], [18], [20], [6], [8]]
+
+
+def test_no_more_are_queued_together_than_one_record_may_hold() -> None:
+    session = FakeSession()
+    deliver({"y": np.zeros((14, 2500), np.float32)}, [call(session, i, 1) for i in range(1, 15)])
+    assert [len(ids) for ids in session.together] == [6, 6, 2]
+
+
+def test_the_reply_to_a_call_that_came_in_chunks_leaves_with_its_neighbours() -> None:
+    y = np.arange(8, dtype=np.float32).reshape(4, 2)
+    session = FakeSession()
+    session.in_chunks = {2}
+    deliver({"y": y}, [call(session, i, 1) for i in range(1, 5)])
+    assert sorted(session.done) == [1, 2, 3, 4]
+    assert [session.arrays(i)["y"][0, 0] for i in range(1, 5)] == [0, 2, 4, 6]
 
 
 def test_who_does_not_read_gets_an_error_instead_of_a_reply() -> None:
