@@ -62,7 +62,7 @@ def at_least(text: str, work: str, peer: str, bound: float, **options: Any) -> T
     return Target(f"{text} >= {bound:g}", work, peer, bound, at_most=False, **options)
 
 
-REF, GRPC, OURS, HMAC, GMAC = "raw_echo", "grpc_aio", "ours", "ours_hmac", "ours_gmac"
+REF, WIDE, GRPC, OURS, HMAC, GMAC = "raw_echo", "raw_echo_wide", "grpc_aio", "ours", "ours_hmac", "ours_gmac"
 TARGETS = (
     at_most("A p50, blocking client, x raw echo", "A.python", OURS, 1.15, other=REF),
     at_most("A p50, blocking client, x grpc.aio", "A.python", OURS, 0.25, other=GRPC),
@@ -77,6 +77,7 @@ TARGETS = (
     at_least("B own Python client, x raw echo's", "B.python", OURS, 0.85, other=REF, stretch=True),
     at_least("B own Python client, x grpc.aio", "B.python", OURS, 20, other=GRPC),
     at_most("C p50, x raw echo", "C.python", OURS, 1.1, other=REF),
+    at_most("C p50, x raw echo with a buffer of 256 KiB", "C.python", OURS, 1.1, other=WIDE, stretch=True),
     at_most("C p50, x pyzmq", "C.python", OURS, 1.0, other="zmq_router"),
     at_least("C req/s, x pyzmq", "C.rate", OURS, 1.0, other="zmq_router"),
     at_least("D MB/s, x raw echo", "D", OURS, 1.0, other=REF),
@@ -110,8 +111,10 @@ TARGETS = (
     at_least("HMAC, B own Python client, x raw echo's", "B.python", HMAC, 0.85, other=REF, stretch=True),
     at_least("HMAC, B own Python client, x grpc.aio", "B.python", HMAC, 20, other=GRPC),
     at_most("GMAC, C p50, x raw echo", "C.python", GMAC, 2.0, other=REF),
+    at_most("GMAC, C p50, x raw echo with a buffer of 256 KiB", "C.python", GMAC, 2.0, other=WIDE, stretch=True),
     at_most("GMAC, C p50, x pyzmq unsigned", "C.python", GMAC, 1.0, other="zmq_router", stretch=True),
     at_least("GMAC, C req/s, x raw echo", "C.rate", GMAC, 0.5, other=REF),
+    at_least("GMAC, C req/s, x raw echo with a buffer of 256 KiB", "C.rate", GMAC, 0.5, other=WIDE, stretch=True),
     at_least("GMAC, D MB/s, x raw echo", "D", GMAC, 0.6, other=REF),
     at_least("HMAC, D MB/s, x raw echo", "D", HMAC, 0.25, other=REF),
     at_least("HMAC, E, 8 connections, x in-process ceiling", "E.8x8", HMAC, 0.65, other="in_process"),

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from .errors import ErrorCode, ProtocolError
 from .events import Event, Message, MessageAborted
-from .extension import checked_extension
+from .extension import split_large_head
 from .header import DATA_FLAGS, END_STREAM, MORE, Header, check_message
-from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .limits import MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
 from .status import Status
 from .streams import Action, Streams
 
@@ -113,12 +113,7 @@ class Assembly:
     def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
         """The first frame of a chunked message: get memory for all of it."""
         _, _, priority, flags, stream_id, seq, aux, _, ext_len, _ = header
-        ext, meta = head[:ext_len], head[ext_len:]
-        total = checked_extension(place, ext).body_length
-        if total is None or total <= INLINE_BODY:
-            raise ProtocolError(
-                ErrorCode.EXTENSION, f"MORE with BODY_LENGTH {total}: chunks are for bodies above {INLINE_BODY} bytes"
-            )
+        ext, meta, total = split_large_head(place, head, ext_len)
         if total > self._max_message:
             text = f"the body is {total} bytes; at most {self._max_message} are accepted"
             self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)

@@ -142,11 +142,11 @@ class Calls(Handler):
         unary = self._streams.unary
         if self.state is not _OPEN or self.role is not _SERVER:
             return False
-        for stream_id in stream_ids:
-            if stream_id not in unary:
+        for taken, stream_id in enumerate(stream_ids):
+            if unary.pop(stream_id, -1) < 0:
+                for before in stream_ids[:taken]:
+                    unary[before] = priority
                 return False
-        for stream_id in stream_ids:
-            del unary[stream_id]
         self._writer.frames(priority, frames, nbytes)
         return True
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from .errors import ErrorCode, ProtocolError
 from .header import DATA, END, OPEN
+from .limits import INLINE_BODY
 
 DIMS: Final = 1
 BODY_LENGTH: Final = 2
@@ -197,6 +198,7 @@ def checked_extension(place: int, ext: bytes) -> Extension:
 # same two objects from then on, which know their hashes. Pure facts about bytes, so one table serves all connections;
 # bounded in entries and in bytes per entry, and started anew when full.
 HEADS: Final[dict[int, dict[bytes, tuple[bytes, bytes]]]] = {place: {} for place in ALLOWED}
+_LARGE_HEADS: Final[dict[int, dict[bytes, tuple[bytes, bytes, int]]]] = {place: {} for place in ALLOWED}
 _HEADS_KEPT: Final = 1024
 _HEAD_BYTES: Final = 512
 
@@ -215,6 +217,26 @@ def split_head(place: int, head: bytes, ext_len: int) -> tuple[bytes, bytes]:
             heads.clear()
         heads[head] = pair
     return pair
+
+
+def split_large_head(place: int, head: bytes, ext_len: int) -> tuple[bytes, bytes, int]:
+    """The same of the first frame of a chunked message, and its BODY_LENGTH; raises ProtocolError (EXTENSION)."""
+    heads = _LARGE_HEADS[place]
+    known = heads.get(head)
+    if known is not None and len(known[0]) == ext_len:
+        return known
+    ext = head[:ext_len]
+    total = checked_extension(place, ext).body_length
+    if total is None or total <= INLINE_BODY:
+        raise ProtocolError(
+            ErrorCode.EXTENSION, f"MORE with BODY_LENGTH {total}: chunks are for bodies above {INLINE_BODY} bytes"
+        )
+    found = ext, head[ext_len:], total
+    if len(head) <= _HEAD_BYTES:
+        if len(heads) >= _HEADS_KEPT:
+            heads.clear()
+        heads[head] = found
+    return found
 
 
 def check_extension(place: int, ext: bytes) -> None:

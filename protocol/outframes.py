@@ -22,7 +22,7 @@ class ReplyForm:
     is too long for one frame.
     """
 
-    __slots__ = ("body_length", "ext", "meta", "nbytes", "pack", "rest")
+    __slots__ = ("_begins", "body_length", "ext", "meta", "nbytes", "pack", "rest")
 
     def __init__(self, meta: bytes, ext: bytes, body_length: int) -> None:
         if body_length > INLINE_BODY:
@@ -35,10 +35,14 @@ class ReplyForm:
         self.nbytes = HEADER_SIZE + len(meta) + len(ext) + body_length
         self.rest = self._header(0)[_ID_ENDS:] + ext + meta
         self.pack = Struct(f"<{_ID_BEGINS}sQ{len(self.rest)}s").pack
+        self._begins: dict[int, bytes] = {}
 
     def begin(self, priority: int) -> bytes:
         """What comes before the stream id."""
-        return self._header(priority)[:_ID_BEGINS]
+        found = self._begins.get(priority)
+        if found is None:
+            found = self._begins[priority] = self._header(priority)[:_ID_BEGINS]
+        return found
 
     def _header(self, priority: int) -> bytes:
         length = self.nbytes - HEADER_SIZE

@@ -8,6 +8,7 @@ imported from, ``VARIANT`` that it only varies another peer and is silent where 
 #: module -> name in tables, in the order of the tables
 PEERS = {
     "raw_echo": "raw uvloop echo, one write per call",
+    "raw_echo_wide": "raw uvloop echo, buffer of 256 KiB",
     "raw_echo_batched": "raw uvloop echo, writes of a turn batched",
     "raw_echo_spin": "raw uvloop echo, client spins",
     "epoll_echo": "C epoll echo",

@@ -94,40 +94,6 @@ class Plan:
         return shape
 
 
-class Run:
-    """Replies of one form to calls of one session and class, which are queued together; at most `room` of them."""
-
-    __slots__ = ("begin", "calls", "form", "frames", "room", "session", "stream_ids")
-
-    def __init__(self, session: Session, form: ReplyForm, priority: int) -> None:
-        self.session = session
-        self.form = form
-        self.begin = form.begin(priority)
-        self.room = max(1, BATCH // form.nbytes)
-        self.calls: list[Call] = []
-        self.stream_ids: list[int] = []
-        self.frames: list[memoryview | bytes] = []
-
-    def send(self, replied: list[Call]) -> None:
-        """Queue them; what is queued goes to `replied`."""
-        calls, frames, form = self.calls, self.frames, self.form
-        connection = self.session.connection
-        if connection.replies(self.stream_ids, calls[0].priority, frames, len(calls) * form.nbytes):
-            self.session.replied(calls)
-            replied += calls
-            return
-        parts = len(frames) // len(calls)
-        for index, call in enumerate(calls):  # some came in chunks
-            body = frames[index * parts + 1 : (index + 1) * parts]
-            try:
-                connection.send(call.stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
-            except (LocalError, ValueError) as error:
-                _cannot_send(call, error)
-                continue
-            self.session.replied([call])
-            replied.append(call)
-
-
 class Replies:
     """Queues the replies of one model's batches on their connections; the caller flushes those that were touched."""
 
@@ -151,13 +117,12 @@ class Replies:
         # Of small outputs a copy is made once: a slice of bytes is had for half of what a slice of a view costs.
         copied = outputs[0].tobytes() if len(outputs) == 1 and outputs[0].nbytes <= COPIED else b""
         size = plan.row_bytes[0] if copied else 0
-        run: Run | None = None
         session: Session | None = None
-        rows = priority = start = room = 0
-        calls: list[Call] = []
+        form: ReplyForm | None = None
+        calls: list[Call] = []  # neighbours of one session and class, whose replies have one form: queued together
         stream_ids: list[int] = []
         frames: list[memoryview | bytes] = []
-        begin = rest = b""
+        rows = priority = room = start = 0
         for call in cast("list[Call]", result.requests):
             first = start
             start += call.rows
@@ -170,17 +135,17 @@ class Replies:
                 or not room
                 or call.want_timing
             ):
-                if run is not None:
-                    run.send(replied)
+                if form is not None:
+                    _send_run(calls, stream_ids, form, frames, replied)
+                    calls, stream_ids, frames = [], [], []
                 touched.add(call.session)
                 session = None
-                run = self._begin_run(call, plan)
-                if run is None:
+                form = self._form(call, plan)
+                if form is None:
                     self._deliver_one(call, plan, first, result, now, replied)
                     continue
-                session, rows, priority, room = run.session, call.rows, call.priority, run.room
-                calls, stream_ids, frames = run.calls, run.stream_ids, run.frames
-                begin, pack, rest = run.begin, run.form.pack, run.form.rest
+                session, rows, priority, room = call.session, call.rows, call.priority, max(1, BATCH // form.nbytes)
+                begin, pack, rest = form.begin(priority), form.pack, form.rest
             room -= 1
             stream_id = call.stream_id
             calls.append(call)
@@ -190,19 +155,18 @@ class Replies:
                 frames.append(copied[first * size : start * size])
             else:
                 frames += _rows(outputs, plan, first, start)
-        if run is not None:
-            run.send(replied)
+        if form is not None:
+            _send_run(calls, stream_ids, form, frames, replied)
 
-    def _begin_run(self, call: Call, plan: Plan) -> Run | None:
-        """A run that begins with the reply to this call; None if it has to be sent alone, or not at all."""
+    def _form(self, call: Call, plan: Plan) -> ReplyForm | None:
+        """What the reply to this call is like; None if it has to be sent alone, or not at all."""
         session: Session = call.session
         if session.behind or call.want_timing:
             return None
         try:
-            shape = plan.shapes.get(call.rows) or plan.add_shape(call.rows)
+            return (plan.shapes.get(call.rows) or plan.add_shape(call.rows)).form
         except (CodecError, LocalError):  # told to its caller by `_deliver_one`
             return None
-        return None if shape.form is None else Run(session, shape.form, call.priority)
 
     def _deliver_one(
         self, call: Call, plan: Plan, first: int, result: BatchResult, now: float, replied: list[Call]
@@ -267,6 +231,31 @@ class Replies:
             plan = Plan(self._model, self._version, signature)
             self._plans.put(signature, plan)
         return plan
+
+
+def _send_run(
+    calls: list[Call],
+    stream_ids: list[int],
+    form: ReplyForm,
+    frames: list[memoryview | bytes],
+    replied: list[Call],
+) -> None:
+    """Queue replies of one form on one connection; what is queued goes to `replied`."""
+    session: Session = calls[0].session
+    if session.connection.replies(stream_ids, calls[0].priority, frames, len(calls) * form.nbytes):
+        session.replied(calls)
+        replied += calls
+        return
+    parts = len(frames) // len(calls)
+    for index, call in enumerate(calls):  # some came in chunks
+        body = frames[index * parts + 1 : (index + 1) * parts]
+        try:
+            session.connection.send(call.stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
+        except (LocalError, ValueError) as error:
+            _cannot_send(call, error)
+            continue
+        session.replied([call])
+        replied.append(call)
 
 
 def _rows(outputs: list[memoryview], plan: Plan, first: int, end: int) -> list[memoryview | bytes]:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from .services import Watch
     from .transport import ConnectionTransport
 
-NO_NEW_STREAMS = (1 << 64) - 1
-"""The last stream served while every one is: also GOAWAY's stream id while the last one is not known yet."""
+EVERY_STREAM = (1 << 62) - 1
+"""The last stream served while every one is: no connection opens as many, and it is compared as a machine word."""
 
 KEY_LEAD = 30.0
 """Seconds before its key ends that a connection is drained: a client that has the next key by then loses no call."""
@@ -116,7 +116,7 @@ class Session(OpenCalls):
         self._authenticated = False
         self.behind = False
         self._lost = False
-        self._last_stream = NO_NEW_STREAMS
+        self._last_stream = EVERY_STREAM
         self._unfinished = 0
         self._frame_began = self._now
         self._frame_timer: SessionTimer | None = None
@@ -422,7 +422,7 @@ class Session(OpenCalls):
         if self._lost:
             return
         self._transport.flush()
-        if not self.calls and self._last_stream != NO_NEW_STREAMS:
+        if not self.calls and self._last_stream != EVERY_STREAM:
             self.close(ErrorCode.NO_ERROR, "drained")
 
     def drain(self) -> None:

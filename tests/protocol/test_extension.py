@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from struct import Struct
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorwire.protocol import ProtocolError, pack_extension, parse_extension
+from tensorwire.protocol import ProtocolError, extension, pack_extension, parse_extension
 from tensorwire.protocol.errors import ErrorCode
 from tensorwire.protocol.extension import (
     ALLOWED,
@@ -19,6 +20,7 @@ from tensorwire.protocol.extension import (
     checked_extension,
     insert_body_length,
     split_head,
+    split_large_head,
 )
 from tensorwire.protocol.header import END, OPEN
 
@@ -130,8 +132,22 @@ def test_the_memory_of_valid_heads_is_bounded() -> None:
         ext = pack_extension(Struct("<2Q").pack(n, n))
         split_head(OPEN, ext + b"meta", len(ext))
         split_head(OPEN, ext + bytes(512), len(ext))  # too long to be kept
-    assert 0 < len(HEADS[OPEN]) <= 1024
-    assert max(map(len, HEADS[OPEN])) <= 512
+        large = pack_extension(Struct("<2Q").pack(n, n), body_length=100_000 + n)
+        assert split_large_head(OPEN, large + b"meta", len(large)) == (large, b"meta", 100_000 + n)
+        split_large_head(OPEN, large + bytes(512), len(large))
+    module: Any = extension
+    for heads in (HEADS[OPEN], module._LARGE_HEADS[OPEN]):
+        assert 0 < len(heads) <= 1024
+        assert max(map(len, heads)) <= 512
+
+
+def test_a_known_head_is_cut_where_its_frame_says() -> None:
+    ext = pack_extension(dims=bytes(8), body_length=100_000)
+    assert split_large_head(OPEN, ext + b"meta", len(ext)) == (ext, b"meta", 100_000)
+    for cut in range(len(ext)):
+        with pytest.raises(ProtocolError):
+            split_large_head(OPEN, ext + b"meta", cut)
+    assert split_large_head(OPEN, ext + b"meta", len(ext))[2] == 100_000
 
 
 @pytest.mark.parametrize("arguments", [{"dims": b"1234"}, {"trace": b"x"}, {"idempotency_key": b"short"}])
