@@ -59,12 +59,13 @@ class Incoming:
     """A chunked message on its way in: `view` is the reserved memory, `filled` bytes of it are there.
 
     chunk_left: bytes of the current chunk still to come.
+    chunk_head, chunk_size: header and bytes of the last chunk that a read ended in: the next has the same, most likely.
     aborted: nobody wants it any more, but its memory may still be under the next read.
     """
 
     __slots__ = (
-        "aborted", "aux", "chunk_left", "ext", "filled", "flags", "meta", "priority", "seq", "stream_id", "total",
-        "view",
+        "aborted", "aux", "chunk_head", "chunk_left", "chunk_size", "ext", "filled", "flags", "meta", "priority", "seq",
+        "stream_id", "total", "view",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +82,8 @@ class Incoming:
         self.total = len(view)
         self.filled = 0
         self.chunk_left = 0
+        self.chunk_head = b""
+        self.chunk_size = 0
         self.aborted = False
 
 
@@ -165,10 +168,16 @@ class Assembly:
             return 0
         over = n - left
         current.filled += left
+        if over:
+            head = current.view[current.filled : current.filled + over].tobytes()
+            size = current.chunk_size
+            # As the chunk before, which was good, and not the last one: good too.
+            if head == current.chunk_head and size < current.total - current.filled and not current.aborted:
+                current.chunk_left = size
+                return 0
+            self._buffer[:over] = head
         current.chunk_left = 0
         self._current = None
-        if over:
-            self._buffer[:over] = current.view[current.filled : current.filled + over]
         if current.aborted:
             events.append(MessageAborted(current.stream_id))
         elif current.filled == current.total:

@@ -293,6 +293,8 @@ class Reader(Assembly):
                     else:
                         self._copy(incoming, pos + HEADER_SIZE, here, events)
                         incoming.chunk_left = length - here
+                        incoming.chunk_head = buffer[pos : pos + HEADER_SIZE].tobytes()
+                        incoming.chunk_size = length
                         self._current = incoming
                         next_at = end
                     pos = next_at

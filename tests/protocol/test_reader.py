@@ -493,3 +493,28 @@ class TestFloods:
             wire_bytes(server)
         assert server.open_streams == 0
         assert len(server._streams.unary) == len(server._streams.open) == 0
+
+
+@pytest.mark.parametrize("size", [20_000, 25_000, 33_000])
+def test_a_chunk_like_the_one_before_is_judged_as_if_nothing_had_come_before(size: int) -> None:
+    """Read to its end and with the next header, as its memory asks, or with all others at once."""
+    total = 100_000
+    opening = frame(OPEN, 1, END_STREAM | MORE, ext=body_length(total))
+    like = HEADER.pack(size, DATA, 0, MORE, 1, 0, 0, 0, 0, 0)
+    last = HEADER.pack(total - 3 * size, DATA, 0, END_STREAM, 1, 0, 0, 0, 0, 0)
+    headers = [(like, like, like, last), (like, like, like, like), (like, like, last, last)]
+    turned = [bytes(like[:at] + bytes([like[at] ^ 1 << bit]) + like[at + 1 :]) for at in range(32) for bit in range(8)]
+    headers += [(like, like, other, last) for other in turned]
+    for each in headers:
+        chunks = b"".join(head + bytes([number]) * size for number, head in enumerate(each))[: 32 * 4 + total]
+        told = []
+        for exactly in (True, False):
+            server = open_server()
+            first = read_exactly(server, opening)[0] + read_exactly(server, chunks[:32])[0] if exactly else []
+            rest = chunks[32:] if exactly else opening + chunks
+            closed = server.closed
+            events = first + (read_exactly(server, rest)[0] if exactly and not closed else feed(server, rest))
+            whole = [bytes(event.body) for event in events if isinstance(event, Message)]
+            told.append((whole, [event for event in events if not isinstance(event, Message)]))
+        assert told[0] == told[1], each
+    assert len(headers) == 259
