@@ -10,7 +10,7 @@ COMPILED := build/compiled
 # With a CUDA device the index decides which torch fits; without one the CPU build is pinned (anything else pulls gigabytes).
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Not tests/server: its unit tests put fakes in the place of compiled classes, which take only their own kind.
-COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration tests/copies
+COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration tests/copies tests/gpu
 # Not the reading of captures: what little of it is compiled is tested by the others.
 COMPILED_TESTS += --ignore tests/clients/cli/decoding --ignore tests/clients/cli/test_decode.py
 SECONDS ?= 600

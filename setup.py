@@ -16,6 +16,7 @@ FRONT = "calls estimate metrics bodies admission principals replies drain open_c
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
+    "gpu": ["slab"],
     "server/engine": ["inline", "types", "queue", "batcher", "slots", "outputs", "executor", "core"],
     "server": ["registry"],
     "server/front": FRONT.split(),

@@ -36,7 +36,7 @@ _PAGE_SHIFT: Final = 12
 _MAGAZINE: Final = 32
 #: Blocks below this size keep their pages until they merge into a larger one: a system call per small block costs more.
 _REMOVE_FROM: Final = 64 * 1024
-_MADV_REMOVE: Final[int | None] = getattr(mmap, "MADV_REMOVE", None)
+_MADV_REMOVE: Final[int] = getattr(mmap, "MADV_REMOVE", 0)  # 0: not Linux
 
 
 class Slab:
@@ -68,10 +68,12 @@ class Slab:
         and let the returned view (not `slab.view`, which counts for nothing) be the one that is handed on.
         """
         owner = np.frombuffer(self.view, dtype=np.uint8)
-        reference = _LeaseReference(owner, _lease_dropped)
-        reference.slab = self
-        self._pool._leases[self.offset] = reference
+        self._pool._leases[self.offset] = weakref.ref(owner, self._dropped)
         return owner.data
+
+    def _dropped(self, _owner: object) -> None:
+        self._pool._leases.pop(self.offset, None)
+        self.release()
 
     @property
     def plenty(self) -> bool:
@@ -80,20 +82,6 @@ class Slab:
 
     def __repr__(self) -> str:
         return f"<Slab {self.offset:#x}+{self.nbytes}{' released' if self.released else ''}>"
-
-
-class _LeaseReference(weakref.ref[Any]):
-    """Held by the pool (in `_leases`): a weak reference that nobody holds would die without calling back."""
-
-    __slots__ = ("slab",)
-    slab: Slab
-
-
-def _lease_dropped(reference: weakref.ref[Any]) -> None:
-    if isinstance(reference, _LeaseReference):
-        slab = reference.slab
-        slab._pool._leases.pop(slab.offset, None)
-        slab.release()
 
 
 class SlabPool:
@@ -124,8 +112,9 @@ class SlabPool:
         self._bytes = memoryview(self._mapping)
         self.closed = False
         self._in_use = 0
-        self._leases: dict[int, _LeaseReference] = {}
-        self._hold_pages = _MADV_REMOVE is None
+        #: A weak reference that nobody holds would die without calling back.
+        self._leases: dict[int, weakref.ref[Any]] = {}
+        self._hold_pages = not _MADV_REMOVE
         orders = (self.nbytes >> _PAGE_SHIFT).bit_length()
         self._magazines: list[list[int]] = [[] for _ in range(orders)]
         #: Per class: offset -> how many bytes of the block may have pages (an upper bound).
@@ -285,8 +274,7 @@ class SlabPool:
                 self._merge(offset, order, PAGE << order)
 
     def _give_pages_back(self, offset: int, size: int) -> None:
-        if _MADV_REMOVE is not None:
-            self._mapping.madvise(_MADV_REMOVE, offset, size)
+        self._mapping.madvise(_MADV_REMOVE, offset, size)
 
 
 def shared_memory(name: str, nbytes: int) -> int:
