@@ -46,7 +46,7 @@ class SlowInputError(Exception):
 
 
 class MemoryHungryInputError(Exception):
-    """One input made more memory be allocated than its length and the caps explain."""
+    """One input made more memory be allocated than its length and the caps explain, three times in a row."""
 
 
 def load(name: str) -> Target:
@@ -71,19 +71,28 @@ def run_timed(target: Target, data: bytes) -> None:
 
 
 def run_traced(target: Target, data: bytes) -> None:
-    """Run one input with every allocation counted; raises what it raises, or MemoryHungryInputError."""
+    """Run one input with every allocation counted; raises what it raises, or MemoryHungryInputError.
+
+    Hungry means every time: the count is of the whole process, and what another of its threads takes is no finding.
+    """
     allowed = target.base_bytes + len(data) * target.bytes_per_byte
-    tracemalloc.start()
-    try:
-        target.check(data)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    peak = _traced(target, data)
     if peak > allowed:
-        raise MemoryHungryInputError(f"{peak} bytes allocated for {len(data)} of input, at most {allowed} are allowed")
+        peak = min(peak, _traced(target, data), _traced(target, data))
+        if peak > allowed:
+            raise MemoryHungryInputError(f"{peak} bytes allocated for {len(data)} of input; at most {allowed}")
 
 
 def _timed(target: Target, data: bytes) -> float:
     began = time.thread_time()
     target.check(data)
     return time.thread_time() - began
+
+
+def _traced(target: Target, data: bytes) -> int:
+    tracemalloc.start()
+    try:
+        target.check(data)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,17 @@ def test_an_input_that_allocates_more_than_its_length_explains_is_a_finding() ->
     with pytest.raises(MemoryHungryInputError, match="for 3 of input"):
         run_traced(planted.TARGET, b"hog")
     run_traced(planted.TARGET, b"")
+
+
+def test_what_another_thread_allocates_meanwhile_is_no_finding() -> None:
+    elsewhere = iter((1 << 22,))
+
+    def check(_: bytes) -> None:
+        thread = threading.Thread(target=bytearray, args=(next(elsewhere, 0),))
+        thread.start()
+        thread.join()
+
+    run_traced(dataclasses.replace(planted.TARGET, check=check), b"")
 
 
 @pytest.mark.parametrize("name", target.NAMES)

@@ -334,6 +334,7 @@ def test_a_line_is_on_its_way_within_the_interval_and_many_do_not_wait(audited: 
     assert len(audited.loop.soon) == 1  # once for all of them
     audited.loop.soon.pop()()
     assert not audit._records
+    assert len(audited.lines("call")) == MANY
 
 
 def test_connections_that_are_gone_are_forgotten(audited: Audited) -> None:
@@ -346,6 +347,7 @@ def test_connections_that_are_gone_are_forgotten(audited: Audited) -> None:
     audit.flush()
     assert not audit._who
     assert not audit._gone
+    assert len(audited.lines("connection")) == 5
 
 
 def test_without_a_file_there_is_no_audit(tmp_path: Path) -> None:
