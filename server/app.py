@@ -134,7 +134,7 @@ class Server:
                 settings.host,
                 settings.port,
                 settings.backlog,
-                int(settings.unsent_low_water),
+                settings.low_water,
                 guarded=not settings.insecure,
             )
         await self._listen_tls()
@@ -161,7 +161,7 @@ class Server:
             settings.host,
             settings.tls_port,
             settings.backlog,
-            int(settings.unsent_low_water),
+            settings.low_water,
             guarded=True,
             scheme="tws",
         )

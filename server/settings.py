@@ -19,7 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT
+from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
 from .front.mask import MASKABLE, MIN_SALT
 from .front.penalty import Network, networks
 
@@ -109,11 +109,11 @@ class Settings(BaseSettings):
         "keep nobody out.",
         ge=1,
     )
-    unsent_low_water: ByteSize = _setting(
-        128 * KIB,
+    unsent_low_water: ByteSize | None = _setting(
+        None,
         "Network",
         "Bytes left unsent in the kernel before it asks for more (TCP_NOTSENT_LOWAT); small keeps a small reply from "
-        "waiting behind a big one.",
+        "waiting behind a big one, more lets big ones flow. Default: 128KiB, and 1MiB where `host` is loopback.",
         ge=4 * KIB,
     )
 
@@ -306,6 +306,13 @@ class Settings(BaseSettings):
         """Largest body of one message in bytes."""
         half = int(self.pool_bytes) // 2
         return half if self.max_message_bytes is None else min(half, int(self.max_message_bytes))
+
+    @property
+    def low_water(self) -> int:
+        """Bytes left unsent in the kernel."""
+        if self.unsent_low_water is None:
+            return NEAR_LOW_WATER if is_loopback(self.host) else FAR_LOW_WATER
+        return int(self.unsent_low_water)
 
     @classmethod
     def settings_customise_sources(

@@ -61,6 +61,10 @@ FAULTS = frozenset(
 """Ends of a handshake that count as failures of its source: the peer did what no good client does. Not those where both
 sides merely disagree (version, feature, mac), nor what another peer's flood brings about (too_many_pending)."""
 
+WRITE_BUDGET = 256 << 10
+"""Bytes asked of a connection at a time, at least: one chunk of the largest usual size. As many as the kernel may keep
+unsent where those are more, or it would never have them."""
+
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
 
@@ -94,6 +98,7 @@ class Front:
         self.principals = Principals(settings)
         self.sessions: set[Session] = set()
         self._pending: dict[Session, None] = {}  # in the handshake, the oldest first
+        self.write_budget = max(WRITE_BUDGET, settings.low_water)
         self.draining = False
         self._empty = asyncio.Event()
         self.reading = False

@@ -40,9 +40,6 @@ READ_LEAST = 4 << 10
 READ_FIRST = 16 << 10
 """Bytes of the smallest and of the first read of a connection; twice as many after each that was full and quick."""
 
-WRITE_BUDGET = 256 << 10
-"""Bytes asked of the core at a time: one chunk of the largest usual size."""
-
 LINGER = 1.0
 """Seconds a connection that we close is still read (and thrown away), so that unread bytes do not turn our last words
 into a reset before the peer has seen them."""
@@ -223,11 +220,12 @@ class ConnectionTransport:
     def flush(self) -> None:
         """Hand over what the core has queued, until nothing is left or the kernel takes no more."""
         connection = self._connection
+        budget = self._front.write_budget
         while not self._write_paused:
             waiting = connection.outbound_bytes
             if not waiting:
                 break
-            buffers = connection.data_to_send(WRITE_BUDGET)
+            buffers = connection.data_to_send(budget)
             if not buffers:
                 return
             self._write(buffers, join=waiting <= JOIN_BELOW)
@@ -293,7 +291,7 @@ class ConnectionTransport:
         self._closing = True
         self._budget = LINGER_BYTES
         while self._connection.outbound_bytes:
-            buffers = self._connection.data_to_send(WRITE_BUDGET)
+            buffers = self._connection.data_to_send(self._front.write_budget)
             if not buffers:
                 break
             self._write(buffers, join=False)

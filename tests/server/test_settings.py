@@ -32,6 +32,17 @@ def test_a_message_may_be_as_large_as_half_the_pool_or_less_if_told() -> None:
     assert load_settings(flags={"max_message_bytes": "1MiB"}).message_limit == 1 << 20
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_on_loopback_the_kernel_may_keep_more_unsent(host: str) -> None:
+    assert load_settings(flags={"host": host}).low_water == 1 << 20
+    assert load_settings(flags={"host": host, "unsent_low_water": "64KiB"}).low_water == 64 << 10
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_elsewhere_a_small_reply_waits_behind_little(host: str) -> None:
+    assert load_settings(flags={"host": host}).low_water == 128 << 10
+
+
 def test_an_error_names_flag_and_variable() -> None:
     with pytest.raises(SettingsError, match=r"drain_timeout.*--drain-timeout.*TENSORWIRE_DRAIN_TIMEOUT"):
         load_settings(flags={"drain_timeout": "-1"})

@@ -52,3 +52,13 @@ def test_a_flood_of_strangers_is_not_a_flood_of_log(caplog: pytest.LogCaptureFix
             client.feed(b"GET / HTTP/1.1\r\n\r\n")
     assert sum(harness.front.metrics.connections_dropped.values()) == 5 * LOG_LINES
     assert len(caplog.records) <= LOG_LINES + 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "budget"),
+    [((), 1 << 20), ((("host", "0.0.0.0"),), 256 << 10), ((("unsent_low_water", "4KiB"),), 256 << 10)],
+)
+def test_a_connection_is_asked_for_what_the_kernel_may_keep_unsent_and_for_a_chunk_at_least(
+    flags: tuple[tuple[str, str], ...], budget: int
+) -> None:
+    assert Harness(*flags).front.write_budget == budget

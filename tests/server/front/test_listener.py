@@ -34,6 +34,13 @@ def test_an_address_of_another_machine_is_explained() -> None:
         tcp_socket("192.0.2.1", 0, 1, guarded=True)
 
 
+def test_accepted_sockets_keep_as_little_unsent_as_they_were_told() -> None:
+    with tcp_socket("127.0.0.1", 0, 1, 8192) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 8192
+
+
 def test_a_port_in_use_is_explained() -> None:
     first = tcp_socket("127.0.0.1", 0, 1)
     with first, pytest.raises(ListenError, match="--port"):

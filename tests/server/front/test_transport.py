@@ -84,6 +84,7 @@ class FakeSession:
         self.queued: list[bytes] = []
         self.got = 0
         self.is_lost = False
+        self.budget = 0
         self.behind = False
         self.buffer = memoryview(bytearray(64))
 
@@ -95,6 +96,7 @@ class FakeSession:
         return self.buffer
 
     def data_to_send(self, budget: int) -> list[bytes]:
+        self.budget = budget
         return [self.queued.pop(0)] if self.queued else []
 
     def received(self, nbytes: int, now: float) -> None:
@@ -115,12 +117,13 @@ class Harness:
         self.timers: list[Callable[[], None]] = []
         self.dropped: list[str] = []
         self.buffer = memoryview(bytearray(b"secret"))
-        settings = SimpleNamespace(poison=poison, unsent_low_water=1, write_high_water=1000, write_timeout=30.0)
+        settings = SimpleNamespace(poison=poison, write_high_water=1000, write_timeout=30.0)
         front: Any = SimpleNamespace(
             unread=0,
             reply_room=8000,
             settings=settings,
             metrics=SimpleNamespace(bytes_out=0),
+            write_budget=1 << 18,
             draining=False,
             reading=False,
             woken=[],
@@ -186,6 +189,13 @@ def test_a_connection_alone_has_a_larger_budget_until_another_is_heard_of(harnes
     harness.turn()
     harness.protocol.buffer_updated(READ_BUDGET)
     assert not harness.socket.reading
+
+
+def test_as_much_is_asked_of_the_core_at_a_time_as_the_kernel_may_keep_unsent(harness: Harness) -> None:
+    harness.front.write_budget = 12345
+    harness.session.queued = [b"x"]
+    harness.protocol.flush()
+    assert harness.session.budget == 12345
 
 
 def test_reading_resumes_only_when_neither_reason_holds(harness: Harness) -> None:
