@@ -63,7 +63,7 @@ sides merely disagree (version, feature, mac), nor what another peer's flood bri
 
 WRITE_BUDGET = 256 << 10
 """Bytes asked of a connection at a time, at least: one chunk of the largest usual size. As many as the kernel may keep
-unsent where those are more, or it would never have them."""
+unsent where those are more: between smaller writes a fast reader runs dry, however much may lie there."""
 
 LOG_LINES = 10
 """Lines per second about connections we closed: a flood of strangers must not become a flood of log."""
