@@ -1702,6 +1702,7 @@ static bool ring_detach(twire_core *core, slot *s, bool drop_open) {
       core->ring_bytes -= g->length;
       g->length = 0;
     } else if (g->length) {
+      if (g->is_open) s->written = true; /* it goes out, and its terminal comes */
       if (!(g->owned = malloc(g->length))) return false;
       memcpy(g->owned, g->data, g->length);
       g->data = g->owned;
@@ -1798,7 +1799,6 @@ static void core_fail(twire_core *core, uint32_t code, const char *format, ...) 
     slot *s = slot_at(core, i);
     if (!s->segments) continue;
     kept = ring_detach(core, s, true);
-    s->written |= core->sealed; /* its OPEN may still go out */
   }
   if (!kept || code == TWIRE_CLOSE_NOT_TENSORWIRE) ring_clear(core);
   core_end(core, code, false);

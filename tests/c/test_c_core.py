@@ -171,6 +171,18 @@ def test_a_terminal_within_an_upload_stops_it_and_frees_its_memory(play: Play) -
     assert sent(answer).endswith(wire.frame(wire.OPEN, stream=2, flags=1))
 
 
+@pytest.mark.parametrize("terminal", [wire.frame(END, stream=2, aux=1), wire.frame(DATA, stream=2, flags=END_STREAM)])
+def test_an_open_that_waits_in_the_ring_may_be_cancelled_and_its_terminal_still_comes(
+    play: Play, terminal: bytes
+) -> None:
+    """The socket is full: the OPEN has its id and its place, and goes out though its call is given up before."""
+    answer = after_open(play, "window 1", "open 1 0 0 - - - aa*60000", OPEN, "window 1", "cancel 2", "window 9999999", OPEN,
+                        receive(terminal), receive(wire.frame(DATA, stream=3, flags=END_STREAM)), "sends")  # fmt: skip
+    assert names(answer) == ["message"]
+    assert sent(answer).count(wire.frame(wire.OPEN, stream=2, flags=END_STREAM)) == 1
+    assert sent(answer).count(wire.frame(wire.CANCEL, stream=2)) == 1
+
+
 # -- time (SPEC 13)
 
 
