@@ -39,6 +39,9 @@ WARM_UP_SECONDS = 5.0
 """Time for measuring batch sizes, first runs (which compile and allocate) included; no size is begun after it."""
 REPEATS = 5
 """Timed runs of one size; the fastest counts, for everything else is the machine's other work."""
+IN_TURN_SECONDS = 0.1
+"""Time in which all sizes are then timed in turn: others take a core for tens of milliseconds, and a size timed within
+such a spell alone would look like one that brings nothing, for as long as the server lives."""
 
 
 class WarmUp:
@@ -99,9 +102,12 @@ class Executor:
         until = time.monotonic() + WARM_UP_SECONDS
         seconds: dict[int, float] = {}
         for rows in _sizes(spec.max_batch):
+            if _past_the_best(seconds):
+                self._measure_in_turn(seconds, until)
             if time.monotonic() >= until or _past_the_best(seconds):
                 break
             seconds[rows] = self._measure(rows)
+        self._measure_in_turn(seconds, until)
         return WarmUp(_best_size(seconds), seconds)
 
     def trim(self) -> None:
@@ -184,18 +190,43 @@ class Executor:
         return scratch[:nbytes].data
 
     def _measure(self, rows: int) -> float:
-        inputs = {
+        """Seconds of the fastest of a few batches."""
+        inputs = self._zeros(rows)
+        fastest = spent = self._time(inputs, rows)
+        for _ in range(REPEATS - 1):
+            if spent > WARM_UP_SECONDS / 10:  # a slow model: its other sizes want their time too
+                break
+            again = self._time(inputs, rows)
+            spent += again
+            fastest = min(fastest, again)
+        return fastest
+
+    def _measure_in_turn(self, seconds: dict[int, float], until: float) -> None:
+        """Time every size again and again for a moment, as far as the time lasts; the fastest counts."""
+        until = min(until, time.monotonic() + IN_TURN_SECONDS)
+        inputs = {rows: self._zeros(rows) for rows in seconds}
+        while True:
+            for rows, fastest in seconds.items():
+                if time.monotonic() + fastest >= until:
+                    return
+                seconds[rows] = min(fastest, self._time(inputs[rows], rows))
+
+    def _zeros(self, rows: int) -> dict[str, Any]:
+        return {
             tensor.name: _synthetic(tensor, (rows, *shape) if self._spec.batched else shape)
             for tensor, shape in zip(self._spec.inputs, self._spec.warmup_shapes, strict=True)
         }
+
+    def _time(self, inputs: dict[str, Any], rows: int) -> float:
+        """Seconds of one batch. Raises LoadError."""
+        begin = time.perf_counter()
         try:
-            fastest = spent = self._time(inputs, rows)
-            for _ in range(REPEATS - 1):
-                if spent > WARM_UP_SECONDS / 10:  # a slow model: its other sizes want their time too
-                    break
-                again = self._time(inputs, rows)
-                spent += again
-                fastest = min(fastest, again)
+            if not self._spec.batched:
+                self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
+            elif self._backend.stager is None:
+                self._outputs.batch(self._backend.run(inputs), rows, None)
+            else:
+                self._time_on_device(inputs, rows)
         except OutputError as wrong:
             raise LoadError(f"warm-up with {rows} rows: {wrong}") from wrong
         except (Exception, SystemExit) as error:
@@ -203,16 +234,6 @@ class Executor:
                 f"warm-up with {rows} rows of zeros: model raised {type(error).__name__}: {error}; "
                 f"set warmup_shape to sizes it takes, or warmup = false"
             ) from error
-        return fastest
-
-    def _time(self, inputs: dict[str, Any], rows: int) -> float:
-        begin = time.perf_counter()
-        if not self._spec.batched:
-            self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
-        elif self._backend.stager is None:
-            self._outputs.batch(self._backend.run(inputs), rows, None)
-        else:
-            self._time_on_device(inputs, rows)
         return max(time.perf_counter() - begin, 1e-9)
 
     def _time_on_device(self, inputs: dict[str, Any], rows: int) -> None:

@@ -176,8 +176,9 @@ def test_an_open_that_waits_in_the_ring_may_be_cancelled_and_its_terminal_still_
     play: Play, terminal: bytes
 ) -> None:
     """The socket is full: the OPEN has its id and its place, and goes out though its call is given up before."""
-    answer = after_open(play, "window 1", "open 1 0 0 - - - aa*60000", OPEN, "window 1", "cancel 2", "window 9999999", OPEN,
-                        receive(terminal), receive(wire.frame(DATA, stream=3, flags=END_STREAM)), "sends")  # fmt: skip
+    full = ["window 1", "open 1 0 0 - - - aa*60000", OPEN, "window 1"]
+    other = receive(wire.frame(DATA, stream=3, flags=END_STREAM))
+    answer = after_open(play, *full, "cancel 2", "window 9999999", OPEN, receive(terminal), other, "sends")
     assert names(answer) == ["message"]
     assert sent(answer).count(wire.frame(wire.OPEN, stream=2, flags=END_STREAM)) == 1
     assert sent(answer).count(wire.frame(wire.CANCEL, stream=2)) == 1

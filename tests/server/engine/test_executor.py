@@ -121,6 +121,28 @@ def test_batching_stops_where_it_brings_nothing(tmp_path: Path) -> None:
     assert fixed.engine.warm_up_seconds[8] == pytest.approx(0.002, rel=0.5)
 
 
+@pytest.mark.parametrize("spell", [(10, 20), (15, 20)])
+def test_a_spell_in_which_others_have_the_core_does_not_decide_the_batch_size(
+    tmp_path: Path, spell: tuple[int, int]
+) -> None:
+    """Each size is run five times at first; within the spell a run takes ten times as long."""
+    toml = ECHO_TOML.replace("max_batch = 32", "max_batch = 8")
+    model = f"""
+    import time
+    def build():
+        runs = 0
+        def model(inputs):
+            nonlocal runs
+            until = time.perf_counter() + (0.01 if {spell[0]} <= runs < {spell[1]} else 0.001)
+            runs += 1
+            while time.perf_counter() < until:
+                pass
+            return {{"y": inputs["x"]}}
+        return model
+    """
+    assert Harness(python_spec(tmp_path, toml, model)).engine.effective_max_batch == 8
+
+
 def test_a_call_above_the_measured_size_still_runs(tmp_path: Path) -> None:
     harness = Harness(python_spec(tmp_path))
     harness.engine._core.rules.max_rows = 2
