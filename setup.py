@@ -11,8 +11,8 @@ from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
 FRAMES = "header limits errors events extension states streams outframes assembly signing records reader "
-FRAMES += "record_reader writer"
-FRONT = "calls estimate metrics bodies admission principals replies drain open_calls session transport front"
+FRAMES += "record_reader writer patience"
+FRONT = "calls estimate metrics bodies admission principals replies drain open_calls session spin transport front"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],

@@ -55,7 +55,7 @@ def connect(
     tried again until ``timeout``, and later calls wait for a lost server until their deadline instead of failing at
     once. ``max_reply``: bytes of the largest reply that is taken. ``capture``: a file that records every byte, for
     ``tensorwire decode``. ``spin``: seconds to keep asking for a reply before sleeping until it comes, since waking up
-    takes tens of microseconds. By default the client asks for at most 0.1 ms and only while replies do come that fast;
+    takes tens of microseconds. By default the client asks for at most 0.2 ms and only while replies do come that fast;
     0 never asks; more is for callers who buy latency with a core. Raises :class:`InvalidURL`, :class:`InvalidKey`,
     :class:`InvalidInput`, :class:`ConnectFailed`, and its :class:`AuthenticationError` where the two sides do not share
     a key, or the server's certificate is not trusted.

@@ -18,8 +18,9 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..protocol.patience import Patience
 from .blocking_dialler import Dialler
-from .blocking_wire import Patience, Wire, ask
+from .blocking_wire import LOST_TURN, SPIN, Wire, ask
 from .calls import FOREVER, Call
 from .core import ClientCore
 from .forks import check_fork, generation
@@ -53,7 +54,7 @@ class Driver:
         trust: Trust | None = None,
     ) -> None:
         self._core = core
-        self._patience = Patience(spin)
+        self._patience = Patience(spin, SPIN, LOST_TURN)
         self._lock = allocate_lock()
         self._dialler = Dialler(core, address, connect_timeout, self._lock, trust)
         self._wire: Wire | None = None

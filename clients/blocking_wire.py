@@ -12,6 +12,7 @@ from _thread import get_ident
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..protocol.patience import Patience
 from .calls import FOREVER
 from .lead import LONGEST_SLEEP, Lead
 from .link import Link
@@ -22,49 +23,13 @@ if TYPE_CHECKING:
 
 monotonic = time.monotonic
 
-SPIN = 0.0001
-"""Seconds that asking for a reply may take before sleeping is tried: about what going to sleep and being woken costs
-together, so that even a reply that comes just after costs no more than twice the best choice (Karlin et al.,
-Competitive randomized algorithms for nonuniform problems, 1990)."""
-LOST_TURN = 0.000_01
+SPIN = 0.0002
+"""Seconds that asking for a reply may take before sleeping is tried: as long as a Linux guest polls before it halts
+(haltpoll's guest_halt_poll_ns). To sleep and be woken costs a third to a half of it, so that a reply that comes just
+after costs three to four times the best choice (Karlin et al., Competitive randomized algorithms for nonuniform
+problems, 1990); `Patience` sees to it that this is rare."""
+LOST_TURN = 0.000_05
 """Seconds that asking once stays well below, unless another thread took the interpreter or the core meanwhile."""
-LONGEST_PAUSE = 1024
-"""Replies slept for, at most, before asking is tried again where it has not paid."""
-
-
-class Patience:
-    """How long to keep asking for the next reply before sleeping until it comes.
-
-    Where nobody has said, it learns from the replies: asking goes on while it pays. Each time it did not, twice as many
-    replies are slept for before it is tried again, so that slow models and machines without a spare core cost nothing.
-    Losing the interpreter or the core while asking counts as not paid: other threads of the caller come first. (The
-    first time is not judged: after a sleep everything is slow once.)
-    """
-
-    __slots__ = ("_learns", "_pause", "_skip", "seconds", "turn")
-
-    def __init__(self, seconds: float | None) -> None:
-        self._learns = seconds is None
-        self._pause = 0
-        self._skip = 0
-        self.seconds = SPIN if seconds is None else seconds
-        """Seconds to ask at most."""
-        self.turn = LOST_TURN if seconds is None else FOREVER
-        """Seconds that asking once may take, but for the first time; after more, asking ends."""
-
-    def asks(self) -> bool:
-        """Whether to ask for the next reply."""
-        if self._skip:
-            self._skip -= 1
-            return False
-        return self.seconds > 0.0
-
-    def learn(self, paid: bool) -> None:
-        """Take in whether the reply came while it was asked for."""
-        if paid:
-            self._pause //= 2
-        elif self._learns:
-            self._skip = self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
 
 
 def ask(sock: socket.socket, buffer: memoryview, until: float, patience: Patience) -> int:

@@ -42,6 +42,11 @@ class Served:
         self.estimate = Estimate()
         self.replies = Replies(spec.name, spec.version)
 
+    @property
+    def apart(self) -> bool:
+        """Whether the model runs in a process of its own."""
+        return self.placement == "process"
+
     def count(self, results: list[BatchResult | Failure], replied: list[Call], now: float) -> None:
         """Account for what the engine finished at `now` and the calls whose replies are on their way."""
         for result in results:
@@ -84,6 +89,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._served: dict[tuple[str, str], Served] = {}  # ("name", "") is the default version
+        self._apart: list[Engine] = []
         self.on_change: Callable[[], None] = lambda: None
 
     def add(self, served: Served) -> None:
@@ -93,6 +99,8 @@ class Registry:
         default = self._served.get((spec.name, ""))
         if default is None or version_key(spec.version) >= version_key(default.spec.version):
             self._served[spec.name, ""] = served
+        if served.apart:
+            self._apart.append(served.engine)
         self.on_change()
 
     def find(self, name: str, version: str = "", sees: Callable[[str], bool] = _everything) -> Served | None:
@@ -105,6 +113,10 @@ class Registry:
         """Every version of every model whose name is known to `sees`, by name and version."""
         keys = [key for key in self._served if key[1] and sees(key[0])]
         return iter([self._served[key] for key in sorted(keys, key=lambda key: (key[0], version_key(key[1])))])
+
+    def works_apart(self) -> bool:
+        """Whether calls are with engines in processes of their own, which may want this core."""
+        return any(engine.away for engine in self._apart)
 
     def default_version(self, name: str) -> str:
         """The version served where none is asked for."""

@@ -117,6 +117,16 @@ class Settings(BaseSettings):
         ge=4 * KIB,
     )
 
+    spin: float | None = _setting(
+        None,
+        "Network",
+        "Seconds to keep asking for bytes, after the last were dealt with, before sleeping until some come: who calls "
+        "again at once is answered twice as fast, for the core's time meanwhile. Default: 0.1 ms, while that pays and "
+        "no model works in a process of its own. A number: so long every time. 0: never.",
+        ge=0,
+        le=1,
+    )
+
     control_frames: int = _setting(
         10_000,
         "Trust",

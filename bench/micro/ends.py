@@ -98,7 +98,7 @@ class ServerEnd:
         self.loop = MemoryLoop()
         registry = Registry()
         pool = SlabPool(512 << 20)
-        settings = load_settings(flags={"insecure": True})
+        settings = load_settings(flags={"insecure": True, "spin": 0.0})
         self.front = Front(settings, cast("asyncio.AbstractEventLoop", self.loop), registry, pool)
         self.engines: dict[str, InlineEngine] = {}
         for name, source in MODELS.items():

@@ -14,7 +14,7 @@ PEERS = {
     "epoll_echo": "C epoll echo",
     "blocking_sockets": "blocking Python sockets",
     "ours": "tensorwire",
-    "ours_sleeps": "tensorwire, client sleeps",
+    "ours_sleeps": "tensorwire, both ends sleep",
     "ours_spin": "tensorwire, client spins",
     "ours_asyncio": "tensorwire, asyncio client",
     "ours_pipelined": "tensorwire, blocking client",

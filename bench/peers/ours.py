@@ -82,7 +82,7 @@ def write_models(folder: Path) -> None:
         )
 
 
-def serve() -> None:
+def serve(*options: str) -> None:
     """Run `tensorwire serve` on a free port and a Unix socket; it prints both."""
     folder = Path(tempfile.mkdtemp(prefix="tensorwire-bench-"))
     write_models(folder / "models")
@@ -92,7 +92,9 @@ def serve() -> None:
     keys.write_text(f'[[keys]]\nid = "{name}"\nsecret = "{secret}"\nprincipal = "bench"\nmodels = ["*"]\n')
     trust = ["--keys", str(keys), "--insecure"]
     where = ["--port", "0", "--unix", str(folder / "socket"), "--no-admin", "--log-level", "warning"]
-    os.execv(sys.executable, [sys.executable, "-m", "tensorwire", "serve", str(folder / "models"), *trust, *where])
+    os.execv(
+        sys.executable, [sys.executable, "-m", "tensorwire", "serve", str(folder / "models"), *trust, *where, *options]
+    )
 
 
 def tcp_url(address: str) -> str:

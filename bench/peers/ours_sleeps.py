@@ -1,13 +1,14 @@
-"""tensorwire with a blocking client that sleeps for every reply, as the raw echo's client does (A and C)."""
+"""tensorwire where both ends sleep until there is something to read, as both ends of the raw echo do (A and C)."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from . import ours
-from .ours import check, serve
+from .ours import PATH, check, native
 
-__all__ = ["SERVER", "VARIANT", "WORKS", "caller", "check", "serve"]
+__all__ = ["PATH", "VARIANT", "WORKS", "caller", "check", "native", "serve"]
 
-SERVER, VARIANT, WORKS = "ours", True, ("A.python", "C.python")
+VARIANT, WORKS = True, ("A", "C.python", "C.native")
 caller = partial(ours.caller, spin=0.0)
+serve = partial(ours.serve, "--spin", "0")

@@ -101,6 +101,11 @@ class Engine(Protocol):
         """Whether it waits for result memory, which replies that were not read yet hold."""
         return False
 
+    @property
+    def away(self) -> bool:
+        """Whether calls are with a process of its own."""
+        return False
+
     def expire(self, now: float) -> list[Failure]:
         """Take queued requests whose deadline has passed out of the queue; for the front's deadline timer."""
         del now

@@ -115,6 +115,11 @@ class InlineEngine:
         if failures:
             self.sink([*failures])
 
+    @property
+    def away(self) -> bool:
+        """See Engine.away."""
+        return False
+
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         """Check a call against the signature. Raises SignatureError."""
         return self._preparer.prepare(resolved, meta, dims)

@@ -50,6 +50,11 @@ class ProcessEngine(Lifecycle):
         return max(0, waiting)
 
     @property
+    def away(self) -> bool:
+        """See Engine.away."""
+        return self._in_flight.count > 0
+
+    @property
     def in_use(self) -> int:
         """Bytes of the pool held for requests in flight and for metadata on its way to the process."""
         return self._slots.in_use + (0 if self._life is None else self._life.introductions.in_use)

@@ -27,6 +27,7 @@ from .metrics import Metrics, counter, gauge
 from .penalty import Penalties
 from .principals import Principals
 from .services import Services
+from .spin import Spin
 from .transport import CapturingTransport, ConnectionTransport
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Front:
         self.reader: ConnectionTransport | None = None  # which connection was read last, and since when it alone
         self.reader_since = 0.0
         self._streak = 0
+        self.spin = Spin(settings.spin, loop.call_soon, registry.works_apart, monotonic)
         self.admission = Admission(registry, pool)
         self.services = Services(self)
         self.unread = 0  # bytes of replies that wait in connections above high water
@@ -278,6 +280,8 @@ class Front:
         for session in touched:
             session.flush()
         served.count(results, replied, now)
+        if served.apart:
+            self.spin.stir()
 
     def _press(self, now: float) -> None:
         self._pressed = SessionTimer(self._release)
@@ -330,6 +334,7 @@ class Front:
             lost = file.lost + self.audit.left_out
             yield counter("tensorwire_audit_lines_lost", "Lines that the audit log could not take.", lost)
         yield gauge("tensorwire_calls", "Calls in flight.", sum(len(session.calls) for session in self.sessions))
+        yield counter("tensorwire_spin_seconds", "Seconds of looking for bytes instead of sleeping.", self.spin.spent)
         yield gauge("tensorwire_pool_bytes", "Size of the shared memory pool.", self.pool.nbytes)
         yield gauge("tensorwire_pool_used_bytes", "Pool memory in use.", self.pool.in_use)
         known = sum(len(principal.routes) for principal in self.principals.all())

@@ -161,6 +161,8 @@ class ConnectionTransport:
         self._budget -= nbytes
         if nbytes >= READ_LEAST:
             self._fit_reads(nbytes, monotonic() - now)
+        if self._session.authenticated:
+            front.spin.stir()
         if front.reader is not self:
             front.reader = self
             front.reader_since = now

@@ -8,56 +8,20 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-import pytest
 
 import tensorwire
-from tensorwire.clients.blocking_wire import LONGEST_PAUSE, Patience, ask
+from tensorwire.clients.blocking_wire import LOST_TURN, SPIN, ask
 from tensorwire.clients.calls import FOREVER
 from tensorwire.protocol import Message
+from tensorwire.protocol.patience import Patience
 from tests.support.peer import Peer, PeerConnection
 
 X = np.ones((1, 4), np.float32)
 
 
-def asked(patience: Patience, replies: int, *, paid: bool) -> int:
-    """How many of the next ``replies`` are asked for, where asking pays or does not."""
-    count = 0
-    for _ in range(replies):
-        if patience.asks():
-            count += 1
-            patience.learn(paid)
-    return count
-
-
-def test_asking_goes_on_while_it_pays() -> None:
-    assert asked(Patience(None), 10_000, paid=True) == 10_000
-
-
-def test_asking_that_does_not_pay_is_tried_ever_more_rarely() -> None:
-    patience = Patience(None)
-    # tried at reply 0, 2, 6, 14 ... after pauses of 1, 3, 7 ... replies
-    assert [asked(patience, 2**n, paid=False) for n in range(1, 10)] == [1] * 9
-    assert asked(patience, 100 * (LONGEST_PAUSE + 1), paid=False) <= 101
-
-
-def test_asking_that_pays_again_is_soon_done_always() -> None:
-    patience = Patience(None)
-    asked(patience, 100_000, paid=False)
-    asked(patience, LONGEST_PAUSE + 1, paid=True)
-    assert asked(patience, 1000, paid=True) == 1000
-
-
-def test_one_reply_that_took_long_costs_one_sleep() -> None:
-    patience = Patience(None)
-    assert patience.asks()
-    patience.learn(False)
-    assert not patience.asks()
-    assert asked(patience, 1000, paid=True) == 1000
-
-
-@pytest.mark.parametrize(("seconds", "asks"), [(0.0, 0), (0.5, 1000)])
-def test_what_the_caller_said_is_done_whether_it_pays_or_not(seconds: float, asks: int) -> None:
-    assert asked(Patience(seconds), 1000, paid=False) == asks
+def usual() -> Patience:
+    """What a client has whose caller said nothing."""
+    return Patience(None, SPIN, LOST_TURN)
 
 
 class Silent(socket.socket):
@@ -79,7 +43,7 @@ class Silent(socket.socket):
 
 def test_another_thread_that_takes_the_interpreter_ends_the_asking() -> None:
     """The second turn is lost (30 ms for 0.01 ms): no third. The first is not judged."""
-    patience = Patience(None)
+    patience = usual()
     patience.seconds = 10.0
     with Silent(iter([0.03, 0.03, 0.0])) as sock:
         assert ask(sock, memoryview(bytearray(8)), FOREVER, patience) == -1
@@ -89,7 +53,7 @@ def test_another_thread_that_takes_the_interpreter_ends_the_asking() -> None:
 
 def test_a_caller_who_said_how_long_keeps_asking_when_a_turn_is_lost() -> None:
     with Silent(iter([0.001] * 1000)) as sock:
-        assert ask(sock, memoryview(bytearray(8)), FOREVER, Patience(0.02)) == -1
+        assert ask(sock, memoryview(bytearray(8)), FOREVER, Patience(0.02, SPIN, LOST_TURN)) == -1
         assert sock.asked > 3
 
 

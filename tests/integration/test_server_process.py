@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+import tensorwire
 from tensorwire.codec import DescribeRequest, Description, HealthReport, HealthRequest, ModelList, State
 from tensorwire.protocol import Closed, Ended, FrameType, GoAway, Status, parse_extension
 from tensorwire.protocol.capture import read_frames
@@ -184,6 +186,25 @@ def test_the_admin_port_tells_the_same(server: ServerProcess) -> None:
     assert server.page("/healthz") == "ok\n"
     assert "sleeps/1 idle" in server.page("/readyz")
     assert [model["engine"] for model in json.loads(server.page("/models"))] == ["inline"] * 3 + ["process"]
+
+
+def test_who_calls_again_at_once_finds_the_server_awake_which_then_sleeps(models: Path) -> None:
+    with running_server(models) as server, tensorwire.connect("tw://{}:{}".format(*server.address)) as client:
+        for _ in range(2000):
+            client.infer("echo", {"x": X})
+        assert server.metric("tensorwire_spin_seconds_total") > 0.0
+        process = psutil.Process(server.process.pid)
+        before = process.cpu_times()
+        time.sleep(1.0)
+        after = process.cpu_times()
+    assert after.user + after.system - before.user - before.system < 0.2, "nobody calls: nothing is looked for"
+
+
+def test_a_server_told_not_to_spin_does_not(models: Path) -> None:
+    with running_server(models, "--spin", "0") as server, WireClient(server.address) as client:
+        for _ in range(100):
+            client.infer("echo", {"x": X})
+        assert server.metric("tensorwire_spin_seconds_total") == 0.0
 
 
 def test_frames_are_recorded_for_decode(models: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from tensorwire.server.front.metrics import ModelStats
 from tensorwire.server.registry import Registry, RegistryError, Served, scan_models, version_key
 
 
-def served(name: str, version: str) -> Served:
+def served(name: str, version: str, placement: str = "inline") -> Served:
     spec: Any = SimpleNamespace(name=name, version=version)
-    engine: Any = SimpleNamespace()
-    return Served(spec, engine, "inline", ModelStats(name, version))
+    engine: Any = SimpleNamespace(away=True)
+    return Served(spec, engine, placement, ModelStats(name, version))
 
 
 def registry(*names: tuple[str, str]) -> Registry:
@@ -74,3 +74,13 @@ def test_every_broken_model_is_named(tmp_path: Path) -> None:
         (tmp_path / name / "1" / "model.toml").write_text("backend = 'none'")
     with pytest.raises(RegistryError, match=r"(?s)one.*two"):
         scan_models(tmp_path)
+
+
+def test_only_engines_in_processes_of_their_own_work_apart() -> None:
+    models = registry(("m", "1"))
+    assert not models.works_apart()
+    other = served("n", "1", "process")
+    models.add(other)
+    assert models.works_apart()
+    cast("Any", other.engine).away = False
+    assert not models.works_apart()

@@ -101,6 +101,15 @@ def test_many_calls_of_many_sizes_all_come_back_right(make: Make) -> None:
     front.assert_memory_is_back()
 
 
+def test_it_is_away_from_a_request_until_its_answer(make: Make) -> None:
+    front = make().ready()
+    assert not front.engine.away
+    request = front.submit(x=np.ones((1, 4), np.float32))
+    assert front.engine.away
+    front.rows(request)
+    assert not front.engine.away
+
+
 def test_reply_views_stay_unchanged_while_held_and_go_back_when_dropped(make: Make) -> None:
     front = make(width=4096, result_bytes=1 << 20).ready()
     held = [front.submit([n] * 4096) for n in range(8)]

@@ -253,7 +253,7 @@ class Harness:
         self.loop: FakeLoop = loop
         self.registry = Registry()
         self.pool = SlabPool(16 << 20)
-        settings = load_settings(flags={"insecure": True, **dict(flags)})
+        settings = load_settings(flags={"insecure": True, "spin": "0", **dict(flags)})
         self.front = Front(settings, loop, self.registry, self.pool, keys=keys)
         self.front.deadlines = Deadlines(loop.call_later, lambda: self.loop.now)
         self.engine = self.serve()

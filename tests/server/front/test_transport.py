@@ -84,6 +84,7 @@ class FakeSession:
         self.queued: list[bytes] = []
         self.got = 0
         self.is_lost = False
+        self.authenticated = True
         self.budget = 0
         self.behind = False
         self.buffer = memoryview(bytearray(64))
@@ -130,6 +131,7 @@ class Harness:
             deadlines=Deadlines(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
+            spin=SimpleNamespace(stir=lambda: None),
             reader=None,
             reader_since=0.0,
             admit=lambda session: True,
