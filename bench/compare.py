@@ -7,6 +7,11 @@ from typing import Any
 from .peers import PEERS
 from .report import with_interval
 
+ENOUGH = 6
+"""Rounds from which there is a 95% interval; with fewer the ranges are compared, and nothing is judged by them."""
+SHARE = 0.95
+"""Share of the figures with such an interval that agree at least: each may lie outside once in twenty."""
+
 
 def overlap(one: list[float], other: list[float]) -> bool:
     """Whether two closed intervals have a point in common."""
@@ -35,6 +40,17 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: order[line["work"]])
 
 
+def firm(line: dict[str, Any]) -> bool:
+    """Whether both runs have a 95% interval of this figure."""
+    return min(len(line["old"]["rounds"]), len(line["new"]["rounds"])) >= ENOUGH
+
+
+def agree(lines: list[dict[str, Any]]) -> bool:
+    """Whether two runs agree within the spread that they state."""
+    judged = [line["agrees"] for line in lines if firm(line)]
+    return bool(judged) and sum(judged) >= SHARE * len(judged)
+
+
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the comparison as a Markdown table with a sum at its end."""
     text = ["| work | peer | | old (95% interval) | new (95% interval) | new/old | |", "|---|---|---|---|---|---|---|"]
@@ -46,5 +62,11 @@ def table(lines: list[dict[str, Any]]) -> str:
             f"| {line['work']} | {PEERS.get(line['peer'], line['peer'])} | {line['what']} | {with_interval(old)} "
             f"| {with_interval(new)} | {change} | {verdict} |"
         )
-    agreeing = sum(line["agrees"] for line in lines)
-    return "\n".join([*text, "", f"{agreeing} of {len(lines)} figures agree within their own intervals"])
+    said = []
+    for words, chosen in (
+        ("figures agree within their own 95% intervals", [line["agrees"] for line in lines if firm(line)]),
+        (f"figures of fewer than {ENOUGH} rounds within their range", [x["agrees"] for x in lines if not firm(x)]),
+    ):
+        if chosen:
+            said.append(f"{sum(chosen)} of {len(chosen)} {words}")
+    return "\n".join([*text, "", "; ".join(said)])

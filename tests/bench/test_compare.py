@@ -42,13 +42,13 @@ def test_what_only_one_run_has_or_could_not_measure_is_not_compared() -> None:
     assert [(line["work"], line["peer"]) for line in compare.compare(old, new)] == [("A.python", "raw_echo")]
 
 
-@pytest.mark.parametrize(("ours", "status"), [([20.0, 22.0], 0), ([40.0, 44.0], 1)])
+@pytest.mark.parametrize(("ours", "status"), [([20.0, 22.0] * 3, 0), ([40.0, 44.0] * 3, 1)])
 def test_the_command_says_figure_by_figure_and_exits_with_1_where_ratios_are_apart(
     ours: list[float], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [tmp_path / "old.json", tmp_path / "new.json"]
-    paths[0].write_text(json.dumps(results([10.0, 11.0], [20.0, 22.0])))
-    paths[1].write_text(json.dumps(results([10.0, 11.0], ours)))
+    paths[0].write_text(json.dumps(results([10.0, 11.0] * 3, [20.0, 22.0] * 3)))
+    paths[1].write_text(json.dumps(results([10.0, 11.0] * 3, ours)))
     monkeypatch.setattr(sys, "argv", ["bench", "--compare", *map(str, paths)])
     assert command.main() == status
     said = capsys.readouterr().out
@@ -61,3 +61,15 @@ def test_two_runs_that_share_no_figure_do_not_agree(tmp_path: Path, monkeypatch:
     path.write_text(json.dumps({"works": {"A.python": {"ours": {"reason": "missing: x"}}}}))
     monkeypatch.setattr(sys, "argv", ["bench", "--compare", str(path), str(path)])
     assert command.main() == 1
+
+
+@pytest.mark.parametrize(("apart", "agree"), [(0, True), (1, True), (2, False)])
+def test_one_figure_in_twenty_may_lie_apart_and_few_rounds_are_not_judged(apart: int, agree: bool) -> None:
+    def line(agrees: bool, rounds: int) -> dict[str, Any]:
+        figure = {"rounds": [1.0] * rounds}
+        return {"agrees": agrees, "old": figure, "new": figure}
+
+    lines = [line(n >= apart, 6) for n in range(20)]
+    assert compare.agree(lines) is agree
+    assert compare.agree([*lines, *[line(agrees=False, rounds=5)] * 20]) is agree
+    assert not compare.agree([line(agrees=True, rounds=5)])
