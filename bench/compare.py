@@ -8,9 +8,7 @@ from .peers import PEERS
 from .report import with_interval
 
 ENOUGH = 6
-"""Rounds from which there is a 95% interval; with fewer the ranges are compared, and nothing is judged by them."""
-SHARE = 0.95
-"""Share of the figures with such an interval that agree at least: each may lie outside once in twenty."""
+"""Rounds from which there is a 95% interval; with fewer the ranges are compared."""
 
 
 def overlap(one: list[float], other: list[float]) -> bool:
@@ -43,12 +41,6 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
 def firm(line: dict[str, Any]) -> bool:
     """Whether both runs have a 95% interval of this figure."""
     return min(len(line["old"]["rounds"]), len(line["new"]["rounds"])) >= ENOUGH
-
-
-def agree(lines: list[dict[str, Any]]) -> bool:
-    """Whether two runs agree within the spread that they state."""
-    judged = [line["agrees"] for line in lines if firm(line)]
-    return bool(judged) and sum(judged) >= SHARE * len(judged)
 
 
 def table(lines: list[dict[str, Any]]) -> str:

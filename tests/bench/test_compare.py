@@ -63,13 +63,10 @@ def test_two_runs_that_share_no_figure_do_not_agree(tmp_path: Path, monkeypatch:
     assert command.main() == 1
 
 
-@pytest.mark.parametrize(("apart", "agree"), [(0, True), (1, True), (2, False)])
-def test_one_figure_in_twenty_may_lie_apart_and_few_rounds_are_not_judged(apart: int, agree: bool) -> None:
-    def line(agrees: bool, rounds: int) -> dict[str, Any]:
-        figure = {"rounds": [1.0] * rounds}
-        return {"agrees": agrees, "old": figure, "new": figure}
-
-    lines = [line(n >= apart, 6) for n in range(20)]
-    assert compare.agree(lines) is agree
-    assert compare.agree([*lines, *[line(agrees=False, rounds=5)] * 20]) is agree
-    assert not compare.agree([line(agrees=True, rounds=5)])
+def test_figures_of_too_few_rounds_for_an_interval_are_summed_up_apart() -> None:
+    few, enough = results([10.0, 11.0], [20.0, 22.0]), results([10.0, 11.0] * 3, [20.0, 22.0] * 3)
+    assert compare.table(compare.compare(few, enough)).endswith(
+        "2 of 2 figures of fewer than 6 rounds within their range"
+    )
+    said = compare.table(compare.compare(enough, enough))
+    assert said.endswith("2 of 2 figures agree within their own 95% intervals")
