@@ -107,7 +107,8 @@ class Executor:
             if time.monotonic() >= until or _past_the_best(seconds):
                 break
             seconds[rows] = self._measure(rows)
-        self._measure_in_turn(seconds, until)
+        else:
+            self._measure_in_turn(seconds, until)
         return WarmUp(_best_size(seconds), seconds)
 
     def trim(self) -> None:
