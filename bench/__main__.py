@@ -20,12 +20,16 @@ from .peers import PEERS
 from .rounds import Run
 from .works import GROUPS, Work, chosen
 
+#: rounds until all servers are started anew
+ROUNDS_A_START = 2
+
 
 def parse() -> argparse.Namespace:
     """Parse and check the arguments."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds of each work (default 10)")
-    parser.add_argument("--seconds", type=float, default=0.4, help="of each round of each peer (default 0.4)")
+    rounds_help = f"interleaved rounds of each work (default 10); servers start anew after {ROUNDS_A_START} of them"
+    parser.add_argument("--rounds", type=int, default=10, help=rounds_help)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each round of each peer (default 0.3)")
     works_help = f"letters or keys, such as A,B.native (default {','.join(GROUPS)})"
     parser.add_argument("--works", default=",".join(GROUPS), help=works_help)
     parser.add_argument("--peers", default=",".join(PEERS), help="which peers (default: all)")
@@ -44,31 +48,40 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def rounds_of_starts(rounds: int) -> list[int]:
+    """Return how many rounds each start of the servers gets."""
+    return [ROUNDS_A_START] * (rounds // ROUNDS_A_START) + [1] * (rounds % ROUNDS_A_START)
+
+
 def measured(works: list[Work], modules: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """Start the peers, run the works, return rows and what is missing."""
     columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     native_tools.prepare()
     missing: dict[str, str] = {}
-    rows: dict[str, Any] = {}
-    interrupted = False
-    with (
-        Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress,
-        harness.started(modules, missing) as peers,
-    ):
+    starts = rounds_of_starts(rounds)
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         bar = progress.add_task("")
-        run = Run(peers, rounds, seconds, lambda what: progress.update(bar, advance=1, description=what))
-        progress.update(bar, total=sum(run.steps(work) for work in works))
+        run = Run(seconds, lambda what: progress.update(bar, advance=1, description=what))
         try:
-            for work in works:
-                outcome = run.work(work)
-                made = figures.rows(work, outcome.samples)
-                reasons = outcome.reasons | {peer: f"missing: {why}" for peer, why in missing.items()}
-                made |= {peer: {"reason": why} for peer, why in reasons.items()}
-                rows[work.key] = {peer: made[peer] for peer in PEERS if peer in made}
+            for number, each in enumerate(starts):
+                progress.update(bar, description=f"starting the servers, {number + 1} of {len(starts)}")
+                with harness.started(modules, missing) as peers:
+                    steps = [sum(w.rounds_a_start(n) * sum(p.does(w) for p in peers) for w in works) for n in starts]
+                    progress.update(bar, total=sum(steps), completed=sum(steps[:number]))
+                    run.start(peers, works, each)
+            interrupted = False
         except KeyboardInterrupt:
             interrupted = True
-            print(f"interrupted in {work.key}: what was measured before it is reported", file=sys.stderr)
-        progress.update(bar, completed=sum(run.steps(work) for work in works), description="done")
+            print("interrupted: what was measured before it is reported", file=sys.stderr)
+        progress.update(bar, description="done")
+    rows: dict[str, Any] = {}
+    for work in works:
+        if (outcome := run.outcomes.get(work.key)) is None:
+            continue
+        made = figures.rows(work, outcome.samples)
+        made |= {peer: {"reason": f"missing: {why}"} for peer, why in missing.items()}
+        made |= {peer: {"reason": why} for peer, why in outcome.reasons.items()}
+        rows[work.key] = {peer: made[peer] for peer in PEERS if peer in made}
     return {"works": rows, "missing": missing, "interrupted": interrupted}
 
 
@@ -84,6 +97,7 @@ def main() -> int:
     results = {
         "machine": report.machine(),
         "rounds": arguments.rounds,
+        "starts": len(rounds_of_starts(arguments.rounds)),
         "seconds": arguments.seconds,
         "targets": targets.judged(results["works"]),
         **results,

@@ -119,7 +119,8 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"{about['cpu']}, {about['cores']} cores (server on one, client on another), Linux {about['kernel']}, "
         f"Python {about['python']}, {about['date']}; {results['rounds']} interleaved rounds of about "
-        f"{results['seconds']:g} s, loopback; MAC none where no MAC is named.",
+        f"{results['seconds']:g} s over {results['starts']} starts of every server, loopback; "
+        "MAC none where no MAC is named.",
         "Medians of the rounds with min-max; ratios are taken round by round: median (95% interval). "
         "Only ratios travel between machines, and differences under 1.3x are noise on a shared one. "
         "What each comparison favours: [bench/README.md](../README.md).",

@@ -46,8 +46,8 @@ class Work:
     rate: float = 0.0
     #: the peer whose figure is 1
     reference: str = "raw_echo"
-    #: of the rounds asked for, one in so many is run
-    sparse: int = 1
+    #: one round a start of the servers, however many others have
+    sparse: bool = False
 
     @property
     def group(self) -> str:
@@ -68,6 +68,10 @@ class Work:
     def reply_bytes(self) -> int:
         """Tensor bytes of one reply."""
         return 4 * math.prod(self.reply_shape)
+
+    def rounds_a_start(self, rounds: int) -> int:
+        """Return how many rounds it gets where most works get so many."""
+        return 1 if self.sparse else rounds
 
     def within(self, names: tuple[str, ...]) -> bool:
         """Whether one of ``names`` (``B``, ``B.native``, ``B.native.8``) means this work."""
@@ -114,17 +118,17 @@ def all_works() -> list[Work]:
         Work("D", "16 MiB echoed, one in flight", "bytes", blob(16 << 20), blob(16 << 20), "MB/s"),
         Work("E.8x8", f"{e}, 64 in flight, 8 connections", *mlp, 64, 8, reference="in_process"),
         Work("E.64x1", f"{e}, 64 in flight, 1 connection", *mlp, 64, 1, reference="in_process"),
-        Work("F", "server memory per idle connection", *echo, "KiB", 1, 1000, kind="memory", sparse=5),
+        Work("F", "server memory per idle connection", *echo, "KiB", 1, 1000, kind="memory", sparse=True),
         *(
             Work(f"I.{how}", f"a batch of 32 in a process engine, {title}", *mlp[:3], "p99 us", kind="isolation")
             for how, title in (("alone", "alone"), ("flood", "under a flood on another model"))
         ),
         *(
-            Work(f"O.{rate}", f"{rate:,} calls/s offered", *echo, "us", 1000, 1, kind="open", rate=rate, sparse=3)
+            Work(f"O.{rate}", f"{rate:,} calls/s offered", *echo, "us", 1000, 1, kind="open", rate=rate, sparse=True)
             for rate in RATES
         ),
         *(
-            Work(f"S.{size}", f"{size_text(size)} echoed", "bytes", blob(size), blob(size), "MB/s", sparse=3)
+            Work(f"S.{size}", f"{size_text(size)} echoed", "bytes", blob(size), blob(size), "MB/s", sparse=True)
             for size in SIZES
         ),
     ]
