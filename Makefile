@@ -96,7 +96,7 @@ $(VENV)/.bench: pyproject.toml constraints.txt $(STAMP)
 		|| echo "no h2load (apt-get install nghttp2-client): native figures of HTTP and gRPC will be missing"
 	@touch $@
 
-bench: $(COMPILED)/.done $(VENV)/.bench  ## every work against every peer, about 21 minutes; writes bench/results/
+bench: $(COMPILED)/.done $(VENV)/.bench  ## every work against every peer, about 25 minutes; writes bench/results/
 	$(BIN)/python -m bench $(ARGS)
 
 bench-check: $(COMPILED)/.done debian  ## instructions per call (callgrind); fails where they grew by more than 5%

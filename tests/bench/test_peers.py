@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import psutil
@@ -101,6 +102,21 @@ def test_a_peer_says_of_every_work_that_it_does_it_or_why_not(module: str) -> No
     if not getattr(peer, "VARIANT", False):
         asked = [work for work in WORKS.values() if work.group not in NOT_FOR_ALL]
         assert [work.key for work in asked if not work.within(tuple(names))] == []
+
+
+@pytest.mark.parametrize(("module", "began"), [("ours", 0), ("ours_hmac", 1)])
+def test_memory_is_measured_on_a_server_that_nobody_else_has_called(
+    module: str, began: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first thing that a peer does with its server in a start; who shares another's gets a fresh one."""
+    other = SimpleNamespace(address="fresh", process=SimpleNamespace(pid=2))
+    fresh = MagicMock(return_value=contextlib.nullcontext(other))
+    monkeypatch.setattr(harness, "serving", fresh)
+    own, client = MagicMock(address="own"), MagicMock()
+    harness.Peer(module, "ours", ("F",), {}, own, client).round(WORKS["F"], 1, 0.1)
+    assert fresh.call_count == began
+    assert client.submit.call_args.args[2].address == ("fresh" if began else "own")
+    assert own.go_on.call_count == own.stop.call_count == 1 - began
 
 
 def test_memory_of_idle_connections_is_that_of_the_server(servers: dict[str, Server]) -> None:
