@@ -54,7 +54,7 @@ def rounds_of_starts(rounds: int) -> list[int]:
 
 
 def measured(works: list[Work], modules: list[str], rounds: int, seconds: float) -> dict[str, Any]:
-    """Start the peers, run the works, return rows and what is missing."""
+    """Start the peers again and again, run the works each time, return rows and what is missing."""
     columns = (TextColumn("{task.description:<48}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     native_tools.prepare()
     missing: dict[str, str] = {}
@@ -82,7 +82,7 @@ def measured(works: list[Work], modules: list[str], rounds: int, seconds: float)
         made |= {peer: {"reason": f"missing: {why}"} for peer, why in missing.items()}
         made |= {peer: {"reason": why} for peer, why in outcome.reasons.items()}
         rows[work.key] = {peer: made[peer] for peer in PEERS if peer in made}
-    return {"works": rows, "missing": missing, "interrupted": interrupted}
+    return {"starts": len(starts), "works": rows, "missing": missing, "interrupted": interrupted}
 
 
 def main() -> int:
@@ -97,7 +97,6 @@ def main() -> int:
     results = {
         "machine": report.machine(),
         "rounds": arguments.rounds,
-        "starts": len(rounds_of_starts(arguments.rounds)),
         "seconds": arguments.seconds,
         "targets": targets.judged(results["works"]),
         **results,

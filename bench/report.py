@@ -121,7 +121,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"Python {about['python']}, {about['date']}; {results['rounds']} interleaved rounds of about "
         f"{results['seconds']:g} s over {results['starts']} starts of every server, loopback; "
         "MAC none where no MAC is named.",
-        "Medians of the rounds with min-max; ratios are taken round by round: median (95% interval). "
+        "Medians of the rounds with min-max; ratios are taken round by round: median (95% interval; "
+        "of fewer than six rounds the range). "
         "Only ratios travel between machines, and differences under 1.3x are noise on a shared one. "
         "What each comparison favours: [bench/README.md](../README.md).",
         "",

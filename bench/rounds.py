@@ -1,8 +1,8 @@
 """The interleaved run: every server is started several times, and within a start all works are run. Within a work every
 peer is measured once a round, in an order shuffled anew each round.
 
-One server of a program may be half as fast as another for as long as it lives (where its memory lies, what its warm-up
-saw), and a machine may be slow for minutes: both are in the spread of figures that were taken over several starts.
+One server of a program may be a third as fast as another for as long as it lives, and a machine may be slow for
+minutes: both are in the spread of figures that were taken over several starts.
 
 Not here: how one round is measured (`measure`), what becomes of the samples (`figures`).
 """
