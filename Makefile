@@ -68,7 +68,16 @@ c-programs: debian  ## the C programs that the tests run (they build what is not
 	@$(MAKE) -s -C clients/c -f programs.mk load examples
 	@$(MAKE) -s -C clients/c -f programs.mk SANITIZE=1 load examples
 
-unit: $(STAMP) debian  ## the tests; a third of them wait for a clock, so three share two cores
+# Without what they depend on in turn: nothing of them is run but what tests/gpu/test_names.py asks.
+CUDA_WHEELS := cupy-cuda13x cuda-pathfinder==1.9.1 nvidia-cuda-runtime==13.5.37
+build/cuda/.done: Makefile constraints.txt $(STAMP)
+	@rm -rf build/cuda && mkdir -p build
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -c constraints.txt --target build/cuda $(CUDA_WHEELS)
+	@touch $@
+
+cuda-wheels: build/cuda/.done  ## CuPy and the headers of CUDA, for tests that hold our names against them
+
+unit: $(STAMP) debian cuda-wheels  ## the tests; a third of them wait for a clock, so three share two cores
 	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 $(COMPILED)/.done: setup.py mypyc.ini $(shell find protocol codec gpu server clients -name '*.py') $(STAMP)
@@ -133,4 +142,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: c-programs debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
+.PHONY: c-programs cuda-wheels debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
