@@ -11,7 +11,7 @@ from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
 FRAMES = "header limits errors events extension states streams outframes assembly signing records reader "
-FRAMES += "record_reader writer patience"
+FRAMES += "record_reader writer patience alarm"
 FRONT = "calls estimate metrics bodies admission principals replies drain open_calls session spin transport front"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],

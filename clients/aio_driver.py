@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..protocol.alarm import Alarm
 from .aio_wire import Wire
 from .calls import FOREVER, STREAM, Call
 from .core import ClientCore
@@ -76,8 +77,7 @@ class Driver:
         self._wire: Wire | None = None
         """The connection that new calls go to, until it is lost or replaced."""
         self._dialling: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = FOREVER
+        self._alarm = Alarm(self.loop.call_later, monotonic, self._ring)
         self._generation = generation[0]
 
     # --- what the client asks for ------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class Driver:
             self._ensure_connection()
         if deadline is not None:
             self._core.watch(call)
-            if call.deadline < self._timer_at:
+            if call.deadline < self._alarm.moment:
                 self._arm_timer()
         return call
 
@@ -145,8 +145,7 @@ class Driver:
         """Say goodbye on every connection; calls under way fail."""
         now = monotonic()
         self._core.close(now)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.off()
         if self._dialling is not None:
             self._dialling.cancel()
         wires = list(self._wires)
@@ -161,16 +160,11 @@ class Driver:
     def _arm_timer(self) -> None:
         """See to it that the loop wakes the core in time."""
         due = self._core.next_timer()
-        if due < self._timer_at and not self._core.closed:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = due
-            self._timer = self.loop.call_later(max(0.0, due - monotonic()), self._ring)
+        if due < self._alarm.moment and not self._core.closed:
+            self._alarm.set(due)
 
-    def _ring(self) -> None:
-        self._timer_at = FOREVER
-        self._timer = None
-        self._core.run_timers(monotonic())
+    def _ring(self, now: float) -> None:
+        self._core.run_timers(now)
         self._schedule_all()
         self._ensure_connection()
         self._arm_timer()
@@ -260,7 +254,7 @@ class Driver:
         link = wire.link
         if link.has_output or link.finished:
             wire.schedule()
-        if self._core.next_timer() < self._timer_at:
+        if self._core.next_timer() < self._alarm.moment:
             self._arm_timer()
         if not link.ready:
             self._ensure_connection()

@@ -29,6 +29,7 @@ from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
 from .front.audit import Audit
 from .front.audit_file import AuditFile
+from .front.calls import SessionTimer
 from .front.doors import Door
 from .front.front import Front
 from .front.key_watch import KeyWatch
@@ -84,7 +85,7 @@ class Server:
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
         )
-        self._housekeeping = self._loop.call_later(HOUSEKEEPING, self._keep_house)
+        self._keep_house(monotonic())
         try:
             for spec in scan_models(self._models_dir):
                 await self._load(spec)
@@ -186,7 +187,6 @@ class Server:
         for listener in self._listeners:
             listener.close()
         clean = await self.front.drain(patience)
-        self._housekeeping.cancel()
         for served in self._loading.values():
             self._placer.remove(served.engine)
         self.front.deadlines.close()
@@ -203,8 +203,8 @@ class Server:
         admin = f", admin {self.admin_url}" if self.admin_url else ""
         return f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}"
 
-    def _keep_house(self) -> None:
-        self._housekeeping = self._loop.call_later(HOUSEKEEPING, self._keep_house)
+    def _keep_house(self, now: float) -> None:
+        self.front.deadlines.add(now + HOUSEKEEPING, SessionTimer(self._keep_house))
         if self.certificates is not None:
             self.certificates.reload_if_changed()
         for served in self.registry.all():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..gpu import SlabPool
@@ -64,7 +63,7 @@ class Placer:
     def _inline(self, spec: ModelSpec, attach: Attach) -> None:
         from .engine.inline import InlineEngine  # brings the backends, and torch with them: only where it is wanted
 
-        engine = InlineEngine(spec, self._pool, self._wake, self._wake_at)
+        engine = InlineEngine(spec, self._pool, self._wake, self._loop.call_later)
         attach(engine, "inline")
         try:
             engine.start()
@@ -88,9 +87,6 @@ class Placer:
             self.remove(engine)
             raise PlacementError(f"model {spec.name} version {spec.version}: {health.detail}")
         return engine
-
-    def _wake_at(self, engine: InlineEngine, when: float) -> None:
-        self._loop.call_later(max(0.0, when - monotonic()), engine.step)
 
 
 def choose_placement(spec: ModelSpec, seconds: Mapping[int, float], effective_max_batch: int) -> str:

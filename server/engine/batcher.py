@@ -12,7 +12,8 @@ The order, first rule first:
 
 The first request taken decides the bucket; only calls of that bucket join it, up to `max_rows` rows. A request with no
 bucket runs alone, and so does one with more rows than `max_rows`. Batches are work-conserving: `plan` gives what there
-is, unless `max_wait` asks to wait for more (then `Plan.wait_until` says how long; never past a deadline).
+is, unless `max_wait` asks to wait for more (then `Plan.wait_until` says how long: until the request that came first has
+waited so long, and never past a deadline).
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ def plan(queue: Queue, now: float, rules: Rules) -> Plan:
         if requests[0].deadline > now:  # sorted by deadline: none has expired
             chosen = _front(flow, rules)
             if chosen is not None:
-                return _or_wait(chosen, now, rules) if rules.max_wait else chosen
+                return _or_wait(chosen, queue, now, rules) if rules.max_wait else chosen
     chosen = _Choice(queue, now, rules).run()
-    return _or_wait(chosen, now, rules) if rules.max_wait else chosen
+    return _or_wait(chosen, queue, now, rules) if rules.max_wait else chosen
 
 
 def commit(queue: Queue, plan: Plan) -> None:
@@ -131,13 +132,17 @@ def _bucket(request: Request) -> Bucket | None:
     return None if request.prepared is None else request.prepared.bucket
 
 
-def _or_wait(chosen: Plan, now: float, rules: Rules) -> Plan:
-    """The plan, or the same with no requests and `wait_until` if the model wants to wait for a fuller batch."""
+def _or_wait(chosen: Plan, queue: Queue, now: float, rules: Rules) -> Plan:
+    """The plan, or the same with no requests and `wait_until` if the model wants to wait for a fuller batch.
+
+    The wait is the queue's, not the chosen requests' alone: no other one may wait longer than `max_wait`, or past its
+    deadline, for a batch that does not run yet.
+    """
     requests = chosen.requests
     if not requests or chosen.rows >= rules.max_rows or _bucket(requests[0]) is None:
         return chosen
-    until = min(request.arrived for request in requests) + rules.max_wait
-    if now >= until or min(request.deadline for request in requests) <= until:
+    until = queue.arrivals[0].arrived + rules.max_wait
+    if now >= until or min(flow.requests[0].deadline for flow in queue.flows if flow.requests) <= until:
         return chosen
     waiting = Plan([], 0)
     waiting.expired = chosen.expired

@@ -1,16 +1,17 @@
 """An engine on the front's loop, for models that cost less than handing them to another process (about 100 us).
 
 What lives here: the Engine interface over EngineCore and Slots, and when the loop should step. What must not: asyncio;
-the loop's turn is asked for by `wake`, its timer by `wake_at`.
+the loop's turn is asked for by `wake`, its timer by `call_later`.
 """
 
 from __future__ import annotations
 
 import time
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...codec import CodecError, check_body
+from ...protocol.alarm import Alarm
 from ...protocol.status import Status
 from .api import Failure, Health, HealthState, Sink
 from .backends import LoadError
@@ -37,7 +38,7 @@ class InlineEngine:
 
     `wake(engine)` is called once when work appears; answer it by calling `step()` soon, not from within.
 
-    `wake_at(engine, when)` asks for a `step()` at that monotonic time; needed only for models with max_wait.
+    `call_later(delay, callback)` is the loop's; needed only for models with max_wait.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class InlineEngine:
         spec: ModelSpec,
         pool: SlabPool,
         wake: Callable[[InlineEngine], object],
-        wake_at: Callable[[InlineEngine, float], object] | None = None,
+        call_later: Callable[[float, Callable[[], None]], Any] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,8 +54,9 @@ class InlineEngine:
         self.sink: Sink = _no_sink
         self.effective_max_batch = 0
         self._wake = wake
-        self._wake_at = wake_at
         self._clock = clock
+        # One for the batch that waits, however many requests join it.
+        self._alarm = None if call_later is None else Alarm(call_later, clock, self._wait_over)
         self._slots = Slots(pool, max(1, spec.max_batch))
         self._core = EngineCore(spec, self._slots.release, clock=clock)
         self._queue = self._core.queue
@@ -64,7 +66,6 @@ class InlineEngine:
         self._state = HealthState.UNLOADED
         self._detail = "not started"
         self._busy_since = 0.0
-        self._timer = 0.0
 
     @property
     def queue_depth(self) -> int:
@@ -110,6 +111,8 @@ class InlineEngine:
         """Unload; what is queued fails UNAVAILABLE through the sink. Idempotent."""
         self._state, self._detail = HealthState.UNLOADED, "stopped"
         self._room = 0
+        if self._alarm is not None:
+            self._alarm.off()
         failures = self._core.close(f"model {self.spec.name!r} is being unloaded")
         self._slots.trim()
         if failures:
@@ -186,11 +189,16 @@ class InlineEngine:
     def _again(self, when: float) -> None:
         if self._woken:
             return
-        if self._wake_at is not None and self._clock() < when < inf:
-            if when != self._timer:  # one timer per batch that waits, not one per request that joins it
-                self._timer = when
-                self._wake_at(self, when)
+        if self._alarm is not None and self._clock() < when < inf:
+            self._alarm.set(when)
         else:
+            self._woken = True
+            self._wake(self)
+
+    def _wait_over(self, now: float) -> None:
+        """A batch has waited for others as long as it may."""
+        del now
+        if not self._woken:
             self._woken = True
             self._wake(self)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
+from ...protocol.alarm import Alarm
+
 if TYPE_CHECKING:
     from .calls import SessionTimer
 
@@ -39,16 +41,13 @@ class Timer(Protocol):
 class Deadlines:
     """A heap of (moment, target). `call_later(delay, callback)` and `clock()` are the loop's, or a test's."""
 
-    __slots__ = ("_armed_for", "_call_later", "_clock", "_heap", "_live", "_serial", "_timer")
+    __slots__ = ("_alarm", "_heap", "_live", "_serial")
 
     def __init__(self, call_later: Callable[[float, Callable[[], None]], Timer], clock: Callable[[], float]) -> None:
-        self._call_later = call_later
-        self._clock = clock
+        self._alarm = Alarm(call_later, clock, self._fire)
         self._heap: list[tuple[float, int, Expiring]] = []
         self._serial = 0
         self._live = 0
-        self._timer: Timer | None = None
-        self._armed_for = 0.0
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -58,8 +57,8 @@ class Deadlines:
         self._serial += 1
         self._live += 1
         heappush(self._heap, (moment, self._serial, target))
-        if self._timer is None or moment < self._armed_for:
-            self._arm()
+        if moment < self._alarm.moment:
+            self._alarm.set(moment)
 
     def finished(self) -> None:
         """One target is done before its moment: its entry is dead now."""
@@ -79,28 +78,20 @@ class Deadlines:
         """Drop every entry and the timer."""
         self._heap.clear()
         self._live = 0
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.off()
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        moment = self._heap[0][0]
-        self._armed_for = moment
-        self._timer = self._call_later(max(0.0, moment - self._clock()), self._fire)
-
-    def _fire(self) -> None:
-        self._timer = None
-        now = self._clock()
+    def _fire(self, now: float) -> None:
         heap = self._heap
-        while heap and heap[0][0] <= now:
-            target = heappop(heap)[2]
-            if not target.done:
-                self._live -= 1
-                target.expired(now)
-                heap = self._heap
-        while heap and heap[0][2].done:
-            heappop(heap)
-        if heap and self._timer is None:
-            self._arm()
+        try:
+            while heap and heap[0][0] <= now:
+                target = heappop(heap)[2]
+                if not target.done:
+                    self._live -= 1
+                    target.expired(now)
+                    heap = self._heap
+        finally:  # a target that raises must not keep the others waiting for ever
+            heap = self._heap
+            while heap and heap[0][2].done:
+                heappop(heap)
+            if heap and heap[0][0] < self._alarm.moment:
+                self._alarm.set(heap[0][0])

@@ -109,10 +109,10 @@ def test_a_call_makes_no_task_and_no_timer_of_its_own(run: Run) -> None:
         async with await aio.connect(peer.url) as client:
             await client.infer("m", {"x": X}, deadline=10.0)
             before = len(asyncio.all_tasks())
-            timer = client._driver._timer
+            timer = client._driver._alarm._timer
             futures = [client.submit("m", {"x": X}, deadline=20.0) for _ in range(100)]
             assert len(asyncio.all_tasks()) == before
-            assert client._driver._timer is timer
+            assert client._driver._alarm._timer is timer
             await asyncio.gather(*futures)
 
     with Peer() as peer:

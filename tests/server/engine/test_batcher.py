@@ -245,6 +245,20 @@ def test_waiting_never_costs_a_deadline() -> None:
     assert ids(plan(queue, 10.1, Rules(4, max_wait=1.0))) == [0]
 
 
+def test_no_call_waits_longer_because_another_goes_first() -> None:
+    """An idle model waits for the one that came first, whoever's turn it is: not for each that overtakes it anew."""
+    queue = queue_of(make(0, arrived=10.0, bucket=0), make(1, arrived=10.9, bucket=1, priority=9))
+    assert plan(queue, 10.9, Rules(4, max_wait=1.0)).wait_until == 11.0
+    assert ids(take(queue, 11.0, Rules(4, max_wait=1.0))) == [1]
+    assert ids(take(queue, 11.0, Rules(4, max_wait=1.0))) == [0]
+
+
+def test_waiting_never_costs_the_deadline_of_one_whose_turn_it_is_not() -> None:
+    queue = queue_of(make(0, arrived=10.0, bucket=0, deadline=10.8), make(1, arrived=10.1, bucket=1, priority=9))
+    assert ids(take(queue, 10.1, Rules(4, max_wait=1.0))) == [1]
+    assert ids(take(queue, 10.1, Rules(4, max_wait=1.0))) == [0]
+
+
 def test_expired_requests_are_dropped_and_named() -> None:
     queue = queue_of(make(0, deadline=1.0), make(1, deadline=5.0), make(2))
     planned = take(queue, 2.0, Rules(8))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tensorwire.codec import SignatureError
 from tensorwire.gpu import SlabPool
 from tensorwire.protocol.status import Status
 from tensorwire.server.engine.api import BatchResult, HealthState, Request
 from tensorwire.server.engine.inline import STALLED_AFTER, InlineEngine
+from tensorwire.server.engine.spec import ModelSpec
 from tests.server.engine.helpers import ECHO_TOML, Harness, outputs_of, python_spec
+from tests.support.timers import WORST, Unruly
 
 
 def row(value: float = 1, rows: int = 1) -> dict[str, Any]:
@@ -43,7 +51,12 @@ def test_max_wait_asks_for_a_timer_not_for_turns(tmp_path: Path) -> None:
     now = [100.0]
     timers: list[float] = []
     spec = python_spec(tmp_path, ECHO_TOML.replace("max_batch = 32", "max_batch = 4\nmax_wait_ms = 500"))
-    harness = Harness(spec, clock=lambda: now[0], wake_at=lambda _, when: timers.append(when))
+
+    def call_later(delay: float, _callback: Callable[[], None]) -> SimpleNamespace:
+        timers.append(now[0] + delay)
+        return SimpleNamespace(cancel=lambda: None)
+
+    harness = Harness(spec, clock=lambda: now[0], call_later=call_later)
     first = harness.submit(row(1), arrived=100.0)
     harness.engine.step()
     second = harness.submit(row(2), arrived=100.2)
@@ -177,3 +190,75 @@ def test_thousands_of_calls_of_all_kinds_balance(tmp_path: Path) -> None:
                     np.testing.assert_array_equal(got, sent[finished.stream_id][1])
     assert done == set(sent)
     harness.assert_all_memory_returned()
+
+
+MAX_WAIT = 0.005
+
+
+@pytest.fixture(scope="module")
+def waiting_spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    toml = ECHO_TOML.replace("max_batch = 32", "max_batch = 4\nmax_wait_ms = 5\nwarmup = false")
+    return python_spec(tmp_path_factory.mktemp("models"), toml.replace("[-1, 16]", "[-1, -1]"))
+
+
+calls = st.tuples(
+    st.floats(0.0, 0.02),  # seconds after the one before
+    st.integers(1, 3),  # width
+    st.integers(0, 1),  # priority
+    st.sampled_from([inf, 0.003, 0.02]),  # deadline
+)
+
+
+@given(st.randoms(use_true_random=False), st.lists(calls, min_size=1, max_size=25))
+def test_under_unruly_timers_no_call_waits_longer_than_max_wait_and_a_timer(
+    waiting_spec: ModelSpec, random: Random, arrivals: list[tuple[float, int, int, float]]
+) -> None:
+    loop = Unruly(random)
+
+    def step_soon(engine: InlineEngine) -> None:
+        loop.call_soon(engine.step)
+
+    harness = Harness(waiting_spec, clock=loop.clock, call_later=loop.call_later)
+    harness.engine._wake = step_soon
+    ended: dict[int, list[float]] = {}
+
+    def sink(results: list[Any]) -> None:
+        for result in results:
+            for request in result.requests:
+                ended.setdefault(request.stream_id, []).append(loop.now)
+
+    harness.engine.sink = sink
+    requests = []
+    for passes, width, priority, deadline in arrivals:
+        loop.run(passes)
+        x = np.ones((1, width), np.float32)
+        requests.append(harness.submit({"x": x}, arrived=loop.now, priority=priority, deadline=loop.now + deadline))
+    loop.run(1.0)
+    for request in requests:
+        (moment,) = ended[request.stream_id]
+        assert moment <= request.arrived + MAX_WAIT + WORST
+    assert loop.armed == 0
+    assert loop.fires <= 8 * len(requests)
+    harness.assert_all_memory_returned()
+
+
+def test_a_timer_that_fires_early_is_armed_again(waiting_spec: ModelSpec) -> None:
+    """uvloop counts whole milliseconds: its timer for 5 ms may fire after 4.1."""
+    now = [100.0]
+    timers: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(delay: float, callback: Callable[[], None]) -> SimpleNamespace:
+        timers.append((now[0] + delay, callback))
+        return SimpleNamespace(cancel=lambda: None)
+
+    harness = Harness(waiting_spec, clock=lambda: now[0], call_later=call_later)
+    request = harness.submit({"x": np.ones((1, 2), np.float32)}, arrived=100.0)
+    harness.engine.step()
+    now[0] = 100.0041
+    timers[0][1]()
+    assert harness.results == []
+    now[0] = timers[1][0]
+    assert 100.005 <= now[0] <= 100.0065
+    timers[1][1]()
+    harness.engine.step()
+    assert (outputs_of(harness.results, request)["y"] == 1).all()

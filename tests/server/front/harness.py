@@ -248,9 +248,9 @@ class Client:
 class Harness:
     """A front with one model "m" behind a FakeEngine."""
 
-    def __init__(self, *flags: tuple[str, str], keys: KeyStore | None = None) -> None:
-        loop: Any = FakeLoop()
-        self.loop: FakeLoop = loop
+    def __init__(self, *flags: tuple[str, str], keys: KeyStore | None = None, loop: Any = None) -> None:
+        self.loop: FakeLoop = FakeLoop() if loop is None else loop
+        loop = self.loop
         self.registry = Registry()
         self.pool = SlabPool(16 << 20)
         settings = load_settings(flags={"insecure": True, "spin": "0", **dict(flags)})

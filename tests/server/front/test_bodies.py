@@ -40,7 +40,7 @@ class Harness:
     def _call_later(self, delay: float, callback: Callable[[], None]) -> Any:
         entry = (self.now + delay, callback)
         self.timers.append(entry)
-        return SimpleNamespace(cancel=lambda: self.timers.remove(entry))
+        return SimpleNamespace(cancel=lambda: self.timers.remove(entry) if entry in self.timers else None)
 
     def reserve(self, stream_id: int, nbytes: int = BODY) -> Slab:
         route: Any = None

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from random import Random
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorwire.protocol.alarm import GRAIN
 from tensorwire.server.front.deadlines import SLACK, Deadlines
+from tests.support.timers import WORST, Unruly
 
 
 class FakeLoop:
@@ -97,7 +105,7 @@ def test_a_timer_that_fires_early_is_armed_again() -> None:
     loop.now = 100.9995
     timer.callback()
     assert target.told == []
-    assert loop.armed == [101.0]
+    assert loop.armed == [pytest.approx(101.0 + GRAIN)]
 
 
 def test_dead_entries_do_not_pile_up() -> None:
@@ -128,3 +136,80 @@ def test_a_target_may_add_itself_again_while_it_expires() -> None:
         loop.advance(1.0)
     assert again.told == ["tick"] * 3
     assert loop.armed == []
+
+
+class Timed:
+    """Notes when it was told."""
+
+    def __init__(self, deadlines: Deadlines, moment: float) -> None:
+        self.deadlines = deadlines
+        self.moment = moment
+        self.told: list[float] = []
+        self.done = False
+        deadlines.add(moment, self)
+
+    def expired(self, now: float) -> None:
+        self.done = True
+        self.told.append(now)
+
+
+@given(
+    st.randoms(use_true_random=False),
+    st.lists(st.tuples(st.floats(0.0, 0.01), st.floats(0.0, 0.05), st.booleans()), min_size=1, max_size=60),
+)
+def test_under_unruly_timers_each_is_told_once_and_in_time(
+    random: Random, entries: list[tuple[float, float, bool]]
+) -> None:
+    loop = Unruly(random)
+    deadlines = Deadlines(loop.call_later, loop.clock)
+    targets = []
+    for passes, delay, ends_early in entries:
+        loop.run(passes)
+        target = Timed(deadlines, loop.now + delay)
+        targets.append(target)
+        if ends_early:
+            target.done = True
+            deadlines.finished()
+        assert loop.armed <= 1
+    loop.run(1.0)
+    for target, (_, _, ended_early) in zip(targets, entries, strict=True):
+        if ended_early:
+            assert target.told == []
+        else:
+            (told,) = target.told
+            assert target.moment <= told <= target.moment + WORST
+    assert loop.armed == len(deadlines) == 0
+    assert loop.fires <= 8 * len(entries)
+
+
+def test_one_that_raises_does_not_keep_the_others_waiting() -> None:
+    loop, deadlines = make()
+
+    class Broken(Target):
+        def expired(self, now: float) -> None:
+            raise RuntimeError("a fault")
+
+    last = Target()
+    deadlines.add(101.0, Broken())
+    deadlines.add(102.0, last)
+    with pytest.raises(RuntimeError):
+        loop.advance(1.0)
+    loop.advance(1.0)
+    assert last.done
+
+
+def test_ticks_under_unruly_timers_keep_their_interval_and_are_not_multiplied() -> None:
+    loop = Unruly(Random(5))
+    deadlines = Deadlines(loop.call_later, loop.clock)
+    ticks: list[float] = []
+
+    class Tick(Target):
+        def expired(self, now: float) -> None:
+            ticks.append(now)
+            deadlines.add(now + 0.1, self)
+
+    deadlines.add(loop.now + 0.1, Tick())
+    loop.run(10.0)
+    assert all(0.1 <= after - before <= 0.1 + WORST for before, after in pairwise(ticks))
+    assert len(ticks) > 70
+    assert loop.fires <= 6 * len(ticks)

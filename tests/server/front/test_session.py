@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tensorwire.protocol import Closed, Ended, GoAway, Status
-from tensorwire.server.engine.api import Failure
+from tensorwire.codec import HealthRequest
+from tensorwire.protocol import Closed, Ended, ErrorCode, GoAway, Message, Status
+from tensorwire.server.engine.api import Failure, HealthState
+from tensorwire.server.front.services import WATCH_INTERVAL
 from tests.server.front.harness import ROW, Client, Harness
+from tests.support.timers import Unruly
 
 BIG = np.zeros((1, 1 << 18), np.float32)
 
@@ -216,3 +221,39 @@ def test_the_rest_of_a_frame_is_not_late_while_its_peer_is_not_read(harness: Har
     client.protocol._resume(2)
     harness.loop.advance(31.0)
     assert client.wire.eof
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_under_unruly_timers_every_moment_in_the_life_of_connections_comes_once(seed: int) -> None:
+    """Deadlines, watches, a frame that does not become whole, a handshake that does not end, a drain."""
+    random = Random(seed)
+    loop = Unruly(random, time.monotonic())
+    harness = Harness(("handshake_timeout", "2"), ("body_timeout", "3"), ("drain_timeout", "5"), loop=loop)
+    client, waiting, stranger = harness.client(), harness.client(), Client(harness)
+    watch = client.service("$health", HealthRequest("m", watch=True).pack())
+    assert len(client.replies(watch)) == 1
+    deadlines = [random.uniform(0.01, 0.3) for _ in range(12)]
+    streams = [client.open("m", deadline=deadline) for deadline in deadlines]
+    answered = streams[::3]
+    for call in list(harness.engine.taken):
+        if call.stream_id in answered:
+            harness.finish(call)
+    harness.engine.state = HealthState.STALLED
+    loop.run(1.0)
+    ends = Counter(event.stream_id for event in client.read() if isinstance(event, (Ended, Message)))
+    assert ends == Counter([*streams, watch])
+    waiting.feed(waiting.begin("m")[1][:-1])
+    waiting.protocol._session._frame_began = loop.now
+    loop.run(6.0)
+    assert [event.code for event in waiting.read() if isinstance(event, Closed)] == [ErrorCode.TIMEOUT]
+    assert stranger.wire.eof
+    assert loop.fires <= 8 * (len(streams) + 7.0 / WATCH_INTERVAL + 20)
+    client.protocol._session.drain()
+    loop.run(1.0)
+    farewell = Counter(type(event) for event in client.read())
+    assert (farewell[GoAway], farewell[Ended], farewell[Closed]) == (2, 1, 1)
+    for each in (client, waiting, stranger):
+        each.protocol.connection_lost(None)
+    loop.run(5.0)
+    assert loop.armed == 0
+    assert len(harness.front.deadlines) == 0
