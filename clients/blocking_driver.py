@@ -204,9 +204,14 @@ class Driver:
                 lead.holder = 0
 
     def _follow(self, lead: Lead, call: Call, until: float) -> None:
-        """Sleep until there is something to do; the own deadline is kept without the leader's help."""
-        lead.follow(self._lock, call, min(until, call.deadline))
-        if not call.finished and call.deadline != FOREVER:
+        """Sleep until there is something to do; the own deadline, and the own next try, are kept without the leader's
+        help: it may sleep in a read that knows of neither.
+        """
+        due = call.deadline
+        if call.link is None:
+            due = min(due, self._core.next_timer())
+        lead.follow(self._lock, call, min(until, due))
+        if not call.finished and due != FOREVER:
             self._run_timers(monotonic())
 
     def _push(self, call: Call) -> None:

@@ -94,6 +94,7 @@ class Lifecycle(Engine):
         self._since = 0.0  # when the present state began
         self._progress = 0.0  # when a request last finished, or the first of a busy period came
         self._finished = 0.0  # when a batch last finished
+        self._due = 0.0  # when the timer that was set for once may act
         self._woken = False
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._timer = TimerDescriptor()
@@ -186,7 +187,7 @@ class Lifecycle(Engine):
         self._life = Life(worker, self._pool, self._in_flight, self.wake_once)
         for descriptor in worker.descriptors:
             self._cold.register(descriptor, select.EPOLLIN)
-        self._timer.once(self._load_timeout)
+        self._ring_after(self._load_timeout)
         self._become(HealthState.LOADING, "loading")
 
     def _on_cold(self, descriptor: int) -> None:
@@ -206,7 +207,15 @@ class Lifecycle(Engine):
         elif descriptor == pidfd:
             self._on_death(life)
 
+    def _ring_after(self, seconds: float) -> None:
+        self._due = self._clock() + seconds
+        self._timer.once(seconds)
+
     def _on_timer(self) -> None:
+        left = self._due - self._clock()
+        if left > 0.0:  # it is only a wake-up: whether it is time, the clock says
+            self._timer.once(left)
+            return
         life = self._life
         if life is None:
             self.restarts += 1
@@ -239,6 +248,7 @@ class Lifecycle(Engine):
             self.effective_max_batch = int(message["effective_max_batch"])
             self.warm_up = {int(rows): float(seconds) for rows, seconds in message["seconds"].items()}
             self._ever_ready = True
+            self._due = 0.0
             self._timer.every(min(1.0, self._stall_timeout / 4))
             self._become(HealthState.SERVING, "")
         elif kind == "failed":
@@ -273,7 +283,7 @@ class Lifecycle(Engine):
 
     def _retry_later(self) -> None:
         logger.warning("%s: %s; next start in %g s", self.spec.name, self._detail, self._back_off)
-        self._timer.once(self._back_off)
+        self._ring_after(self._back_off)
         self._back_off = min(2 * self._back_off, BACK_OFF_MOST)
 
     def _bury(self, life: Life, why: str) -> str:

@@ -256,7 +256,12 @@ class Front:
     def _step(self) -> None:
         woken, self.woken = self.woken, []
         for engine in woken:
-            engine.step()
+            try:
+                engine.step()
+            except BaseException:  # the others were promised their turn, and will not ask for it again
+                self.woken = woken[woken.index(engine) + 1 :] + self.woken
+                self._schedule()
+                raise
             if engine.short_of_memory and self._pressed is None:
                 self._press(monotonic())
 

@@ -32,8 +32,8 @@ class KeyWatch:
         self._tick(now)
 
     def _tick(self, now: float) -> None:
+        self._front.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self._tick))  # first: whatever a look comes to
         self.look(now)
-        self._front.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self._tick))
 
     def look(self, now: float, *, again: bool = False) -> None:
         """Act on keys that came, went, began or ended; `again`: read the file even if it seems to be the same."""

@@ -87,14 +87,13 @@ class Watch:
 
     def expired(self, now: float) -> None:
         """Look again, tell the client if something changed, and ask to be called in WATCH_INTERVAL seconds."""
+        self._services.front.deadlines.add(now + WATCH_INTERVAL, self)
         report = self._services.report(self._models, now)
         states = [(health.state, health.detail) for health in report.models]
         if states != self._last:
             self._last = states
             self._services.reply(self._session, self._stream_id, "$health", report, flags=0)
             self._session.flush()
-        if not self.done:
-            self._services.front.deadlines.add(now + WATCH_INTERVAL, self)
 
     def stop(self) -> None:
         """The stream is over."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import tensorwire
 from tensorwire.clients import blocking_dialler, sockets
 from tensorwire.clients.blocking import Pending
 from tensorwire.clients.errors import ClientClosed, LocalCancelled
-from tensorwire.protocol import Message, pack_extension
+from tensorwire.protocol import Message, Status, pack_extension
 from tensorwire.protocol.capture import CaptureWriter
 from tests.support.peer import Peer, PeerConnection, echo, silent
 
@@ -199,6 +200,34 @@ def test_a_follower_goes_where_its_call_goes() -> None:
         held[0]()
         leader.join(10)
         assert not leader.is_alive()
+
+
+def test_a_retry_is_not_kept_waiting_by_a_leader_that_sleeps_in_a_read() -> None:
+    """The thread that reads from the second connection knows nothing of the retry that came of the first one's end."""
+    held: list[Callable[[], None]] = []
+
+    def drain(connection: PeerConnection, message: Message) -> None:
+        if connection.number == 1:
+            later(connection, message, held)
+            connection.goaway(1, "restart")
+        elif message.stream_id == 1:
+            later(connection, message, held)
+        else:
+            echo(connection, message)
+
+    with Peer(drain) as peer, tensorwire.connect(peer.url) as client, ThreadPoolExecutor() as threads:
+        first = threads.submit(client.infer, "m", {"x": X})
+        while len(held) < 1:
+            threading.Event().wait(0.001)
+        second = threads.submit(client.infer, "m", {"x": X})
+        while len(held) < 2:
+            threading.Event().wait(0.001)
+        threading.Event().wait(0.02)  # until it sits in its read
+        peer.connection(0).end(1, Status.UNAVAILABLE, "restart", not_started=True)
+        np.testing.assert_array_equal(first.result(10.0)["x"], X)
+        assert not second.done()
+        held[1]()
+        second.result(10.0)
 
 
 def test_close_fails_calls_on_every_connection() -> None:

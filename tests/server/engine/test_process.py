@@ -381,6 +381,26 @@ def test_a_hang_is_stalled_then_killed_and_replaced(make: Make) -> None:
     assert front.rows(front.submit([1, 0, 0, 0])) == [[2, 0, 0, 0]]
 
 
+def test_a_timer_that_fires_before_its_time_is_only_set_again(make: Make) -> None:
+    """Whether a process has loaded too slowly, or its next start is due, is the clock's to say, not the timer's."""
+    front = make()
+    engine = front.engine
+    engine.start()
+    engine._timer.once(0.0)
+    front.until(lambda: front.health()[0] != "LOADING")
+    assert front.health()[0] == "IDLE"
+    for _ in range(2):  # the second back-off is 0.2 s, counted from the death
+        died = time.monotonic()
+        os.kill(front.pid, signal.SIGKILL)
+        front.until(lambda: front.health()[0] == "FAILED")
+        engine._timer.once(0.0)
+        front.until(lambda: front.health()[0] == "LOADING")
+        waited = time.monotonic() - died
+        front.until(lambda: engine.health().ready)
+    assert waited >= 0.2
+    assert engine.restarts == 2
+
+
 def test_an_idle_process_is_never_stalled(make: Make) -> None:
     front = make(stall_timeout=0.05, kill_after=0.1).ready()
     pid = front.pid

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,25 @@ def test_a_connection_is_asked_for_what_the_kernel_may_keep_unsent_and_for_a_chu
     flags: tuple[tuple[str, str], ...], budget: int
 ) -> None:
     assert Harness(*flags).front.write_budget == budget
+
+
+def test_an_engine_that_raises_does_not_cost_the_others_their_turn() -> None:
+    """They were told that their turn comes, and do not ask for it again."""
+    harness = Harness()
+    steps: list[str] = []
+
+    def engine(name: str, error: Exception | None = None) -> Any:
+        def step() -> None:
+            steps.append(name)
+            if error is not None:
+                raise error
+
+        return SimpleNamespace(step=step, short_of_memory=False)
+
+    for each in (engine("first"), engine("broken", RuntimeError("a fault")), engine("last")):
+        harness.front.wake(each)
+    with pytest.raises(RuntimeError, match="a fault"):
+        harness.loop.soon.pop(0)()
+    assert steps == ["first", "broken"]
+    harness.loop.soon.pop(0)()
+    assert steps == ["first", "broken", "last"]

@@ -333,6 +333,23 @@ def test_a_file_that_cannot_be_used_revokes_nobody(harness: Keyed, capsys: pytes
     assert len(harness.m.taken) == 1
 
 
+def test_a_look_that_fails_is_not_the_last_one(harness: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = harness.client(ONE)
+    refresh = harness.watch._keys.refresh
+
+    def broken(*, look: bool = False) -> bool:
+        monkeypatch.undo()
+        raise RuntimeError(look)
+
+    monkeypatch.setattr(harness.watch._keys, "refresh", broken)
+    with pytest.raises(RuntimeError):
+        harness.loop.advance(KEYS_INTERVAL)
+    assert harness.watch._keys.refresh == refresh
+    harness.write(ALL)
+    harness.pass_time(1.0)
+    assert close_of(client).code is ErrorCode.AUTHENTICATION
+
+
 def test_a_connection_with_a_key_is_drained_when_it_is_old(tmp_path: Path) -> None:
     harness = Keyed(tmp_path, ("session_seconds", "60"), ("insecure", "true"))
     client, keyless = harness.client(ONE), harness.client()
