@@ -11,13 +11,11 @@ import gc
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TextIO
 
 import uvloop
 
@@ -33,6 +31,7 @@ from .front.calls import SessionTimer
 from .front.doors import Door
 from .front.front import Front
 from .front.key_watch import KeyWatch
+from .front.lines import CLOSE_TIMEOUT
 from .front.listener import Listener, ListenError, check_address
 from .front.logs import configure_logs, get_logger
 from .front.mask import Mask, read_salt
@@ -42,10 +41,14 @@ from .keys import KeyStore
 from .placement import PlacementError, Placer
 from .registry import Registry, RegistryError, Served, scan_models
 from .settings import Settings
+from .standard import StandardStreams, standard_streams
 from .tls import Certificates
 
 HOUSEKEEPING = 0.5
 """Seconds between looks at quiet engines, whose idle memory then goes back to the pool."""
+
+LAST_WORDS = 0.2
+"""Seconds that the log gets when a second signal ends the process."""
 
 log = get_logger("server")
 
@@ -61,6 +64,8 @@ class Server:
         self.settings = settings
         self._models_dir = models_dir
         self.registry = Registry()
+        self.chores: list[Callable[[], object]] = []
+        """Done at every HOUSEKEEPING."""
         self._loading: dict[tuple[str, str], Served] = {}
         self._key_watch: KeyWatch | None = None
         self.certificates: Certificates | None = None
@@ -192,7 +197,8 @@ class Server:
         self.front.deadlines.close()
         self._admin.close()
         if self._capture is not None:
-            self._capture.close()
+            with suppress(OSError):  # a full disk was told when it came
+                self._capture.close()
         if self.front.audit is not None:
             self.front.audit.close()
         return clean
@@ -207,6 +213,8 @@ class Server:
         self.front.deadlines.add(now + HOUSEKEEPING, SessionTimer(self._keep_house))
         if self.certificates is not None:
             self.certificates.reload_if_changed()
+        for chore in self.chores:
+            chore()
         for served in self.registry.all():
             if served.engine.health().state is HealthState.IDLE:
                 served.engine.trim()
@@ -259,13 +267,14 @@ def check_access(settings: Settings) -> None:
             raise StartError(f"--insecure: {error}") from None
 
 
-async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], None]) -> bool:
+async def serve(models_dir: Path, settings: Settings, streams: StandardStreams) -> bool:
     """Run until SIGTERM or SIGINT, then drain. False if calls were cut off. Raises StartError."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
     def stop(number: int) -> None:
         if stopping.is_set():  # asked twice: no more patience
+            streams.close(LAST_WORDS)
             os._exit(128 + number)
         log.info("draining", signal=signal.Signals(number).name, seconds=settings.drain_timeout)
         stopping.set()
@@ -273,26 +282,22 @@ async def serve(models_dir: Path, settings: Settings, ready: Callable[[Server], 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     server = Server(models_dir, settings)
+    server.chores.append(streams.tell)
     loop.add_signal_handler(signal.SIGHUP, server.reload)
     await server.start()
     gc.collect()
     gc.freeze()  # what start-up made stays: the collector need not look through it, for milliseconds, between two calls
     if not stopping.is_set():
-        ready(server)
+        streams.out.write(server.describe() + "\n")
     await stopping.wait()
     clean = await server.stop(settings.drain_timeout)
     log.info("stopped", clean=clean)
     return clean
 
 
-def run(models_dir: Path, settings: Settings, output: TextIO | None = None) -> None:
+def run(models_dir: Path, settings: Settings) -> None:
     """Run a server in this process until it is told to stop. Raises StartError."""
-    configure_logs(settings.log_format, settings.log_level)
-    out = sys.stdout if output is None else output
-
-    def ready(server: Server) -> None:
-        with suppress(BrokenPipeError):  # whoever started us may not care to read
-            print(server.describe(), file=out, flush=True)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(models_dir, settings, ready))
+    with standard_streams(CLOSE_TIMEOUT) as streams:
+        configure_logs(settings.log_format, settings.log_level, streams.log)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(models_dir, settings, streams))

@@ -29,9 +29,10 @@ from .api import BatchResult, Engine, Failure, Health, HealthState, Sink
 from .control import ChannelError
 from .inflight import InFlight
 from .life import Life
+from .printed import printable
 from .slots import Slots
 from .timer import TimerDescriptor
-from .worker import Worker, printable
+from .worker import Worker
 
 if TYPE_CHECKING:
     from ...gpu import SlabPool
@@ -220,9 +221,11 @@ class Lifecycle(Engine):
         if life is None:
             self.restarts += 1
             self._spawn()
-        elif life.fate:
             return
-        elif self._state is HealthState.LOADING:
+        life.worker.printed.tell()
+        if life.fate:
+            return
+        if self._state is HealthState.LOADING:
             self._condemn(life, f"not loaded after {self._load_timeout:g} s", retry=False)
         elif self._in_flight.count and self._clock() - self._progress > self._kill_after:
             self._condemn(life, f"its process hung for {self._kill_after:g} s and was killed")

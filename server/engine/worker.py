@@ -10,7 +10,6 @@ with the front's thread (PR_SET_PDEATHSIG), and sees none of the server's own en
 from __future__ import annotations
 
 import contextlib
-import logging
 import mmap
 import os
 import signal
@@ -22,17 +21,15 @@ from typing import TYPE_CHECKING
 
 from ...gpu import SlabPool, shared_memory
 from .control import Channel
+from .printed import Printed
 from .records import TO_ENGINE, TO_FRONT
 from .ring import Ring
 
 if TYPE_CHECKING:
     from .spec import ModelSpec
 
-logger = logging.getLogger("tensorwire.engine")
-
-#: Bytes of the model's own output taken per wake-up, and characters of one line that reach the log.
-OUTPUT_BYTES = 16384
-LINE_LENGTH = 1000
+#: Bytes of the model's own output taken per wake-up: as many as a pipe holds.
+OUTPUT_BYTES = 65536
 
 
 class Worker:
@@ -97,7 +94,7 @@ class Worker:
             )
             undo.pop_all()
             os.close(marks)
-        self._line = b""
+        self.printed = Printed(self.label)
 
     @property
     def descriptors(self) -> tuple[int, int, int]:
@@ -114,7 +111,8 @@ class Worker:
     def reap(self) -> str:
         """Wait for the end and say how it came, in words. After it nothing is written to shared memory any more."""
         code = self.process.wait()
-        self.log_output()
+        with contextlib.suppress(OSError):
+            self.printed.end(os.read(self.output, OUTPUT_BYTES))
         if code >= 0:
             return f"exited with status {code}"
         try:
@@ -123,18 +121,13 @@ class Worker:
             return f"was killed by signal {-code}"
 
     def log_output(self) -> bool:
-        """Pass on what the model wrote, line by line; False at the end of it."""
+        """Pass on what the model wrote; False at the end of it."""
         try:
             piece = os.read(self.output, OUTPUT_BYTES)
         except BlockingIOError:
             return True
-        *lines, rest = (self._line + piece).split(b"\n")
-        if rest and (not piece or len(rest) > LINE_LENGTH):
-            lines.append(rest)
-            rest = b""
-        self._line = rest
-        for line in lines:
-            logger.info("%s: %s", self.label, printable(line[: 2 * LINE_LENGTH].decode("utf-8", "backslashreplace")))
+        if piece:
+            self.printed.take(piece)
         return bool(piece)
 
     def close(self) -> None:
@@ -147,12 +140,6 @@ class Worker:
         self._marks_mapping.close()
         os.close(self.output)
         os.close(self.pidfd)
-
-
-def printable(text: str) -> str:
-    """One line of bounded length without control characters, for logs and error texts."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:LINE_LENGTH])
-    return shown if len(text) <= LINE_LENGTH else shown + " ..."
 
 
 def _environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ from .admission import Admission
 from .calls import SessionTimer
 from .deadlines import Deadlines
 from .doors import Door, unbound
-from .logs import get_logger
+from .logs import get_logger, lost_lines
 from .metrics import Metrics, counter, gauge
 from .penalty import Penalties
 from .principals import Principals
@@ -220,8 +220,13 @@ class Front:
 
     def record(self, session: Session, *, received: bool, data: bytes | memoryview) -> None:
         """Write bytes of one connection to the capture file."""
-        if self._capture is not None:
+        if self._capture is None:
+            return
+        try:
             self._capture.record(session.connection.connection_id, received=received, now=monotonic(), data=data)
+        except OSError as error:
+            self._capture = None
+            self._log.error("the capture cannot be written and ends here", error=error.strerror)
 
     # -- engines ---------------------------------------------------------------------------------------------------
 
@@ -333,6 +338,7 @@ class Front:
         yield gauge(
             "tensorwire_penalty_sources", "Sources whose failed handshakes are remembered.", len(self.penalties)
         )
+        yield counter("tensorwire_log_lines_lost", "Lines of the log that nobody took.", lost_lines())
         if self.audit is not None:
             file = self.audit.file
             yield counter("tensorwire_audit_lines", "Lines written to the audit log.", file.written)

@@ -1,4 +1,4 @@
-"""What an engine process is given: a clean environment; and what it writes: lines fit for a log."""
+"""What an engine process is given: a clean environment."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tensorwire.server.engine.worker import LINE_LENGTH, _environment, printable
-
-
-def test_lines_for_the_log_have_no_control_characters_and_a_bounded_length() -> None:
-    assert printable("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc"
-    assert printable("x" * (LINE_LENGTH + 1)) == "x" * LINE_LENGTH + " ..."
+from tensorwire.server.engine.worker import _environment
 
 
 def test_settings_of_the_server_stay_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
