@@ -127,6 +127,8 @@ class Server:
             max_batch=served.engine.effective_max_batch,
             seconds=round(monotonic() - began, 3),
         )
+        for remark in served.engine.remarks:
+            log.warning(remark, model=spec.name, version=spec.version)
 
     def _attach(self, spec: ModelSpec, engine: Engine, placement: str) -> None:
         served = Served(spec, engine, placement, self.front.metrics.model(spec.name, spec.version))
@@ -246,6 +248,7 @@ class Server:
                 "queued": s.engine.queue_depth,
                 "max_batch": s.spec.max_batch,
                 "effective_max_batch": s.engine.effective_max_batch,
+                "batch_with": s.engine.batch_with,
             }
             for s in self.registry.all()
         ]

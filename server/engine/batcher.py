@@ -10,10 +10,11 @@ The order, first rule first:
 4. Within a class, principals take turns by deficit round robin, counted in rows.
 5. Within a principal, the earliest deadline, ties in order of arrival.
 
-The first request taken decides the bucket; only calls of that bucket join it, up to `max_rows` rows. A request with no
-bucket runs alone, and so does one with more rows than `max_rows`. Batches are work-conserving: `plan` gives what there
-is, unless `max_wait` asks to wait for more (then `Plan.wait_until` says how long: until the request that came first has
-waited so long, and never past a deadline).
+The first request taken decides the bucket; only calls of that bucket join it, up to `max_rows` rows, and where
+`one_principal` is set only calls of its principal. A request with no bucket runs alone, and so does one with as many
+rows as `max_rows`, or more: `max_rows` 1 means that every call runs alone. Batches are work-conserving: `plan` gives
+what there is, unless `max_wait` asks to wait for more (then `Plan.wait_until` says how long: until the request that
+came first has waited so long, and never past a deadline).
 """
 
 from __future__ import annotations
@@ -38,12 +39,16 @@ SCAN_LIMIT = 1024
 
 @dataclass(slots=True)
 class Rules:
-    """How one model batches. `max_rows` rows; `max_wait` and `starvation` seconds; `quantum` rows per turn."""
+    """How one model batches. `max_rows` rows; `max_wait` and `starvation` seconds; `quantum` rows per turn.
+
+    `one_principal`: calls of two principals never share a batch.
+    """
 
     max_rows: int
     max_wait: float = 0.0
     starvation: float = 1.0
     quantum: int = 0
+    one_principal: bool = False
 
     def __post_init__(self) -> None:
         self.quantum = self.quantum or max(1, self.max_rows // 4)
@@ -237,9 +242,12 @@ class _Choice:
     def _candidates(self, flow: Flow) -> Iterator[Request]:
         """Requests of the flow that could join, in its order; stops when too many others were looked at."""
         now = self._now
+        apart = self._rules.one_principal
         for request in flow.requests:
             if self._budget <= 0 and self._plan.requests:
                 return
+            if apart and self._strange(request):
+                return  # and so is the whole flow
             self._budget -= 1
             if request.deadline <= now or request is self._first:
                 continue
@@ -247,7 +255,15 @@ class _Choice:
                 yield request
 
     def _joins(self, request: Request) -> bool:
-        return not self._plan.requests or (self._bucket is not None and _bucket(request) is self._bucket)
+        if not self._plan.requests:
+            return True
+        alike = self._bucket is not None and _bucket(request) is self._bucket
+        return alike and not (self._rules.one_principal and self._strange(request))
+
+    def _strange(self, request: Request) -> bool:
+        """Whether it is of another principal than those that were taken."""
+        taken = self._plan.requests
+        return bool(taken) and taken[0].principal != request.principal
 
     def _fits(self, request: Request) -> bool:
         return not self._plan.requests or self._plan.rows + request.rows <= self._rules.max_rows

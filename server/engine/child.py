@@ -87,7 +87,13 @@ class Child:
         """Report what warm-up measured; requests may come from now on."""
         warm_up = self._core.warm_up
         seconds = {str(rows): cost for rows, cost in warm_up.seconds.items()}
-        self._channel.send("ready", effective_max_batch=warm_up.effective_max_batch, seconds=seconds)
+        self._channel.send(
+            "ready",
+            effective_max_batch=warm_up.effective_max_batch,
+            seconds=seconds,
+            batch_with=warm_up.batch_with,
+            remarks=list(warm_up.remarks),
+        )
 
     def serve(self) -> None:
         """Take, run, publish, until the front stops us or is gone, or SIGTERM came and the queue is empty."""

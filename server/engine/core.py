@@ -97,7 +97,9 @@ class EngineCore:
         except LoadError:
             executor.close()
             raise
-        self.rules = Rules(self.warm_up.effective_max_batch, self.spec.max_wait)
+        warm_up = self.warm_up
+        one_principal = warm_up.batch_with == "principal"
+        self.rules = Rules(warm_up.effective_max_batch, self.spec.max_wait, one_principal=one_principal)
         self._executor = executor
 
     def submit(self, request: Request) -> None:

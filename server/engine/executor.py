@@ -15,6 +15,7 @@ from ...codec import Kind, RaggedArray, decode_arrays
 from ...gpu.staging import BatchInput
 from .api import BatchResult
 from .backends import LoadError
+from .neighbours import MOST_ROWS, Answer, Batching, look, rule_for
 from .outputs import OutputError, Outputs
 from .slots import ALIGNMENT, Block
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ...codec import TensorSpec
-    from .api import Prepared, Request
+    from .api import OutputSignature, Prepared, Request
     from .backends import Backend
     from .slots import Bucket, Run
     from .spec import ModelSpec
@@ -37,6 +38,8 @@ GROWTH = 0.95
 """A batch size is large enough when it reaches this share of the best rows per second seen: below 5% is noise."""
 WARM_UP_SECONDS = 5.0
 """Time for measuring batch sizes, first runs (which compile and allocate) included; no size is begun after it."""
+COMPARED_WITHIN = 0.05
+"""Seconds of a batch in which rows are compared: a slower model is asked with fewer rows."""
 REPEATS = 5
 """Timed runs of one size; the fastest counts, for everything else is the machine's other work."""
 IN_TURN_SECONDS = 0.1
@@ -45,12 +48,16 @@ such a spell alone would look like one that brings nothing, for as long as the s
 
 
 class WarmUp:
-    """What was measured: seconds of the fastest batch by its rows, and the rows beyond which nothing is gained."""
+    """What was measured: seconds of the fastest batch by its rows, the rows beyond which nothing is gained, and whose
+    calls share a batch (see neighbours.py), with remarks about that for the log.
+    """
 
-    __slots__ = ("effective_max_batch", "seconds")
+    __slots__ = ("batch_with", "effective_max_batch", "remarks", "seconds")
 
-    def __init__(self, effective_max_batch: int, seconds: dict[int, float]) -> None:
-        self.effective_max_batch = effective_max_batch
+    def __init__(self, effective_max_batch: int, seconds: dict[int, float], batching: Batching | None = None) -> None:
+        self.batch_with = "anyone" if batching is None else batching.with_whom
+        self.remarks: tuple[str, ...] = () if batching is None else batching.remarks
+        self.effective_max_batch = 1 if self.batch_with == "nobody" else effective_max_batch
         self.seconds = seconds
 
 
@@ -96,7 +103,8 @@ class Executor:
         """Run the model on zeros and measure its batch sizes. Raises LoadError if it cannot run at all."""
         spec = self._spec
         if not spec.warmup:
-            return WarmUp(max(1, spec.max_batch), {})
+            hint = self._backend.hint() if spec.batched else ""
+            return WarmUp(max(1, spec.max_batch), {}, rule_for(spec, None, hint))
         if not spec.batched:
             return WarmUp(1, {1: self._measure(1)})
         until = time.monotonic() + WARM_UP_SECONDS
@@ -109,7 +117,21 @@ class Executor:
             seconds[rows] = self._measure(rows)
         else:
             self._measure_in_turn(seconds, until)
-        return WarmUp(_best_size(seconds), seconds)
+        return WarmUp(_best_size(seconds), seconds, self._batching(seconds))
+
+    def answer(self, inputs: dict[str, Array]) -> Answer:
+        """The outputs of one batch, copied. Raises what the model raises, and OutputError."""
+        signature, outputs = self._try(inputs, len(next(iter(inputs.values()))))
+        return signature, [bytes(output) for output in outputs]
+
+    def _batching(self, seconds: dict[int, float]) -> Batching:
+        """Whose calls share a batch; measured where they would and the model's folder does not say."""
+        spec, most = self._spec, min(_best_size(seconds), MOST_ROWS)
+        if most < 2 or spec.batch_with != "auto":
+            return rule_for(spec, None, "")
+        short = [rows for rows in seconds if rows <= most and seconds[rows] < COMPARED_WITHIN]
+        found = look(spec, self.answer, max([2, *short]))
+        return rule_for(spec, found, "" if found.tested else self._backend.hint())
 
     def trim(self) -> None:
         """Drop the gathering buffer."""
@@ -224,10 +246,8 @@ class Executor:
         try:
             if not self._spec.batched:
                 self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
-            elif self._backend.stager is None:
-                self._outputs.batch(self._backend.run(inputs), rows, None)
             else:
-                self._time_on_device(inputs, rows)
+                self._try(inputs, rows)
         except OutputError as wrong:
             raise LoadError(f"warm-up with {rows} rows: {wrong}") from wrong
         except (Exception, SystemExit) as error:
@@ -237,16 +257,17 @@ class Executor:
             ) from error
         return max(time.perf_counter() - begin, 1e-9)
 
-    def _time_on_device(self, inputs: dict[str, Any], rows: int) -> None:
+    def _try(self, inputs: dict[str, Any], rows: int) -> tuple[OutputSignature, list[memoryview]]:
+        """The outputs of one batch that nobody called for; they are the model's memory, and so only for now."""
         stager = self._backend.stager
         if stager is None:
-            return
+            return self._outputs.batch(self._backend.run(inputs), rows, None)
         batch = [
             BatchInput(t.name, t.dtype.name, inputs[t.name].shape[1:], [inputs[t.name].reshape(-1).view(np.uint8).data])
             for t in self._spec.inputs
         ]
         tensors = self._outputs.device_batch(self._backend.run(stager.copy_in(batch, rows)), rows)
-        stager.copy_out(tensors, _plain_memory)
+        return self._outputs.from_host(stager.copy_out(tensors, _plain_memory))
 
 
 def _bucket(runs: list[Run]) -> Bucket:

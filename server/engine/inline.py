@@ -53,6 +53,8 @@ class InlineEngine:
         self.spec = spec
         self.sink: Sink = _no_sink
         self.effective_max_batch = 0
+        self.batch_with = ""
+        self.remarks: tuple[str, ...] = ()
         self._wake = wake
         self._clock = clock
         # One for the batch that waits, however many requests join it.
@@ -104,6 +106,7 @@ class InlineEngine:
             self._state, self._detail = HealthState.FAILED, str(error)
             raise
         self.effective_max_batch = self._core.effective_max_batch
+        self.batch_with, self.remarks = self._core.warm_up.batch_with, self._core.warm_up.remarks
         self._state = HealthState.SERVING
         self._room = self.spec.max_queue
 

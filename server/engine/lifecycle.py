@@ -75,6 +75,8 @@ class Lifecycle(Engine):
         self.sink: Sink = _no_sink
         self.effective_max_batch = 0
         self.warm_up: dict[int, float] = {}
+        self.batch_with = ""
+        self.remarks: tuple[str, ...] = ()
         self.restarts = 0
         self._pool = pool
         self._wake = wake
@@ -250,6 +252,8 @@ class Lifecycle(Engine):
         elif kind == "ready":
             self.effective_max_batch = int(message["effective_max_batch"])
             self.warm_up = {int(rows): float(seconds) for rows, seconds in message["seconds"].items()}
+            self.batch_with = printable(message["batch_with"])
+            self.remarks = tuple(printable(remark) for remark in message["remarks"])
             self._ever_ready = True
             self._due = 0.0
             self._timer.every(min(1.0, self._stall_timeout / 4))

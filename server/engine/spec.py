@@ -17,6 +17,9 @@ weights       Path inside the folder of a safetensors file or a state dict that 
 max_batch     Rows per batch at most; also the most rows one call may carry. 0: the model has no batch axis, each call
               runs alone. Default 32, or 0 where the inputs or outputs have no common batch axis. Warm-up measures
               sizes 1, 2, 4 .. max_batch and the batcher stays at the size where rows per second stop growing.
+batch_with    Whose calls may share a batch: "anyone"; "principal", the calls of one principal; "nobody", each call runs
+              alone, whatever its rows. "auto" (default): measured at warm-up, see neighbours.py: "anyone", or "nobody"
+              where the answer to a row depends on its neighbours.
 max_wait_ms   Milliseconds that an idle device waits for a batch to fill, default 0: it never waits.
 max_queue     Requests waiting at most, default 1024; beyond it calls are refused, RESOURCE_EXHAUSTED, not started.
 device        "cpu" (default), "cuda" or "cuda:N".
@@ -70,6 +73,7 @@ KINDS = {"dense": Kind.DENSE, "string": Kind.STRING, "ragged": Kind.RAGGED}
 
 Backend = Literal["python", "torch", "torchscript", "torch_export", "onnx"]
 Placement = Literal["inline", "process", "auto"]
+BatchWith = Literal["anyone", "principal", "nobody", "auto"]
 Size = Annotated[int, Field(ge=-1, le=1 << 40)]
 
 
@@ -103,6 +107,7 @@ class ModelSpec:
     factory: str = "build"
     weights: Path | None = None
     max_batch: int = 0
+    batch_with: BatchWith = "auto"
     max_wait: float = 0.0
     max_queue: int = 1024
     device: str = "cpu"
@@ -149,6 +154,7 @@ class _Model(_Section):
     factory: str = "build"
     weights: str | None = None
     max_batch: Annotated[int, Field(ge=0, le=65536)] | None = None
+    batch_with: BatchWith = "auto"
     max_wait_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
     max_queue: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,3})?)$")] = "cpu"
@@ -183,6 +189,7 @@ def load_spec(folder: Path) -> ModelSpec:
         factory=model.factory,
         weights=None if model.weights is None else _inside(where, folder, "weights", model.weights),
         max_batch=_max_batch(where, model.max_batch, inputs + outputs),
+        batch_with=model.batch_with,
         max_wait=model.max_wait_ms / 1000,
         max_queue=model.max_queue,
         device=model.device,

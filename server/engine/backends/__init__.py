@@ -41,6 +41,10 @@ class Backend(ABC):
     def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> Any:
         """One batch: arrays by input name, in order of the spec; gives a dict, tuple or array. May raise anything."""
 
+    def hint(self) -> str:
+        """Words about parts of the model that give all rows of a batch one scale, "" if none is known: only a hint."""
+        return ""
+
     def wait(self) -> None:
         """Return when what `run` began is done (nothing to wait for on a CPU)."""
         return

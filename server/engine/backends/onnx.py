@@ -5,6 +5,7 @@ What lives here: opening a graph and checking that its names are those of model.
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -13,6 +14,8 @@ from ....codec import Kind
 from . import Backend, LoadError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..spec import ModelSpec
 
 __all__ = ["OnnxBackend", "load"]
@@ -30,15 +33,22 @@ def load(spec: ModelSpec) -> Backend:
     session = onnxruntime.InferenceSession(str(spec.file), options, providers=_providers(spec.device))
     _check_names("inputs", [t.name for t in spec.inputs], [i.name for i in session.get_inputs()])
     _check_names("outputs", [t.name for t in spec.outputs], [o.name for o in session.get_outputs()])
-    return OnnxBackend(session, [tensor.name for tensor in spec.outputs])
+    return OnnxBackend(session, [tensor.name for tensor in spec.outputs], spec.file)
 
 
 class OnnxBackend(Backend):
     """An inference session; only the outputs that model.toml names are computed."""
 
-    def __init__(self, session: Any, outputs: list[str]) -> None:
+    def __init__(self, session: Any, outputs: list[str], file: Path) -> None:
         self._session: Any = session
         self._outputs = outputs
+        self._file = file
+
+    def hint(self) -> str:
+        """See Backend.hint: nodes stand in the file with their names."""
+        with self._file.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as graph:
+            dynamic = graph.find(b"DynamicQuantize") >= 0
+        return "its graph is quantised while it runs (DynamicQuantizeLinear)" if dynamic else ""
 
     def run(self, inputs: dict[str, Any]) -> Any:
         """One batch; gives the outputs in the order of the spec."""

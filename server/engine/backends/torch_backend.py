@@ -28,6 +28,8 @@ __all__ = ["TorchBackend", "load"]
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 HEAP_KEPT = 256 << 20
 """Bytes of freed memory at the end of the heap that stay with the process."""
+DYNAMIC = ("quantized.dynamic", "linear_dynamic", "choose_qparams")
+"""In the names of modules and operators that take the scale of a batch from its values."""
 CARRIERS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
 """What arrays of ml_dtypes kinds pass through, by item size: torch does not know ml_dtypes."""
 
@@ -85,6 +87,17 @@ class TorchBackend(Backend):
                 return self._call(inputs)
             tensors = {name: self._tensor(name, array) for name, array in inputs.items()}
             return _arrays(self._eager(tensors))
+
+    def hint(self) -> str:
+        """See Backend.hint: modules and operators of dynamic quantisation, by their names."""
+        module = self._module
+        names = [type(part).__module__ for part in module.modules()]
+        if isinstance(module, torch.jit.ScriptModule):
+            names = [str(module.inlined_graph)]
+        elif isinstance(module, torch.fx.GraphModule):
+            names.append(module.code)
+        found = next((mark for mark in DYNAMIC for name in names if mark in name), "")
+        return f"it is quantised while it runs ({found})" if found else ""
 
     def wait(self) -> None:
         """Wait for the device."""

@@ -73,11 +73,13 @@ def bucket_of(request: Request) -> object:
     return request.prepared.bucket if request.prepared is not None else None
 
 
-@given(requests_strategy, st.integers(1, 8), st.integers(0, 20), st.sampled_from([0.05, 1.0, inf]))
-def test_every_plan_keeps_the_rules(items: list[dict[str, Any]], max_rows: int, now: int, starvation: float) -> None:
+@given(requests_strategy, st.integers(1, 8), st.integers(0, 20), st.sampled_from([0.05, 1.0, inf]), st.booleans())
+def test_every_plan_keeps_the_rules(
+    items: list[dict[str, Any]], max_rows: int, now: int, starvation: float, one_principal: bool
+) -> None:
     queue = queue_of(*build(items))
     before = list(queue)
-    rules = Rules(max_rows, starvation=starvation)
+    rules = Rules(max_rows, starvation=starvation, one_principal=one_principal)
     planned = plan(queue, float(now), rules)
 
     assert list(queue) == before, "planning changes nothing"
@@ -88,21 +90,27 @@ def test_every_plan_keeps_the_rules(items: list[dict[str, Any]], max_rows: int, 
         assert planned.rows <= max_rows
         assert bucket_of(planned.requests[0]) is not None
         assert len({id(bucket_of(request)) for request in planned.requests}) == 1
+    if max_rows == 1:
+        assert len(planned.requests) <= 1, "every call alone, whatever its rows"
+    if one_principal:
+        assert len({request.principal for request in planned.requests}) <= 1
     late = [request for request in before if request.deadline <= now]
     if len(late) < len(before):
         assert planned.requests, "an idle model never waits while there is work"
     assert sorted(map(id, planned.expired)) == sorted(map(id, late)) == sorted(map(id, expired(queue, float(now))))
 
 
-@given(requests_strategy, st.integers(1, 8), st.sampled_from([0.05, inf]))
-def test_every_request_comes_out_exactly_once(items: list[dict[str, Any]], max_rows: int, starvation: float) -> None:
+@given(requests_strategy, st.integers(1, 8), st.sampled_from([0.05, inf]), st.booleans())
+def test_every_request_comes_out_exactly_once(
+    items: list[dict[str, Any]], max_rows: int, starvation: float, one_principal: bool
+) -> None:
     requests = build(items)
     queue = queue_of(*requests)
     seen: list[Request] = []
     now = 0.0
     while len(queue):
         waiting = len(queue)
-        planned = take(queue, now, Rules(max_rows, starvation=starvation))
+        planned = take(queue, now, Rules(max_rows, starvation=starvation, one_principal=one_principal))
         seen += planned.requests + planned.expired
         assert len(queue) == waiting - len(planned.requests) - len(planned.expired)
         assert planned.requests or planned.expired
@@ -165,6 +173,25 @@ def test_a_call_larger_than_the_measured_batch_runs_alone() -> None:
     queue = queue_of(make(0, rows=16), make(1))
     assert ids(take(queue, 0.0, Rules(4))) == [0]
     assert ids(take(queue, 0.0, Rules(4))) == [1]
+
+
+def test_principals_that_share_no_batch_take_turns_with_whole_ones() -> None:
+    queue = queue_of(*(make(n, principal=1 + n % 2) for n in range(16)))
+    rules = Rules(4, starvation=inf, one_principal=True)
+    batches = [take(queue, 0.0, rules).requests for _ in range(4)]
+    assert [len(batch) for batch in batches] == [4, 4, 4, 4]
+    turns = [{request.principal for request in batch} for batch in batches]
+    assert turns in ([{1}, {2}, {1}, {2}], [{2}, {1}, {2}, {1}])
+
+
+def test_one_principal_fills_its_batch_from_its_lower_classes_alone() -> None:
+    queue = queue_of(make(0, principal=1, priority=2), make(1, principal=2, priority=1), make(2, principal=1))
+    assert ids(take(queue, 0.0, Rules(4, one_principal=True))) == [0, 2]
+    assert ids(take(queue, 0.0, Rules(4, one_principal=True))) == [1]
+
+
+def test_a_call_that_runs_alone_is_not_made_to_wait_for_others() -> None:
+    assert ids(plan(queue_of(make(0, arrived=10.0)), 10.0, Rules(1, max_wait=1.0))) == [0]
 
 
 def test_a_waiting_class_is_served_after_the_starvation_bound() -> None:
