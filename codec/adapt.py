@@ -14,9 +14,10 @@ import numpy as np
 from .dlpack import from_dlpack
 from .dtypes import UINT8, DType, dtype_of, find_numpy
 from .errors import CodecError, shown
+from .exact import Array, as_numpy, refuse_masked
 from .limits import MAX_DIMS
 from .metadata import Kind
-from .ragged import Array, RaggedArray
+from .ragged import RaggedArray
 
 _UINT8 = np.dtype(np.uint8)
 
@@ -70,12 +71,11 @@ def flat_bytes(array: Array) -> memoryview:
 
 def _as_array(value: Any) -> tuple[DType | None, Array]:
     """(element type, array); no element type for an array of str."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise CodecError("masked arrays have no wire form; pass .filled(...) or data and mask as two tensors")
     if not isinstance(value, np.ndarray | np.generic):
         if hasattr(value, "__dlpack__"):
             return from_dlpack(value)
         value = _from_python(value)
+    refuse_masked(value)
     array: Array = np.asarray(value)
     if array.dtype.kind in "OUT":
         return None, array
@@ -88,16 +88,11 @@ def _from_python(value: Any) -> Any:
     if isinstance(value, str):
         return np.array(value, dtype=object)
     if isinstance(value, bytes | bytearray | memoryview):
-        return np.asarray(memoryview(value))
-    try:
-        array = np.asarray(value)
-        # numpy cuts zero characters off the end of str; as objects they stay whole. It also turns a mix of numbers and
-        # str into str, which the object array shows.
-        return np.array(value, dtype=object) if array.dtype.kind in "UT" else array
-    except (ValueError, TypeError, OverflowError) as error:
-        if "inhomogeneous" in str(error):
-            raise CodecError("nested lists of different lengths; pass a RaggedArray.from_rows(rows)") from None
-        raise CodecError(f"{type(value).__name__} is no array: {error}") from None
+        return as_numpy(memoryview(value))
+    array = as_numpy(value)
+    # numpy cuts zero characters off the end of str; as objects they stay whole. It also turns a mix of numbers and
+    # str into str, which the object array shows.
+    return np.array(value, dtype=object) if array.dtype.kind in "UT" else array
 
 
 def _strings(array: Array) -> Adapted:

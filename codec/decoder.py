@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from .errors import CodecError, shown
+from .exact import Array
 from .layout import Placed, Resolved
 from .metadata import Kind
-from .ragged import Array, RaggedArray, check_offsets
+from .ragged import RaggedArray, check_offsets
 
 _INT64 = np.dtype("<i8")
 _UINT8 = np.dtype("u1")

@@ -13,8 +13,9 @@ import numpy as np
 
 from .dtypes import DType, dtype_by_triple, dtype_of
 from .errors import CodecError
-from .ragged import Array
+from .exact import Array, first_line
 
+_NO_MEMORY = "array has no memory (a placeholder, or zeros that are not written anywhere); make a real one of it"
 _HOST_DEVICES = frozenset({1, 3, 11, 13})  # kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged: all readable from here
 
 
@@ -58,21 +59,36 @@ class _Lent:
 def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:
     """The element type and an array over the same memory; of the storage dtype (uint8, uint16) for ml_dtypes kinds.
 
-    CodecError if the memory is not the host's, or the producer refuses (a torch tensor that requires grad).
+    Values that a torch tensor holds only as a flag (negative, conjugate) are worked out first. CodecError if the memory
+    is not the host's, if there is none, or if the producer refuses (a torch tensor that requires grad).
     """
     try:
         device = int(source.__dlpack_device__()[0])
-    except (AttributeError, TypeError) as error:
-        raise CodecError(f"{type(source).__name__} has __dlpack__ but no usable __dlpack_device__: {error}") from None
+    except Exception as error:  # noqa: BLE001 - as for the exports below: whatever a producer raises is a refusal
+        raise CodecError(
+            f"{type(source).__name__} has __dlpack__ but no usable __dlpack_device__: {first_line(error)}"
+        ) from None
     if device not in _HOST_DEVICES:
         raise CodecError(
             f"array is in device memory (DLPack device type {device}); copy it to the host, as with .cpu()"
         )
     try:
+        source = _resolved(source)
         array: Array = np.from_dlpack(source)
-        return dtype_of(array), array
-    except (BufferError, RuntimeError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001
         return _from_capsule(source)
+    if array.flags.owndata and array.size:  # where a producer gives no memory, numpy takes some of its own, unwritten
+        raise CodecError(_NO_MEMORY)
+    return dtype_of(array), array
+
+
+def _resolved(source: Any) -> Any:
+    """`source` with those flags worked out that no capsule carries: torch exports what is to be negated as it is."""
+    for flag in ("neg", "conj"):
+        is_set, resolve = getattr(source, f"is_{flag}", None), getattr(source, f"resolve_{flag}", None)
+        if is_set is not None and resolve is not None and is_set():
+            source = resolve()
+    return source
 
 
 def _from_capsule(source: DLPackArray) -> tuple[DType, Array]:
@@ -80,14 +96,16 @@ def _from_capsule(source: DLPackArray) -> tuple[DType, Array]:
         # Unconsumed, the capsule keeps its name and gives the memory back when it is collected.
         capsule = source.__dlpack__()
         pointer = _get_pointer(capsule, b"dltensor")
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise CodecError(f"array is not exported through DLPack: {error}") from None
+    except Exception as error:  # noqa: BLE001
+        raise CodecError(f"array is not exported through DLPack: {first_line(error)}") from None
     tensor = _DLTensor.from_address(pointer)
     dtype = dtype_by_triple(tensor.code, tensor.bits, tensor.lanes)
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim]) if tensor.strides else None
     if 0 in shape:
         return dtype, np.empty(shape, dtype.storage)
+    if not tensor.data:
+        raise CodecError(_NO_MEMORY)
     address = tensor.data + tensor.byte_offset
     interface = {"version": 3, "typestr": dtype.storage.str, "shape": shape, "strides": strides}
     array: Array = np.asarray(_Lent(capsule, interface | {"data": (address, True)}))

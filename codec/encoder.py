@@ -66,7 +66,8 @@ class Encoder:
         """One message with these tensors, in order. CodecError names the tensor that cannot be sent.
 
         Accepted: numpy arrays, anything with DLPack or the buffer protocol in host memory (torch CPU tensors), Python
-        numbers, str, nested lists of them, RaggedArray. Contiguous little-endian memory is not copied.
+        numbers, str, nested lists of them, RaggedArray. Contiguous little-endian memory is not copied. What numpy would
+        change without a word (a mask dropped, an integer rounded beside floats) is refused.
         """
         if len(arrays) == 1:
             for name, array in arrays.items():

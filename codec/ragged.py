@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from .errors import CodecError
+from .exact import Array, as_numpy, convert, join
 
-Array = np.ndarray[Any, Any]
+_INT64 = np.dtype("<i8")
 
 
 class RaggedArray(Sequence[Array]):
@@ -26,20 +27,25 @@ class RaggedArray(Sequence[Array]):
     __slots__ = ("offsets", "values")
 
     def __init__(self, offsets: Any, values: Any) -> None:
-        self.offsets: Array = np.asarray(offsets, dtype=np.int64)
-        self.values: Array = np.asarray(values)
+        self.offsets: Array = convert(as_numpy(offsets), _INT64)
+        self.values: Array = as_numpy(values)
         if self.values.ndim < 1:
             raise CodecError("ragged: values have no dimension, expected at least one")
         check_offsets("ragged", self.offsets, len(self.values))
 
     @classmethod
     def from_rows(cls, rows: Sequence[Any], dtype: Any = None) -> RaggedArray:
-        """Copies `rows` (arrays or lists that differ in their first dimension only) into one array."""
-        arrays = [np.asarray(row, dtype=dtype) for row in rows]
+        """Copies `rows` (arrays or lists that differ in their first dimension only) into one array.
+
+        `dtype`: what the values become; by default what holds them all. CodecError where it cannot hold one of them.
+        """
+        arrays, none = [as_numpy(row) for row in rows], np.zeros(0, dtype)
+        if dtype is not None:
+            arrays = [convert(array, none.dtype) for array in arrays]
         full = [array for array in arrays if len(array)]  # an empty list has no element type to speak of
         offsets = np.zeros(len(arrays) + 1, np.int64)
         np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        return cls(offsets, np.concatenate(full) if full else np.zeros(0, dtype))
+        return cls(offsets, join(full) if full else none)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,34 @@ def test_a_peer_text_in_a_message_is_escaped_and_capped() -> None:
         adapt("\x1b[31m\r\n" + "x" * 100_000, object())
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+READ_ONLY = np.arange(4)
+READ_ONLY.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "right"),
+    [
+        (np.array([1, 2], ">i4"), "<i4", [1, 2]),
+        (np.array([1 + 2j], ">c8"), "<c8", [1 + 2j]),
+        (np.array(3.0, ">f8"), "<f8", [3.0]),
+        (READ_ONLY, "<i8", [0, 1, 2, 3]),
+        (np.arange(4)[::-1], "<i8", [3, 2, 1, 0]),
+        (np.asfortranarray([[1, 2], [3, 4]]), "<i8", [1, 2, 3, 4]),
+        (np.broadcast_to(np.float32(1), 2), "<f4", [1.0, 1.0]),
+        (np.zeros(2, [("a", "i1"), ("b", "f4")])["b"], "<f4", [0.0, 0.0]),
+        (np.lib.stride_tricks.sliding_window_view(np.arange(3), 2), "<i8", [0, 1, 1, 2]),
+        (np.array([1, 2], ">i4").data, "<i4", [1, 2]),
+        (array("f", [1, 2]), "<f4", [1.0, 2.0]),
+        (np.float32(3), "<f4", [3.0]),
+        ([1, 2**64 - 1], "<u8", [1, 2**64 - 1]),
+    ],
+)
+def test_values_do_not_depend_on_how_they_lie_in_memory(value: Any, dtype: str, right: list[Any]) -> None:
+    adapted = adapt("x", value)
+    assert np.frombuffer(adapted.buffers[0], dtype).tolist() == right
+    assert adapted.dtype.numpy == np.dtype(dtype)
 
 
 def test_numbers_keep_their_value_and_text_keeps_its_zero_characters() -> None:
