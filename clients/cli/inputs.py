@@ -125,7 +125,7 @@ def _read_fitting(
 ) -> Any:
     value, label = argument.value, argument.label
     if value.startswith("@"):
-        array = _read_file(label, Path(value[1:]).expanduser(), spec, image)
+        array = _read_file(label, Path(value[1:]).expanduser(), spec, image, batched=batched)
     elif value == "-":
         array = _read_npy(label, stdin or io.BytesIO(), "standard input")
     elif value == "random" or value.startswith("random:"):
@@ -137,7 +137,7 @@ def _read_fitting(
     return fit(label, array, spec, batched=batched)
 
 
-def _read_file(label: str, path: Path, spec: TensorSpec, image: ImageHints | None) -> Array:
+def _read_file(label: str, path: Path, spec: TensorSpec, image: ImageHints | None, *, batched: bool) -> Array:
     suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:
@@ -146,7 +146,7 @@ def _read_file(label: str, path: Path, spec: TensorSpec, image: ImageHints | Non
             if suffix == ".wav":
                 return _read_wav(label, file, path.name)
             if suffix in PHOTO_SUFFIXES:
-                return read_photo(label, file, path.name, spec, image)
+                return read_photo(label, file, path.name, spec, image, batched=batched)
     except OSError as error:
         raise Failure(f"{label}: cannot read {printable(str(path), 200)!r}: {error.strerror or error}") from error
     kinds = ".npy, .wav, " + ", ".join(sorted(PHOTO_SUFFIXES))
