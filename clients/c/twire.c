@@ -675,6 +675,7 @@ int twire_layout_views(const twire_layout *layout, const uint64_t *dims, size_t 
 /* ---------------------------------------------------------------------------------- prepared calls (SPEC 5.4, 18.2) */
 
 struct twire_call {
+  size_t references; /* the caller's, and one for each reply under way */
   uint8_t *metadata;
   size_t metadata_length, input_count, dim_count;
   bool fixed;            /* its dims are in the metadata: too many of them for DIMS (SPEC 18.4) */
@@ -826,6 +827,7 @@ int twire_call_new(const char *model, const char *version, const twire_tensor *i
   if (status) return status;
   twire_call *made = calloc(1, sizeof *made);
   if (!made) return say(TWIRE_E_MEMORY, "no memory");
+  made->references = 1;
   made->input_count = input_count;
   made->dim_count = dims;
   made->fixed = dims > FREE_DIMS;
@@ -843,7 +845,7 @@ int twire_call_new(const char *model, const char *version, const twire_tensor *i
 }
 
 void twire_call_free(twire_call *call) {
-  if (!call) return;
+  if (!call || --call->references) return;
   for (size_t i = 0; call->inputs && i < call->input_count; i++) free((void *)(uintptr_t)call->inputs[i].name);
   twire_layout_free(call->answers);
   free(call->metadata);
@@ -1345,6 +1347,7 @@ typedef struct segment {
   void *owned;   /* freed when this is written: a copy made because its owner took the memory back */
   uint32_t slot; /* whose memory it is, + 1; 0 = the core's */
   bool starts_frame, is_open;
+  bool is_body; /* of the tensors' memory */
   uint8_t bytes[HEADER + 8]; /* the frame itself, if it is short */
 } segment;
 
@@ -1653,7 +1656,7 @@ static segment *ring_push(twire_core *core, slot *s, const void *data, size_t le
   g->owned = NULL;
   g->slot = s ? s->index + 1 : 0;
   g->starts_frame = starts_frame;
-  g->is_open = false;
+  g->is_open = g->is_body = false;
   if (s) s->segments++;
   core->ring_bytes += length;
   return g;
@@ -1688,20 +1691,33 @@ static void push_control(twire_core *core, uint8_t type, uint64_t stream, const 
   g->data = g->bytes;
 }
 
-/* Its owner takes the slot's memory back: what must still be written of it is copied, chunks not yet begun are dropped
- * (SPEC 7.7, 8.5). Rare: only when the socket is full. False: no memory for the copy. */
-static bool ring_detach(twire_core *core, slot *s, bool drop_open) {
-  bool drop = false; /* the frame that g is a part of; the first one may be half written */
+/* What becomes of frames that are cut, when their owner takes the slot's memory back. A frame that is begun is finished, and a
+ * sealed record goes out whole; of the others: */
+typedef enum detach {
+  DETACH_KEEP,  /* an OPEN goes out: its id is given (SPEC 8.1) */
+  DETACH_DROP,  /* none goes out: the connection ends */
+  DETACH_UNREAD /* as KEEP, but the body's memory is not read: it may be gone. OPEN goes without its body, and can only fail */
+} detach;
+
+/* What must still be written of a slot is copied, chunks not yet begun are dropped (SPEC 7.7, 8.5). Rare: only when the socket
+ * is full. False: no memory for the copy, or a part of the body must go out and may not be read. */
+static bool ring_detach(twire_core *core, slot *s, detach how) {
+  bool drop = false, bare = false; /* the frame that g is a part of; the first one may be half written */
   for (size_t i = 0; i < core->ring_count && s->segments; i++) {
     segment *g = ring_at(core, i);
-    if (g->starts_frame) drop = !core->sealed && (drop_open || !g->is_open); /* a sealed record goes out whole */
+    if (g->starts_frame) {
+      drop = !core->sealed && (how == DETACH_DROP || !g->is_open);
+      bare = !core->sealed && how == DETACH_UNREAD;
+    }
     if (g->slot != s->index + 1) continue;
     g->slot = 0;
     s->segments--;
-    if (drop) {
+    if (bare && g->is_open) store32(s->head, (uint32_t)(s->ext_length + s->meta_length));
+    if (drop || (bare && g->is_body)) {
       core->ring_bytes -= g->length;
       g->length = 0;
     } else if (g->length) {
+      if (g->is_body && how == DETACH_UNREAD) return false;
       if (g->is_open) s->written = true; /* it goes out, and its terminal comes */
       if (!(g->owned = malloc(g->length))) return false;
       memcpy(g->owned, g->data, g->length);
@@ -1798,7 +1814,7 @@ static void core_fail(twire_core *core, uint32_t code, const char *format, ...) 
   for (size_t i = 0; kept && i < core->block_count * BLOCK; i++) {
     slot *s = slot_at(core, i);
     if (!s->segments) continue;
-    kept = ring_detach(core, s, true);
+    kept = ring_detach(core, s, DETACH_DROP);
   }
   if (!kept || code == TWIRE_CLOSE_NOT_TENSORWIRE) ring_clear(core);
   core_end(core, code, false);
@@ -1814,7 +1830,7 @@ static void core_fail(twire_core *core, uint32_t code, const char *format, ...) 
 
 /* Nothing of this call's memory is used from here on. What is left of it: the stream until its terminal, if it has one, and
  * what the owner is yet to be told. */
-static void slot_give_up(twire_core *core, slot *s) {
+static void slot_give_up(twire_core *core, slot *s, detach how) {
   bool queued = s->state == SLOT_QUEUED;
   dequeue(core, s);
   heap_remove(core, s);
@@ -1827,15 +1843,17 @@ static void slot_give_up(twire_core *core, slot *s) {
   }
   s->state = SLOT_CANCELLED;
   if (queued) return;
-  if (s->segments && !ring_detach(core, s, false)) {
-    core_fail(core, TWIRE_CLOSE_INTERNAL, "no memory");
+  if (s->segments && !ring_detach(core, s, how)) {
+    if (how == DETACH_UNREAD)
+      core_stop(core, TWIRE_CLOSE_NO_ERROR, false, "a call was dropped within a frame that it was sending");
+    else core_fail(core, TWIRE_CLOSE_INTERNAL, "no memory");
     return;
   }
   enqueue(core, s, QUEUE_CANCELS);
 }
 
 static void slot_end(twire_core *core, slot *s, int status, bool not_started, const char *text_) {
-  slot_give_up(core, s);
+  slot_give_up(core, s, DETACH_KEEP);
   s->ending = true;
   s->end_status = status;
   s->end_not_started = not_started;
@@ -1847,7 +1865,7 @@ static void slot_end(twire_core *core, slot *s, int status, bool not_started, co
 static void slot_finish(twire_core *core, slot *s) {
   dequeue(core, s);
   heap_remove(core, s);
-  if (s->segments && !ring_detach(core, s, false)) core_fail(core, TWIRE_CLOSE_INTERNAL, "no memory");
+  if (s->segments && !ring_detach(core, s, DETACH_KEEP)) core_fail(core, TWIRE_CLOSE_INTERNAL, "no memory");
   table_remove(core, s);
   core->open--;
   slot_free(core, s);
@@ -1956,16 +1974,27 @@ int twire_core_send(twire_core *core, twire_handle handle, const twire_message *
   return status;
 }
 
-bool twire_core_cancel(twire_core *core, twire_handle handle) {
-  slot *s = slot_of(core, handle);
-  if (!s || core->state == CORE_CLOSED) return false;
+static bool core_cancel(twire_core *core, slot *s, detach how) {
   if (s->state == SLOT_CANCELLED) {
     bool was = s->ending;
     s->ending = false;
     return was;
   }
-  slot_give_up(core, s);
+  slot_give_up(core, s, how);
   if (!s->stream && !s->notice) slot_free(core, s);
+  return true;
+}
+
+bool twire_core_cancel(twire_core *core, twire_handle handle) {
+  slot *s = core && core->state != CORE_CLOSED ? slot_of(core, handle) : NULL;
+  return s && core_cancel(core, s, DETACH_KEEP);
+}
+
+bool twire_core_forget(twire_core *core, twire_handle handle) {
+  slot *s = core ? slot_of(core, handle) : NULL;
+  if (!s) return false;
+  if (core->state != CORE_CLOSED || s->state == SLOT_CANCELLED) return core_cancel(core, s, DETACH_UNREAD);
+  s->state = SLOT_CANCELLED; /* next_outcome passes over it */
   return true;
 }
 
@@ -1987,7 +2016,7 @@ static uint64_t push_body(twire_core *core, slot *s, uint64_t amount, uint64_t l
     struct iovec *piece = &s->body[s->body_at];
     uint64_t n = piece->iov_len - s->body_skip;
     if (n > amount - taken) n = amount - taken;
-    if (n) ring_push(core, s, (uint8_t *)piece->iov_base + s->body_skip, (size_t)n, false);
+    if (n) ring_push(core, s, (uint8_t *)piece->iov_base + s->body_skip, (size_t)n, false)->is_body = true;
     s->body_skip += (size_t)n;
     taken += n;
     if (s->body_skip == piece->iov_len) {
@@ -3014,20 +3043,6 @@ static void reply_release(twire_reply *reply) {
   reply->own_size = 0;
 }
 
-void twire_reply_free(twire_reply *reply) {
-  if (!reply) return;
-  reply_release(reply);
-  twire_layout_free(reply->layout);
-  free(reply->tensors);
-  if (reply->text_ != reply->none) free(reply->text_);
-  free(reply);
-}
-
-void twire_reply_memory(twire_reply *reply, void *memory, size_t size) {
-  reply->given = memory;
-  reply->given_size = memory ? size : 0;
-}
-
 void twire_reply_set_user(twire_reply *reply, void *user) { reply->user = user; }
 void *twire_reply_user(const twire_reply *reply) { return reply->user; }
 int twire_reply_status(const twire_reply *reply) { return reply->status; }
@@ -3162,21 +3177,38 @@ struct twire_client {
 };
 
 static void reply_done(twire_client *client, twire_reply *reply) {
+  twire_call_free(reply->call);
+  reply->call = NULL;
   reply->state = REPLY_DONE;
-  reply->client = NULL;
   reply->next = NULL;
   if (client->done_last) client->done_last->next = reply;
   else client->done = reply;
   client->done_last = reply;
 }
 
+/* It is its owner's again. */
+static void reply_hand_back(twire_client *client, twire_reply *reply) {
+  reply->state = REPLY_IDLE;
+  reply->client = NULL;
+  client->in_flight--;
+}
+
 static twire_reply *take_done(twire_client *client) {
   twire_reply *reply = client->done;
   if (!reply) return NULL;
   if (!(client->done = reply->next)) client->done_last = NULL;
-  reply->state = REPLY_IDLE;
-  client->in_flight--;
+  reply_hand_back(client, reply);
   return reply;
+}
+
+/* This one of those that are done. */
+static void take_this(twire_client *client, twire_reply *reply) {
+  twire_reply *before = NULL;
+  for (twire_reply *i = client->done; i != reply; i = i->next) before = i;
+  if (before) before->next = reply->next;
+  else client->done = reply->next;
+  if (client->done_last == reply) client->done_last = before;
+  reply_hand_back(client, reply);
 }
 
 /* A large reply is about to come: its layout must ask for exactly this length before there is memory for it. */
@@ -3471,6 +3503,7 @@ int twire_submit(twire_client *client, twire_call *call, const twire_tensor *inp
   reply->connection_id = twire_core_connection_id(client->core);
   reply->client = client;
   reply->call = call;
+  call->references++;
   reply->state = REPLY_SUBMITTED;
   client->in_flight++;
   return TWIRE_OK;
@@ -3515,21 +3548,48 @@ int twire_infer(twire_client *client, twire_call *call, const twire_tensor *inpu
       client->done = others;
     }
   }
-  twire_reply *before = NULL; /* take ours out of those that are done */
-  for (twire_reply *i = client->done; i != reply; i = i->next) before = i;
-  if (before) before->next = reply->next;
-  else client->done = reply->next;
-  if (client->done_last == reply) client->done_last = before;
-  reply->state = REPLY_IDLE;
-  client->in_flight--;
+  take_this(client, reply);
   return reply->status;
 }
 
 void twire_cancel(twire_client *client, twire_reply *reply) {
   if (reply->state != REPLY_SUBMITTED || reply->client != client) return;
-  if (!twire_core_cancel(client->core, reply->handle)) return;
-  reply_fail(reply, TWIRE_CANCELLED, false, "cancelled by the caller");
-  reply_done(client, reply);
+  if (twire_core_cancel(client->core, reply->handle)) {
+    reply_fail(reply, TWIRE_CANCELLED, false, "cancelled by the caller");
+    reply_done(client, reply);
+  } else {
+    handle_events(client); /* the connection has just ended, and this call with it */
+  }
+}
+
+/* The client knows this reply no more, nor does it read the tensors of its call: they may have gone before it. */
+static void reply_forget(twire_reply *reply) {
+  twire_client *client = reply->client;
+  if (reply->state == REPLY_DONE) take_this(client, reply);
+  if (reply->state == REPLY_IDLE) return;
+  (void)twire_core_forget(client->core, reply->handle);
+  twire_call_free(reply->call);
+  reply->call = NULL;
+  reply_hand_back(client, reply);
+  handle_events(client); /* it may have cost the connection */
+}
+
+void twire_reply_free(twire_reply *reply) {
+  if (!reply) return;
+  reply_forget(reply);
+  reply_release(reply);
+  twire_layout_free(reply->layout);
+  free(reply->tensors);
+  if (reply->text_ != reply->none) free(reply->text_);
+  free(reply);
+}
+
+void twire_reply_memory(twire_reply *reply, void *memory, size_t size) {
+  if (reply->state == REPLY_SUBMITTED) twire_cancel(reply->client, reply);
+  if (reply->state == REPLY_DONE && reply->given && reply->body == reply->given)
+    reply_fail(reply, TWIRE_CANCELLED, false, "its memory was taken back before it was handed out");
+  reply->given = memory;
+  reply->given_size = memory ? size : 0;
 }
 
 size_t twire_in_flight(const twire_client *client) { return client->in_flight; }
@@ -3684,7 +3744,9 @@ int twire_connect(const char *url, const twire_options *options, twire_client **
 void twire_close(twire_client *client) {
   if (!client) return;
   if (client->core && !client->closed) {
-    twire_core_close(client->core, TWIRE_CLOSE_NO_ERROR, "");
+    /* behind a frame that is half written no CLOSE can go; the rest of it is of tensors that may be gone by now */
+    if (client->core->ring_bytes) core_stop(client->core, TWIRE_CLOSE_NO_ERROR, false, "");
+    else twire_core_close(client->core, TWIRE_CLOSE_NO_ERROR, "");
     handle_events(client);
   }
   if (client->fd >= 0) {

@@ -28,12 +28,14 @@
  * (negative). twire_strerror names any of them; the objects hold a text that says what was wrong, what was expected and
  * what to do, with control characters of the server's words escaped.
  *
- * Ownership. What a *_new function or twire_connect makes, the caller frees with the function named beside it. Tensor
- * memory stays the caller's: it is read while it is sent, never copied, and must not change until the call is over.
+ * Ownership. What a *_new function or twire_connect makes, the caller frees with the function named beside it, in any order,
+ * at any time: a reply that is freed gives its call up, a client that is closed hands its replies back. Tensor memory stays the
+ * caller's: it is read while it is sent, never copied, and must not change until the call is over or its reply or client freed.
  *
- * Threads. A client (or core), its calls and its replies belong to one thread at a time; the library keeps no global
- * state but a text per thread (twire_connect_error). Use one client per thread. Nothing here raises a signal, calls exit or
- * prints.
+ * Threads. A client (or core), its calls and its replies belong to one thread at a time, and freeing a reply that is submitted
+ * uses its client; the library keeps no global state but a text per thread (twire_connect_error). Use one client per thread.
+ * Nothing here raises a signal, calls exit or prints. Functions of yours that are called from here (allocator, place) must not
+ * call the library and must not throw: in C++17 one that is not noexcept does not compile.
  */
 #ifndef TWIRE_H
 #define TWIRE_H
@@ -45,6 +47,12 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+#if defined(__cplusplus) && __cplusplus >= 201703L
+#define TWIRE_NOEXCEPT noexcept
+#else
+#define TWIRE_NOEXCEPT
 #endif
 
 #define TWIRE_VERSION "0.1.0"
@@ -199,7 +207,7 @@ typedef struct twire_call twire_call;
  */
 int twire_call_new(const char *model, const char *version, const twire_tensor *inputs, size_t input_count,
                    twire_call **call);
-void twire_call_free(twire_call *call); /* NULL is allowed. Not while one of its calls is under way */
+void twire_call_free(twire_call *call); /* NULL is allowed. What a call under way needs of it is kept until that is over */
 /* The metadata bytes that it sends; they live as long as the call. */
 const void *twire_call_metadata(const twire_call *call, size_t *length);
 
@@ -235,9 +243,9 @@ int twire_layout_views(const twire_layout *layout, const uint64_t *dims, size_t 
 
 /* Where received bodies go. Defaults: aligned_alloc(64) and free. */
 typedef struct twire_allocator {
-  void *(*allocate)(void *context, size_t size); /* 64-byte aligned; NULL = refused: that call fails, no other */
-  void (*release)(void *context, void *memory, size_t size);
-  void *context;
+  void *(*allocate)(void *context, size_t size) TWIRE_NOEXCEPT; /* 64-byte aligned; NULL = refused: that call fails, no other */
+  void (*release)(void *context, void *memory, size_t size) TWIRE_NOEXCEPT;
+  void *context; /* used until the last reply with memory from here is freed */
 } twire_allocator;
 
 /* All may be zero. Give NULL for all defaults. */
@@ -350,7 +358,7 @@ typedef struct twire_incoming {
 
 /* Give `body_length` bytes of memory for it, or NULL to refuse: the core cancels the stream (SPEC 7.9), whose last event
  * follows. Called inside twire_core_poll_event; must not call the core. */
-typedef void *(*twire_place)(void *context, const twire_incoming *incoming);
+typedef void *(*twire_place)(void *context, const twire_incoming *incoming) TWIRE_NOEXCEPT;
 
 /* Random bytes and clock are arguments, so that a session can be replayed byte by byte. */
 typedef struct twire_core_config {
@@ -409,6 +417,12 @@ int twire_core_send(twire_core *core, twire_handle handle, const twire_message *
 /* Give a call up: its memory is the caller's again and no further event of it comes (but ABORTED, if `place` gave memory).
  * Unknown handles are ignored. True: there was such a call. */
 bool twire_core_cancel(twire_core *core, twire_handle handle);
+/*
+ * The same when the memory of its body may be gone already: of the message only the metadata is read. Frames of it that are not
+ * begun go out without it. If a part of the body stands in a frame that is begun, or in a record that is signed, the stream of
+ * bytes cannot go on: the connection ends, its other calls by TWIRE_E_LOST. To keep the connection, use twire_core_cancel.
+ */
+bool twire_core_forget(twire_core *core, twire_handle handle);
 /* Ask for a PONG. TWIRE_E_BUSY while an earlier PING is unsent. */
 int twire_core_ping(twire_core *core, const uint8_t payload[8]);
 /* End the connection with CLOSE; open streams end at once. Send the output, then close the socket. */
@@ -424,14 +438,19 @@ const char *twire_request_id(uint64_t connection_id, uint64_t stream, char text[
 
 /*
  * The outcome of one call, in memory that is used again by the next: make one for each call in flight. From twire_submit
- * until twire_poll hands it back it belongs to the client; tensors in it are valid until it is submitted again or freed.
+ * until twire_poll hands it back the client fills it; tensors in it are valid until it is submitted again or freed.
  */
 typedef struct twire_reply twire_reply;
 
 twire_reply *twire_reply_new(void); /* NULL: no memory */
-void twire_reply_free(twire_reply *reply); /* NULL is allowed; not while it is submitted. May outlive its client */
+/*
+ * NULL is allowed. May outlive its client. While it is submitted: gives the call up; twire_poll will not return it. The memory of
+ * its tensors may be gone before it, hence as twire_core_forget: a call that is half sent costs the connection. To give up such a
+ * call alone, twire_cancel it first.
+ */
+void twire_reply_free(twire_reply *reply);
 /* Receive bodies into the caller's memory: 64-byte aligned if tensors shall be. A larger reply fails with RESOURCE_EXHAUSTED
- * and says its size. NULL: the library's own memory again. Not while it is submitted. */
+ * and says its size. NULL: the library's own memory again. While it is submitted: as twire_cancel, since its memory goes. */
 void twire_reply_memory(twire_reply *reply, void *memory, size_t size);
 /* A pointer of yours, kept untouched. */
 void twire_reply_set_user(twire_reply *reply, void *user);

@@ -10,7 +10,8 @@
 //     twire::span<const float> y = reply["y"].as<float>();
 //
 // Units, threads and lifetimes are those of twire.h: times are std::chrono durations here; tensor memory stays the caller's
-// until its call is over. A reply moves freely, but not while it is submitted. Destructors of client and reply never throw.
+// until its call is over. Clients, calls, replies and tensor memory go in any order, by an exception too, with calls in flight:
+// a reply that goes gives its call up. A reply moves freely, also while it is submitted. Destructors never throw.
 #ifndef TWIRE_HPP
 #define TWIRE_HPP
 
@@ -191,17 +192,18 @@ class client {
   const reply &infer(const call &c, const std::vector<tensor> &inputs, reply &r, const call_options &options = {}) {
     twire_call_options plain = options_of(options);
     std::vector<twire_tensor> tensors = tensors_of(c, inputs);
-    twire_infer(get(), c.get(), tensors.data(), &plain, r.get());
-    return r.require();
+    int status = twire_infer(get(), c.get(), tensors.data(), &plain, r.get());
+    if (status != TWIRE_OK) refuse(status, r);
+    return r;
   }
   // Queue one call; `user` is what poll gives back. Throws error if it is not under way.
   void submit(const call &c, const std::vector<tensor> &inputs, reply &r, void *user = nullptr,
               const call_options &options = {}) {
     twire_call_options plain = options_of(options);
     std::vector<twire_tensor> tensors = tensors_of(c, inputs);
-    twire_reply_set_user(r.get(), user);
     int status = twire_submit(get(), c.get(), tensors.data(), &plain, r.get());
-    if (status != TWIRE_OK) throw error(status, twire_reply_text(r.get()), true);
+    if (status != TWIRE_OK) refuse(status, r);
+    twire_reply_set_user(r.get(), user);
   }
   // The `user` of the next call that is over (its reply says how); nullopt if none is in time.
   std::optional<void *> poll(std::chrono::nanoseconds timeout) {
@@ -229,6 +231,10 @@ class client {
       throw error(TWIRE_E_ARGUMENT,
                   "the call has " + std::to_string(c.inputs()) + " inputs, not " + std::to_string(inputs.size()), true);
     return std::vector<twire_tensor>(inputs.begin(), inputs.end());
+  }
+  [[noreturn]] static void refuse(int status, const reply &r) {
+    if (status == TWIRE_E_BUSY) throw error(status, "E_BUSY: the reply is of a call that is under way", true);
+    throw error(status, r.text(), r.not_started());
   }
   struct release {
     void operator()(twire_client *p) const noexcept { twire_close(p); }

@@ -184,6 +184,53 @@ def test_an_open_that_waits_in_the_ring_may_be_cancelled_and_its_terminal_still_
     assert sent(answer).count(wire.frame(wire.CANCEL, stream=2)) == 1
 
 
+@pytest.mark.parametrize("written", [0, 10, 42, 42 + 16416, 42 + 3 * 16416])
+def test_an_upload_may_be_forgotten_after_its_memory_where_no_frame_of_it_is_begun(play: Play, written: int) -> None:
+    """`play` frees the body first, so that the sanitizer sees who still reads it."""
+    upload = [f"window {written}", "open 1 0 0 - - - aa*1000000", "forget 1", "window 9999999", OPEN, "sends"]
+    answer = after_open(play, *upload)
+    first_frame = wire.frame(
+        wire.OPEN, stream=1, flags=MORE | END_STREAM, ext=b"\x02\x08" + (10**6).to_bytes(8, "little")
+    )
+    chunks = wire.frame(DATA, stream=1, flags=MORE, body=b"\xaa" * 16384) * ((written - 42) // 16416)
+    cancel = wire.frame(wire.CANCEL, stream=1)
+    given_up = first_frame + chunks + cancel if written else b""
+    assert sent(answer) == given_up + wire.frame(wire.OPEN, stream=2 if written else 1, flags=END_STREAM)
+
+
+@pytest.mark.parametrize("written", [43, 70, 30000])
+def test_an_upload_that_is_forgotten_within_a_frame_ends_the_connection(play: Play, written: int) -> None:
+    upload = [f"window {written}", "open 1 0 0 - - - aa*1000000", OPEN, "forget 1", "window 9999999", "eof", "sends"]
+    answer = after_open(play, *upload)
+    assert [(name, fields.get("status")) for name, fields in answer if name != "sent"] == [
+        ("outcome", "14"),  # the other call was not sent
+        ("closed", None),
+    ]
+    assert len(sent(answer)) == written
+
+
+def test_an_open_that_waits_in_the_ring_goes_without_its_body_when_it_is_forgotten(play: Play) -> None:
+    """Its id is given, so that it must go out (SPEC 8.1); without the body that its shape asks for it can only fail."""
+    dims = b"".join(n.to_bytes(8, "little") for n in (1, 25))
+    full = ["window 1", "open 1 0 0 - - - aa*60000", f"open 1 0 0 {dims.hex()} - 0badcafe bb*100", OPEN, "window 1"]
+    answer = after_open(play, *full, "forget 2", "window 9999999", "sends")
+    assert names(answer) == []
+    assert sent(answer) == (
+        wire.frame(wire.OPEN, stream=1, flags=END_STREAM, body=b"\xaa" * 60000)
+        + wire.frame(wire.OPEN, stream=2, flags=END_STREAM, ext=b"\x01\x10" + dims, meta=b"\x0b\xad\xca\xfe")
+        + wire.frame(wire.OPEN, stream=3, flags=END_STREAM)
+        + wire.frame(wire.CANCEL, stream=2)
+    )
+
+
+def test_a_forgotten_call_has_no_outcome_when_the_connection_ends(play: Play) -> None:
+    answer = after_open(play, OPEN, OPEN, "forget 1", "eof")
+    assert [(name, fields.get("handle", fields.get("stream"))) for name, fields in answer][-2:] == [
+        ("outcome", "2"),
+        ("closed", None),
+    ]
+
+
 # -- time (SPEC 13)
 
 

@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
   double seconds = (double)(twire_now() - begin) / 1e9;
   printf("%ld calls, %ld failed, in %.3f s: %.0f calls/s\n", done, failed, seconds, (double)done / seconds);
 
-  twire_close(client); /* before the replies: it hands back what is still under way */
+  twire_close(client);
   for (long i = 0; i < count; i++) twire_reply_free(flights[i].reply);
   twire_call_free(call);
   free(flights);

@@ -69,7 +69,7 @@ class policy {
   std::array<float, 16> observation_{};
   twire::tensor input_;
   twire::call call_;
-  twire::reply reply_;  // before the client: calls end before their replies go
+  twire::reply reply_;
   std::optional<twire::client> client_;
   clock_type::time_point next_try_{};
   std::chrono::milliseconds pause_ = 10ms;

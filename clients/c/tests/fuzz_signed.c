@@ -309,7 +309,7 @@ static void act(caller *c, uint8_t what, uint8_t argument) {
   switch (what % 5) {
     case 0: open_call(c, argument); break;
     case 1:
-      if (index < c->opened && twire_core_cancel(c->core, c->handles[index])) {
+      if (index < c->opened && (argument & 128 ? twire_core_forget : twire_core_cancel)(c->core, c->handles[index])) {
         require(!c->over[index]);
         c->over[index] = true;
         c->cancelled++;

@@ -13,7 +13,7 @@
  *   reserve grant|refuse                       what `place` answers from here on
  *   open FLAGS DEADLINE_US PRIORITY DIMS TRACE METADATA BODY
  *   send HANDLE-OF-STREAM FLAGS PRIORITY DIMS METADATA BODY
- *   cancel STREAM | ping PAYLOAD | close CODE | eof | clock US | timer
+ *   cancel STREAM | forget STREAM | ping PAYLOAD | close CODE | eof | clock US | timer
  *   receive BYTES                              answers with events as they come
  *   sends                                      "sent BYTES": all since the last
  *   extension BYTES | metadata METADATA DIMS BODY
@@ -437,6 +437,11 @@ static void command(char *name, char *rest) {
     if (!stream || stream > call_count) die("cancel: no such call");
     twire_core_cancel(core, calls[stream - 1].handle);
     release(calls[stream - 1].handle);
+  } else if (!strcmp(name, "forget")) { /* as cancel, but the memory goes first */
+    uint64_t stream = strtoull(rest, NULL, 10);
+    if (!stream || stream > call_count) die("forget: no such call");
+    release(calls[stream - 1].handle);
+    twire_core_forget(core, calls[stream - 1].handle);
   } else if (!strcmp(name, "ping")) {
     bytes b = parse(rest);
     twire_core_ping(core, b.at);
