@@ -98,6 +98,7 @@ uint64_t twire_now(void) {
 
 bool twire_random(void *bytes, size_t length) {
   size_t done = 0;
+  if (!bytes && length) return false;
   while (done < length) {
     ssize_t n = getrandom((uint8_t *)bytes + done, length - done, 0);
     if (n < 0 && errno != EINTR) return false;
@@ -222,7 +223,7 @@ const char *twire_dtype_name(twire_dtype dtype) {
 }
 
 twire_dtype twire_dtype_of(const char *name) {
-  for (size_t i = 0; i < DTYPE_COUNT; i++)
+  for (size_t i = 0; name && i < DTYPE_COUNT; i++)
     if (strcmp(DTYPES[i].name, name) == 0) return DTYPES[i].dtype;
   return (twire_dtype)0;
 }
@@ -240,7 +241,9 @@ twire_tensor twire_dense(const char *name, twire_dtype dtype, const void *data, 
   t.dtype = dtype;
   t.data = data;
   t.dim_count = dim_count;
-  copy(t.shape, shape, (dim_count < TWIRE_MAX_DIMS ? dim_count : TWIRE_MAX_DIMS) * sizeof *shape);
+  size_t size = (dim_count < TWIRE_MAX_DIMS ? dim_count : TWIRE_MAX_DIMS) * sizeof *shape;
+  if (shape) copy(t.shape, shape, size);
+  else memset(t.shape, 0xff, size); /* -1: of no size yet */
   return t;
 }
 
@@ -250,8 +253,10 @@ enum { ITEM_DIMS = 1, ITEM_BODY_LENGTH = 2, ITEM_TRACE = 5, ITEM_TIMING = 6, ITE
 #define ITEM(type) (1u << (type))
 
 bool twire_extension_read(const void *bytes, size_t length, twire_extension *x) {
-  const uint8_t *p = bytes, *end = p + length;
+  const uint8_t *p = bytes, *end;
   uint8_t last = 0, last_size = 0;
+  if (!x || (!bytes && length)) return false;
+  end = length ? p + length : p;
   x->dim_count = 0;
   x->has_body_length = x->has_trace = x->has_timing = x->has_retry_after = x->has_queue_estimate = false;
   while (p != end) {
@@ -503,11 +508,22 @@ static bool verify_root(verifier *v, text *model, text *version, size_t *vector,
   return verify_offset(v, field, &at) && verify_vector(v, at, 4, TWIRE_MAX_TENSORS, vector, count);
 }
 
+static int failed(const char **reason, const char *text_) {
+  if (reason) *reason = text_;
+  return TWIRE_INVALID_ARGUMENT;
+}
+
+static int unsuitable(const char **reason) {
+  if (reason) *reason = "an argument is NULL";
+  return TWIRE_E_ARGUMENT;
+}
+
 int twire_layout_read(const void *metadata, size_t length, twire_layout **layout, const char **reason) {
   verifier v = {metadata, length, NULL};
   text model, version;
   size_t vector, count;
-  *layout = NULL;
+  if (layout) *layout = NULL;
+  if (!layout || (!metadata && length)) return unsuitable(reason);
   if (verify_root(&v, &model, &version, &vector, &count)) {
     size_t head = sizeof(twire_layout) + count * sizeof(twire_tensor);
     twire_layout *made = calloc(1, head + length + 1);
@@ -527,19 +543,18 @@ int twire_layout_read(const void *metadata, size_t length, twire_layout **layout
     }
     free(made);
   }
-  if (reason) *reason = v.reason;
-  return TWIRE_INVALID_ARGUMENT;
+  return failed(reason, v.reason);
 }
 
 void twire_layout_free(twire_layout *layout) {
   if (layout && --layout->references == 0) free(layout);
 }
 
-const char *twire_layout_model(const twire_layout *layout) { return layout->model; }
-const char *twire_layout_version(const twire_layout *layout) { return layout->version; }
+const char *twire_layout_model(const twire_layout *layout) { return layout ? layout->model : ""; }
+const char *twire_layout_version(const twire_layout *layout) { return layout ? layout->version : ""; }
 const twire_tensor *twire_layout_tensors(const twire_layout *layout, size_t *count) {
-  if (count) *count = layout->tensor_count;
-  return layout->tensors;
+  if (count) *count = layout ? layout->tensor_count : 0;
+  return layout ? layout->tensors : NULL;
 }
 
 /* ------------------------------------------------------------------------------- sizes and places (SPEC 18.4 to 18.7) */
@@ -584,11 +599,6 @@ static bool place_buffer(uint64_t *end, uint64_t size, uint64_t *offset) {
   return true;
 }
 
-static int failed(const char **reason, const char *text_) {
-  if (reason) *reason = text_;
-  return TWIRE_INVALID_ARGUMENT;
-}
-
 /* Every byte of the body's gaps is zero. */
 static bool all_zero(const uint8_t *p, size_t length) {
   uint8_t any = 0;
@@ -625,6 +635,7 @@ static uint64_t fill_dims(twire_tensor *t, const uint64_t **dims) {
 int twire_layout_length(const twire_layout *layout, const uint64_t *dims, size_t dim_count, uint64_t *length,
                         const char **reason) {
   uint64_t end = 0, at;
+  if (!layout || !length || (!dims && dim_count)) return unsuitable(reason);
   if (dim_count != layout->dim_count) return failed(reason, "DIMS holds more or fewer numbers than the metadata asks for");
   for (size_t i = 0; i < dim_count; i++)
     if (dims[i] > DIM_CAP) return failed(reason, "a dim is above 2^48");
@@ -646,6 +657,7 @@ int twire_layout_views(const twire_layout *layout, const uint64_t *dims, size_t 
   int status = twire_layout_length(layout, dims, dim_count, &length, reason);
   if (status) return status;
   if (length != body_length) return failed(reason, "the body is longer or shorter than its tensors");
+  if ((!body && length) || (!tensors && layout->tensor_count)) return unsuitable(reason);
   for (size_t i = 0; i < layout->tensor_count; i++) {
     twire_tensor *t = &tensors[i];
     extent x;
@@ -770,6 +782,7 @@ static bool name_fits(const char *name, bool may_be_empty) {
 /* The caller's inputs are what a message may hold; counts the free dims. */
 static int check_inputs(const twire_tensor *inputs, size_t count, size_t *dims) {
   *dims = 0;
+  if (!inputs && count) return say(TWIRE_E_ARGUMENT, "inputs is NULL: expected %zu of them", count);
   if (count > TWIRE_MAX_TENSORS) return say(TWIRE_E_ARGUMENT, "%zu inputs: a call has at most 1024", count);
   for (size_t i = 0; i < count; i++) {
     const twire_tensor *t = &inputs[i];
@@ -818,8 +831,9 @@ static int call_fill(twire_call *call, const char *model, const char *version, c
 int twire_call_new(const char *model, const char *version, const twire_tensor *inputs, size_t input_count,
                    twire_call **call) {
   size_t dims;
-  *call = NULL;
   *connect_error = 0;
+  if (!call) return say(TWIRE_E_ARGUMENT, "no place for the call: its argument is NULL");
+  *call = NULL;
   if (!version) version = "";
   if (!name_fits(model, false)) return say(TWIRE_E_ARGUMENT, "the model's name needs 1 to 256 bytes of UTF-8");
   if (!name_fits(version, true)) return say(TWIRE_E_ARGUMENT, "a version has at most 256 bytes of UTF-8");
@@ -856,8 +870,8 @@ void twire_call_free(twire_call *call) {
 }
 
 const void *twire_call_metadata(const twire_call *call, size_t *length) {
-  if (length) *length = call->metadata_length;
-  return call->metadata;
+  if (length) *length = call ? call->metadata_length : 0;
+  return call ? call->metadata : NULL;
 }
 
 static const uint8_t ZEROS[ALIGNMENT];
@@ -1914,6 +1928,14 @@ static int set_body(slot *s, const struct iovec *body, size_t count) {
   return TWIRE_OK;
 }
 
+/* Its memory is there. */
+static bool complete(const twire_message *m) {
+  if (!m || (!m->metadata && m->metadata_length) || (!m->dims && m->dim_count) || (!m->body && m->body_count)) return false;
+  for (size_t i = 0; i < m->body_count; i++)
+    if (!m->body[i].iov_base && m->body[i].iov_len) return false;
+  return true;
+}
+
 static int set_message(twire_core *core, slot *s, const twire_message *m) {
   uint64_t total = 0;
   for (size_t i = 0; i < m->body_count; i++) {
@@ -1944,6 +1966,7 @@ static int set_message(twire_core *core, slot *s, const twire_message *m) {
 int twire_core_open(twire_core *core, const twire_message *message, uint64_t deadline, void *tag,
                     twire_handle *handle) {
   if (handle) *handle = 0;
+  if (!core || !complete(message)) return TWIRE_E_ARGUMENT;
   if (core->state == CORE_CLOSED) return TWIRE_E_CLOSED;
   if (core->state != CORE_OPEN || core->draining) return TWIRE_UNAVAILABLE;
   if (message->flags & ~(END_STREAM | WANT_TIMING)) return TWIRE_E_ARGUMENT;
@@ -1964,6 +1987,7 @@ int twire_core_open(twire_core *core, const twire_message *message, uint64_t dea
 }
 
 int twire_core_send(twire_core *core, twire_handle handle, const twire_message *message) {
+  if (!core || !complete(message)) return TWIRE_E_ARGUMENT;
   slot *s = slot_of(core, handle);
   if (core->state == CORE_CLOSED) return TWIRE_E_CLOSED;
   if (!s || s->state == SLOT_CANCELLED || s->half_closed || message->flags & ~END_STREAM || message->trace)
@@ -1999,6 +2023,7 @@ bool twire_core_forget(twire_core *core, twire_handle handle) {
 }
 
 int twire_core_ping(twire_core *core, const uint8_t payload[8]) {
+  if (!core || !payload) return TWIRE_E_ARGUMENT;
   if (core->state == CORE_CLOSED) return TWIRE_E_CLOSED;
   if (core->state != CORE_OPEN) return TWIRE_UNAVAILABLE;
   if (core->ping_due) return TWIRE_E_BUSY;
@@ -2007,7 +2032,9 @@ int twire_core_ping(twire_core *core, const uint8_t payload[8]) {
   return TWIRE_OK;
 }
 
-void twire_core_close(twire_core *core, uint32_t code, const char *text_) { core_fail(core, code, "%s", text_ ? text_ : ""); }
+void twire_core_close(twire_core *core, uint32_t code, const char *text_) {
+  if (core) core_fail(core, code, "%s", text_ ? text_ : "");
+}
 
 /* Pieces of the body into the ring: `amount` bytes, or fewer if `least` are there and they are many. */
 static uint64_t push_body(twire_core *core, slot *s, uint64_t amount, uint64_t least) {
@@ -2118,6 +2145,7 @@ static void cut_frames(twire_core *core) {
 
 size_t twire_core_output(twire_core *core, struct iovec *buffers, size_t max, uint64_t now) {
   size_t count = 0;
+  if (!core || !buffers) return 0;
   core->now = now;
   cut_frames(core);
   for (size_t i = 0; i < core->ring_count && count < max; i++) {
@@ -2128,6 +2156,7 @@ size_t twire_core_output(twire_core *core, struct iovec *buffers, size_t max, ui
 }
 
 void twire_core_sent(twire_core *core, size_t count) {
+  if (!core) return;
   if (count > core->ring_bytes) count = core->ring_bytes;
   core->ring_bytes -= count;
   while (core->ring_count) {
@@ -2145,6 +2174,7 @@ void twire_core_sent(twire_core *core, size_t count) {
 }
 
 bool twire_core_wants_write(const twire_core *core) {
+  if (!core) return false;
   if (core->ring_bytes) return true;
   if (core->state != CORE_OPEN) return false;
   return core->pong_due || core->ping_due || core->queues[QUEUE_CANCELS].first || core->queues[QUEUE_MESSAGES].first ||
@@ -2830,7 +2860,9 @@ static void on_eof(twire_core *core) {
 }
 
 bool twire_core_poll_event(twire_core *core, twire_event *ev) {
+  if (!ev) return false;
   memset(ev, 0, sizeof *ev);
+  if (!core) return false;
   for (;;) {
     if (core->notices.first) {
       if (next_notice(core, ev)) return true;
@@ -2849,6 +2881,7 @@ bool twire_core_poll_event(twire_core *core, twire_event *ev) {
 
 int twire_core_next_buffers(twire_core *core, struct iovec buffers[2]) {
   int count = 0;
+  if (!core || !buffers) return 0;
   size_t wanted = SIZE_MAX, needed, have, head = core->sealed ? RECORD_HEAD : HEADER;
   if (core->start == core->end) core->start = core->end = 0;
   have = core->end - core->start;
@@ -2872,13 +2905,14 @@ int twire_core_next_buffers(twire_core *core, struct iovec buffers[2]) {
 }
 
 void twire_core_next_buffer(twire_core *core, void **pointer, size_t *length) {
-  struct iovec buffers[2];
-  twire_core_next_buffers(core, buffers);
-  *pointer = buffers[0].iov_base;
-  *length = buffers[0].iov_len;
+  struct iovec buffers[2] = {{0}};
+  (void)twire_core_next_buffers(core, buffers);
+  if (pointer) *pointer = buffers[0].iov_base;
+  if (length) *length = buffers[0].iov_len;
 }
 
 void twire_core_received(twire_core *core, size_t count, uint64_t now) {
+  if (!core) return;
   slot *s = core->chunk_slot;
   core->now = now;
   if (core->state == CORE_CLOSED) return;
@@ -2892,15 +2926,18 @@ void twire_core_received(twire_core *core, size_t count, uint64_t now) {
   core->end += count < core->buffer_size - core->end ? count : core->buffer_size - core->end;
 }
 
-void twire_core_eof(twire_core *core) { core->eof = true; }
+void twire_core_eof(twire_core *core) {
+  if (core) core->eof = true;
+}
 
 uint64_t twire_core_next_deadline(const twire_core *core) {
-  if (core->state == CORE_CLOSED) return 0;
+  if (!core || core->state == CORE_CLOSED) return 0;
   if (core->state != CORE_OPEN) return core->handshake_deadline;
   return core->heap_count ? core->heap[0]->deadline : 0;
 }
 
 void twire_core_timer(twire_core *core, uint64_t now) {
+  if (!core) return;
   core->now = now;
   if (core->state == CORE_CLOSED) return;
   if (core->state != CORE_OPEN && core->handshake_deadline && core->handshake_deadline <= now)
@@ -2912,6 +2949,15 @@ void twire_core_timer(twire_core *core, uint64_t now) {
   }
 }
 
+/* A duration that went below 0 before it became unsigned. UINT64_MAX is "as long as it takes". */
+static bool negative(uint64_t duration) { return duration > INT64_MAX && duration != UINT64_MAX; }
+
+/* The time that is a duration from now; 0 = never. */
+static uint64_t time_after(uint64_t duration) {
+  uint64_t now = twire_now();
+  return duration > UINT64_MAX - now ? 0 : now + duration;
+}
+
 static int check_options(const twire_options *o) {
   if (o->agent && (strlen(o->agent) < 1 || strlen(o->agent) > 128))
     return say(TWIRE_E_ARGUMENT, "options: agent has %zu bytes; expected 1 to 128", strlen(o->agent));
@@ -2919,6 +2965,8 @@ static int check_options(const twire_options *o) {
     return say(TWIRE_E_ARGUMENT, "options: chunk is %u; expected 16384 to 1048576", o->chunk);
   if (o->max_message && o->max_message < TWIRE_INLINE_BODY)
     return say(TWIRE_E_ARGUMENT, "options: max_message is %llu; expected at least 65536", (unsigned long long)o->max_message);
+  if (negative(o->timeout) || negative(o->connect_timeout) || o->spin > INT64_MAX)
+    return say(TWIRE_E_ARGUMENT, "options: timeout, connect_timeout or spin is above 2^63 ns: is it a difference below 0?");
   if (!o->allocator.allocate != !o->allocator.release)
     return say(TWIRE_E_ARGUMENT, "options: an allocator needs both functions, allocate and release");
   credentials key;
@@ -2931,10 +2979,14 @@ static uint64_t or_default(uint64_t value, uint64_t otherwise) { return value ? 
 
 twire_core *twire_core_new(const twire_core_config *config) {
   static const twire_options none;
+  *connect_error = 0;
+  if (!config) {
+    (void)say(TWIRE_E_ARGUMENT, "config is NULL");
+    return NULL;
+  }
   const twire_options *o = config->options ? config->options : &none;
   const char *agent = o->agent ? o->agent : "twire-c/" TWIRE_VERSION;
   uint64_t chunk = or_default(o->chunk, CHUNK_DEFAULT), max_message = or_default(o->max_message, UINT64_C(1) << 40);
-  *connect_error = 0;
   if (check_options(o)) return NULL;
   twire_core *core = calloc(1, sizeof *core);
   if (!core) return NULL;
@@ -2979,11 +3031,12 @@ void twire_core_free(twire_core *core) {
   free(core);
 }
 
-bool twire_core_ready(const twire_core *core) { return core->state == CORE_OPEN && !core->draining; }
-size_t twire_core_open_streams(const twire_core *core) { return core->used; }
-uint64_t twire_core_connection_id(const twire_core *core) { return core->connection_id; }
+bool twire_core_ready(const twire_core *core) { return core && core->state == CORE_OPEN && !core->draining; }
+size_t twire_core_open_streams(const twire_core *core) { return core ? core->used : 0; }
+uint64_t twire_core_connection_id(const twire_core *core) { return core ? core->connection_id : 0; }
 
 const char *twire_request_id(uint64_t connection_id, uint64_t stream, char text_[TWIRE_REQUEST_ID]) {
+  if (!text_) return "";
   snprintf(text_, TWIRE_REQUEST_ID, "%016llx-%llu", (unsigned long long)connection_id, (unsigned long long)stream);
   return text_;
 }
@@ -3043,44 +3096,48 @@ static void reply_release(twire_reply *reply) {
   reply->own_size = 0;
 }
 
-void twire_reply_set_user(twire_reply *reply, void *user) { reply->user = user; }
-void *twire_reply_user(const twire_reply *reply) { return reply->user; }
-int twire_reply_status(const twire_reply *reply) { return reply->status; }
-bool twire_reply_not_started(const twire_reply *reply) { return reply->not_started; }
-const char *twire_reply_text(const twire_reply *reply) { return reply->text_; }
-const twire_tensor *twire_reply_tensors(const twire_reply *reply) { return reply->tensors; }
-size_t twire_reply_tensor_count(const twire_reply *reply) { return reply->tensor_count; }
-uint32_t twire_reply_retry_after_us(const twire_reply *reply) { return reply->retry_after_us; }
-uint32_t twire_reply_queue_estimate_us(const twire_reply *reply) { return reply->queue_estimate_us; }
+void twire_reply_set_user(twire_reply *reply, void *user) {
+  if (reply) reply->user = user;
+}
+void *twire_reply_user(const twire_reply *reply) { return reply ? reply->user : NULL; }
+int twire_reply_status(const twire_reply *reply) { return reply ? reply->status : TWIRE_E_ARGUMENT; }
+bool twire_reply_not_started(const twire_reply *reply) { return !reply || reply->not_started; }
+const char *twire_reply_text(const twire_reply *reply) { return reply ? reply->text_ : "E_ARGUMENT: there is no reply"; }
+const twire_tensor *twire_reply_tensors(const twire_reply *reply) { return reply ? reply->tensors : NULL; }
+size_t twire_reply_tensor_count(const twire_reply *reply) { return reply ? reply->tensor_count : 0; }
+uint32_t twire_reply_retry_after_us(const twire_reply *reply) { return reply ? reply->retry_after_us : 0; }
+uint32_t twire_reply_queue_estimate_us(const twire_reply *reply) { return reply ? reply->queue_estimate_us : 0; }
 
 const twire_tensor *twire_reply_tensor(const twire_reply *reply, const char *name) {
-  size_t n = strlen(name);
-  for (size_t i = 0; i < reply->tensor_count; i++)
+  size_t n = name ? strlen(name) : 0;
+  for (size_t i = 0; name && i < twire_reply_tensor_count(reply); i++)
     if (same(reply->tensors[i].name, reply->tensors[i].name_length, name, n)) return &reply->tensors[i];
   return NULL;
 }
 
 const char *twire_reply_model(const twire_reply *reply) {
-  return reply->status == TWIRE_OK && reply->layout ? reply->layout->model : "";
+  return reply && reply->status == TWIRE_OK && reply->layout ? reply->layout->model : "";
 }
 
 const char *twire_reply_version(const twire_reply *reply) {
-  return reply->status == TWIRE_OK && reply->layout ? reply->layout->version : "";
+  return reply && reply->status == TWIRE_OK && reply->layout ? reply->layout->version : "";
 }
 
 const void *twire_reply_body(const twire_reply *reply, uint64_t *length) {
-  if (length) *length = reply->body_length;
-  return reply->body;
+  if (length) *length = reply ? reply->body_length : 0;
+  return reply ? reply->body : NULL;
 }
 
 bool twire_reply_timing(const twire_reply *reply, twire_timing *timing) {
-  if (reply->has_timing && timing) *timing = reply->timing;
-  return reply->has_timing;
+  if (!reply || !reply->has_timing) return false;
+  if (timing) *timing = reply->timing;
+  return true;
 }
 
 const char *twire_reply_request_id(const twire_reply *reply, char text_[TWIRE_REQUEST_ID]) {
+  if (!text_) return "";
   text_[0] = 0;
-  return reply->stream ? twire_request_id(reply->connection_id, reply->stream, text_) : text_;
+  return reply && reply->stream ? twire_request_id(reply->connection_id, reply->stream, text_) : text_;
 }
 
 static void reply_reset(twire_reply *reply) {
@@ -3454,6 +3511,7 @@ static void turn(twire_client *client, uint64_t until) {
 }
 
 int twire_flush(twire_client *client) {
+  if (!client) return TWIRE_E_ARGUMENT;
   drain_before_write(client);
   while (!client->closed && !write_some(client)) {
     wait_socket(client, twire_core_next_deadline(client->core), true);
@@ -3471,18 +3529,20 @@ int twire_submit(twire_client *client, twire_call *call, const twire_tensor *inp
   char text_[512];
   size_t iovecs;
   if (!options) options = &none;
+  if (!reply) return TWIRE_E_ARGUMENT;
   if (reply->state != REPLY_IDLE) return TWIRE_E_BUSY;
   reply_reset(reply);
+  if (!client || !call || (!inputs && call->input_count)) {
+    reply_fail(reply, TWIRE_E_ARGUMENT, true, !client ? "there is no client" : !call ? "there is no call" : "there are no inputs");
+    return TWIRE_E_ARGUMENT;
+  }
   int status = call_gather(call, inputs, &iovecs, text_, sizeof text_);
   if (status) {
     reply_fail(reply, status, true, text_);
     return status;
   }
-  uint64_t timeout = options->timeout ? options->timeout : client->timeout, deadline = 0;
-  if (timeout) {
-    uint64_t now = twire_now();
-    deadline = timeout > UINT64_MAX - now ? 0 : now + timeout;
-  }
+  uint64_t timeout = options->timeout ? options->timeout : client->timeout;
+  uint64_t deadline = timeout == 0 ? 0 : time_after(negative(timeout) ? 0 : timeout);
   twire_message message = {call->metadata,
                            call->metadata_length,
                            call->dims,
@@ -3510,11 +3570,10 @@ int twire_submit(twire_client *client, twire_call *call, const twire_tensor *inp
 }
 
 int twire_poll(twire_client *client, uint64_t timeout, twire_reply **reply) {
-  uint64_t until = 0;
-  if (timeout && timeout != UINT64_MAX) {
-    until = twire_now();
-    until = timeout > UINT64_MAX - until ? 0 : until + timeout;
-  }
+  if (reply) *reply = NULL;
+  if (!client || !reply) return TWIRE_E_ARGUMENT;
+  if (negative(timeout)) timeout = 0;
+  uint64_t until = timeout && timeout != UINT64_MAX ? time_after(timeout) : 0;
   while (!(*reply = take_done(client))) {
     if (client->in_flight == 0 || client->closed) return TWIRE_E_AGAIN;
     if (timeout == 0) {
@@ -3553,7 +3612,7 @@ int twire_infer(twire_client *client, twire_call *call, const twire_tensor *inpu
 }
 
 void twire_cancel(twire_client *client, twire_reply *reply) {
-  if (reply->state != REPLY_SUBMITTED || reply->client != client) return;
+  if (!client || !reply || reply->state != REPLY_SUBMITTED || reply->client != client) return;
   if (twire_core_cancel(client->core, reply->handle)) {
     reply_fail(reply, TWIRE_CANCELLED, false, "cancelled by the caller");
     reply_done(client, reply);
@@ -3585,6 +3644,7 @@ void twire_reply_free(twire_reply *reply) {
 }
 
 void twire_reply_memory(twire_reply *reply, void *memory, size_t size) {
+  if (!reply) return;
   if (reply->state == REPLY_SUBMITTED) twire_cancel(reply->client, reply);
   if (reply->state == REPLY_DONE && reply->given && reply->body == reply->given)
     reply_fail(reply, TWIRE_CANCELLED, false, "its memory was taken back before it was handed out");
@@ -3592,11 +3652,11 @@ void twire_reply_memory(twire_reply *reply, void *memory, size_t size) {
   reply->given_size = memory ? size : 0;
 }
 
-size_t twire_in_flight(const twire_client *client) { return client->in_flight; }
-int twire_fd(const twire_client *client) { return client->fd; }
-bool twire_alive(const twire_client *client) { return !client->closed && twire_core_ready(client->core); }
-const char *twire_error(const twire_client *client) { return client->error; }
-uint64_t twire_connection_id(const twire_client *client) { return twire_core_connection_id(client->core); }
+size_t twire_in_flight(const twire_client *client) { return client ? client->in_flight : 0; }
+int twire_fd(const twire_client *client) { return client ? client->fd : -1; }
+bool twire_alive(const twire_client *client) { return client && !client->closed && twire_core_ready(client->core); }
+const char *twire_error(const twire_client *client) { return client ? client->error : "there is no client"; }
+uint64_t twire_connection_id(const twire_client *client) { return client ? twire_core_connection_id(client->core) : 0; }
 
 /* ---------------------------------------------------------------------------------------------- connecting (SPEC 19.6) */
 
@@ -3607,7 +3667,7 @@ static int finish_connect(int fd, uint64_t until) {
   socklen_t size = sizeof error;
   for (;;) {
     uint64_t now = twire_now(), left = until > now ? (until - now + 999999) / 1000000 : 0;
-    int n = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+    int n = poll(&p, 1, !until ? -1 : left > INT_MAX ? INT_MAX : (int)left);
     if (n > 0) break;
     if (n == 0 || errno != EINTR) return n == 0 ? ETIMEDOUT : errno;
   }
@@ -3708,14 +3768,15 @@ static int handshake_error(const twire_client *client, const char *url) {
 int twire_connect(const char *url, const twire_options *options, twire_client **client) {
   static const twire_options none;
   twire_core_config config = {0};
-  *client = NULL;
   *connect_error = 0;
+  if (client) *client = NULL;
+  if (!url || !client) return say(TWIRE_E_ARGUMENT, "%s is NULL", url ? "client" : "url");
   twire_options own = options ? *options : none;
   options = &own;
   if (!own.key && !own.key_id && !own.secret) own.key = getenv(KEY_VARIABLE);
   int status = check_options(options);
   if (status) return status;
-  uint64_t until = twire_now() + or_default(options->connect_timeout, UINT64_C(5000000000));
+  uint64_t until = time_after(or_default(options->connect_timeout, UINT64_C(5000000000)));
   twire_client *made = calloc(1, sizeof *made);
   if (!made) return say(TWIRE_E_MEMORY, "no memory");
   made->fd = -1;

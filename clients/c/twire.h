@@ -22,11 +22,13 @@
  *     const float *y = twire_reply_tensors(reply)[0].data;
  *
  * Units. Sizes are bytes. Times are nanoseconds of CLOCK_MONOTONIC (twire_now); durations too, unless the name ends in
- * _us (microseconds, as on the wire). 0 as a time or duration means "none".
+ * _us (microseconds, as on the wire). 0 as a time or duration means "none". UINT64_MAX as a duration means "as long as it takes";
+ * others above INT64_MAX are differences that went below 0: calls and polls are over at once, options are refused.
  *
  * Errors. Functions that return int return TWIRE_OK (0), a status of the server (1..16), or a local TWIRE_E_* code
  * (negative). twire_strerror names any of them; the objects hold a text that says what was wrong, what was expected and
- * what to do, with control characters of the server's words escaped.
+ * what to do, with control characters of the server's words escaped. NULL where something is needed is TWIRE_E_ARGUMENT;
+ * functions that return no code answer as if there were nothing: 0, -1 (twire_fd), false, NULL, or a text that is never NULL.
  *
  * Ownership. What a *_new function or twire_connect makes, the caller frees with the function named beside it, in any order,
  * at any time: a reply that is freed gives its call up, a client that is closed hands its replies back. Tensor memory stays the
@@ -187,7 +189,7 @@ typedef struct twire_tensor {
   const int64_t *offsets; /* STRING and RAGGED: rows + 1 numbers from 0, never decreasing. DENSE: NULL */
 } twire_tensor;
 
-/* A dense tensor of `dim_count` dims over the caller's memory. */
+/* A dense tensor of `dim_count` dims over the caller's memory. `shape` NULL: enough for twire_call_new, not for a call. */
 twire_tensor twire_dense(const char *name, twire_dtype dtype, const void *data, uint32_t dim_count,
                          const int64_t *shape);
 

@@ -17,6 +17,7 @@
 
 #include "twire.h"
 
+#include <algorithm>
 #include <chrono>
 #include <complex>
 #include <cstdint>
@@ -79,6 +80,27 @@ template <> struct dtype_of<double> { static constexpr twire_dtype value = TWIRE
 template <> struct dtype_of<std::complex<float>> { static constexpr twire_dtype value = TWIRE_COMPLEX64; };
 template <> struct dtype_of<std::complex<double>> { static constexpr twire_dtype value = TWIRE_COMPLEX128; };
 
+// The sizes of a tensor's dims, by value: good for as long as one keeps it.
+class extents {
+ public:
+  explicit extents(const twire_tensor &t) noexcept : size_(std::min<std::size_t>(t.dim_count, TWIRE_MAX_DIMS)) {
+    std::copy_n(t.shape, size_, sizes_);
+  }
+  std::size_t size() const noexcept { return size_; }
+  bool empty() const noexcept { return size_ == 0; }
+  std::int64_t operator[](std::size_t i) const noexcept { return sizes_[i]; }
+  const std::int64_t *data() const & noexcept { return sizes_; }
+  const std::int64_t *begin() const & noexcept { return sizes_; }
+  const std::int64_t *end() const & noexcept { return sizes_ + size_; }
+  const std::int64_t *data() const && = delete;  // of a temporary
+  const std::int64_t *begin() const && = delete;
+  const std::int64_t *end() const && = delete;
+
+ private:
+  std::size_t size_;
+  std::int64_t sizes_[TWIRE_MAX_DIMS];
+};
+
 // One tensor: a twire_tensor with a constructor and typed access.
 class tensor : public twire_tensor {
  public:
@@ -95,12 +117,12 @@ class tensor : public twire_tensor {
   span<const T> as() const {
     if (dtype != dtype_of<T>::value) {
       const char *is = twire_dtype_name(dtype);
-      throw error(TWIRE_E_ARGUMENT, "tensor '" + std::string(name) + "' is " + (is ? is : "of no dtype") + ", not " +
+      throw error(TWIRE_E_ARGUMENT, "tensor '" + std::string(name ? name : "") + "' is " + (is ? is : "of no dtype") + ", not " +
                                         twire_dtype_name(dtype_of<T>::value));
     }
     return span<const T>(static_cast<const T *>(data), size / sizeof(T));
   }
-  span<const std::int64_t> dims() const noexcept { return span<const std::int64_t>(shape, dim_count); }
+  extents dims() const noexcept { return extents(*this); }
 };
 
 // A call site, made once: model, and name, dtype and rank of each input (the data of `inputs` is not read).
@@ -125,7 +147,8 @@ class call {
   std::size_t inputs_;
 };
 
-// The outcome of a call, in memory that is used again by the next one. Views are valid until then.
+// The outcome of a call, in memory that is used again by the next one. Views are valid until then. One that was moved from has
+// no tensors, its status is TWIRE_E_ARGUMENT.
 class reply {
  public:
   reply() : reply_(twire_reply_new()) {
@@ -143,15 +166,17 @@ class reply {
   }
   std::size_t size() const noexcept { return twire_reply_tensor_count(get()); }
   // The i-th tensor, or that of a name; throws std::out_of_range if there is none.
-  tensor operator[](std::size_t i) const {
+  tensor operator[](std::size_t i) const & {
     if (i >= size()) throw std::out_of_range("the reply has fewer tensors");
     return twire_reply_tensors(get())[i];
   }
-  tensor operator[](const std::string &name) const {
+  tensor operator[](const std::string &name) const & {
     const twire_tensor *found = twire_reply_tensor(get(), name.c_str());
     if (!found) throw std::out_of_range("the reply has no tensor '" + name + "'");
     return *found;
   }
+  tensor operator[](std::size_t i) const && = delete;  // of a temporary, whose memory goes
+  tensor operator[](const std::string &name) const && = delete;
   std::optional<twire_timing> timing() const noexcept {
     twire_timing t{};
     return twire_reply_timing(get(), &t) ? std::optional<twire_timing>(t) : std::nullopt;
@@ -159,10 +184,11 @@ class reply {
   // Receive into the caller's memory; nullptr: the library's own again.
   void use_memory(void *memory, std::size_t bytes) noexcept { twire_reply_memory(get(), memory, bytes); }
   // Throw what the status says, if it is not OK.
-  const reply &require() const {
+  const reply &require() const & {
     if (!ok()) throw error(status(), text(), not_started());
     return *this;
   }
+  const reply &require() const && = delete;
   twire_reply *get() const noexcept { return reply_.get(); }
 
  private:
@@ -173,12 +199,12 @@ class reply {
 };
 
 struct call_options {
-  std::chrono::nanoseconds timeout{0};  // 0 = that of the client
+  std::chrono::nanoseconds timeout{0};  // 0 = that of the client; below 0: over at once, DEADLINE_EXCEEDED
   bool want_timing = false;
   std::uint8_t priority = 0;
 };
 
-// A connection. Throws error when it cannot be made.
+// A connection. Throws error when it cannot be made. One that was moved from refuses calls (TWIRE_E_ARGUMENT) and is not alive.
 class client {
  public:
   explicit client(const std::string &url, const twire_options &options = {}) {
@@ -205,11 +231,13 @@ class client {
     if (status != TWIRE_OK) refuse(status, r);
     twire_reply_set_user(r.get(), user);
   }
-  // The `user` of the next call that is over (its reply says how); nullopt if none is in time.
+  // The `user` of the next call that is over (its reply says how); nullopt if none is in time, or none is under way. 0 or less
+  // does not wait; nanoseconds::max() is as long as it takes.
   std::optional<void *> poll(std::chrono::nanoseconds timeout) {
     twire_reply *done = nullptr;
-    std::uint64_t wait = timeout.count() < 0 ? UINT64_MAX : static_cast<std::uint64_t>(timeout.count());
-    if (twire_poll(get(), wait, &done) != TWIRE_OK) return std::nullopt;
+    int status = twire_poll(get(), duration_of(timeout), &done);
+    if (status == TWIRE_E_AGAIN) return std::nullopt;
+    if (status != TWIRE_OK) throw error(status, "E_ARGUMENT: the client was moved from", true);
     return twire_reply_user(done);
   }
   void cancel(reply &r) noexcept { twire_cancel(get(), r.get()); }
@@ -219,9 +247,13 @@ class client {
   twire_client *get() const noexcept { return client_.get(); }
 
  private:
+  // Below 0 is over at once; -1 would be UINT64_MAX, which is for ever.
+  static std::uint64_t duration_of(std::chrono::nanoseconds d) noexcept {
+    return d.count() < 0 ? std::uint64_t{1} << 63 : static_cast<std::uint64_t>(d.count());
+  }
   static twire_call_options options_of(const call_options &options) {
     twire_call_options plain{};
-    plain.timeout = static_cast<std::uint64_t>(options.timeout.count());
+    plain.timeout = duration_of(options.timeout);
     plain.want_timing = options.want_timing;
     plain.priority = options.priority;
     return plain;
