@@ -14,7 +14,7 @@ from .errors import ErrorCode, ProtocolError
 from .events import Event, Message, MessageAborted
 from .extension import split_large_head
 from .header import DATA_FLAGS, END_STREAM, MORE, Header, check_message
-from .limits import MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .limits import MIN_CHUNK
 from .status import Status
 from .streams import Action, Streams
 
@@ -130,22 +130,20 @@ class Assembly:
         self._incoming[stream_id] = Incoming(stream_id, seq, flags & ~MORE, priority, aux, ext, meta, memory)
 
     def _check_chunk(self, incoming: Incoming, header: Header) -> None:
-        """Refuse a chunk that disagrees with its message; raises ProtocolError (SPEC 7.3 to 7.6)."""
+        """Refuse a chunk that disagrees with its message, and what is none; raises ProtocolError (SPEC 7.3 to 7.6)."""
         length, _, _, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
-        size = length - meta_len - ext_len
         left = incoming.total - incoming.filled
-        if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:
+        if meta_len or ext_len or seq != incoming.seq:  # a message, with a message's caps: too early
             check_message(header, DATA_FLAGS)
-        if size > self.chunk:
-            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {size} bytes; at most {self.chunk} were agreed")
-        if size < 0 or reserved or flags & ~DATA_FLAGS or aux or not length:
-            raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
-        if meta_len or ext_len or seq != incoming.seq:
             raise ProtocolError(
                 ErrorCode.STREAM,
                 f"stream {stream_id}: message {seq} begins, or a chunk of it has metadata, while {left} bytes of"
                 f" message {incoming.seq} are still to come",
             )
+        if length > self.chunk:
+            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+        if reserved or flags & ~DATA_FLAGS or aux or not length:
+            raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
         expected = MORE if length < left else incoming.flags & END_STREAM
         if length > left or flags != expected:
             raise ProtocolError(

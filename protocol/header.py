@@ -144,5 +144,11 @@ def check_message(header: Header, allowed_flags: int) -> None:
         raise _refused(kind, ErrorCode.TOO_LARGE, f"{body} bytes of body in one frame; above {INLINE_BODY} send chunks")
     if reserved or flags & ~allowed_flags or (aux and kind == DATA):
         raise _refused(kind, ErrorCode.FRAME, "a field or flag that this type does not use is not zero")
+
+
+def check_first(header: Header) -> None:
+    """Refuse a body beside MORE, once all else of the header is good; raises ProtocolError (SPEC 7.2)."""
+    length, kind, _, flags, _, _, _, meta_len, ext_len, _ = header
+    body = length - meta_len - ext_len
     if flags & MORE and body:
         raise _refused(kind, ErrorCode.FRAME, f"{body} bytes of body beside MORE; a first frame has none")

@@ -29,6 +29,7 @@ from .header import (
     OPEN_FLAGS,
     WANT_TIMING,
     Header,
+    check_first,
     check_message,
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
@@ -231,6 +232,7 @@ class Reader(Assembly):
                 if stream_id != self._streams.last_id + 1 or seq:
                     raise self._bad_id(stream_id, seq)
                 if flags & MORE:
+                    check_first(header)
                     if next_at > end:
                         break
                     self._streams.last_id = stream_id
@@ -310,6 +312,7 @@ class Reader(Assembly):
                     continue
                 check_message(header, DATA_FLAGS)
                 self._check_seq(stream, header)
+                check_first(header)
                 if next_at > end:
                     break
                 large = self._data(stream, header, pos + HEADER_SIZE, events)

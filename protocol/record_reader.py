@@ -190,16 +190,17 @@ class RecordReader(Reader):
     def _begin_chunk(self, header: Header, pos: int, end: int) -> int:
         """A chunk that is not all there: to its message's memory, or nowhere; returns where its bytes so far end."""
         length = header[0]
-        if length > self.chunk:
+        incoming = self._incoming.get(header[4])
+        if incoming is not None:
+            self._check_chunk(incoming, header)
+        elif length > max(self.chunk, INLINE_BODY):  # a chunk or a message: nobody knows any more (SPEC 8.4)
             raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
         self._text = self._buffer[pos : pos + _HEAD].tobytes()
         pos += _HEAD
-        incoming = self._incoming.get(header[4])
         if incoming is None:  # of a stream that this side has finished with: judged once its tag has passed
             self._running = self._mac.begin(self._text)
             self._skip = length
             return pos
-        self._check_chunk(incoming, header)
         here = min(length, end - pos)
         filled = incoming.filled
         incoming.view[filled : filled + here] = self._buffer[pos : pos + here]

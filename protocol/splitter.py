@@ -23,6 +23,7 @@ from .header import (
     FrameType,
     Header,
     check_control,
+    check_first,
     check_message,
     type_name,
 )
@@ -68,6 +69,7 @@ def header_problem(header: Header) -> str:
             _check_chunk(header)
         elif kind in {OPEN, DATA}:
             check_message(header, OPEN_FLAGS if kind == OPEN else DATA_FLAGS)
+            check_first(header)
         elif kind in CONTROL_RULES:
             check_control(CONTROL_RULES[kind], header)
         else:

@@ -203,6 +203,15 @@ def chunks() -> list[Vector]:
         ("a chunk with extension", "7.3", STREAM, (frame(DATA, stream=1, flags=MORE, ext=dims(1), body=_FIRST),)),
         ("a chunk with aux", "7.3", FRAME, (chunk(_FIRST, aux=1),)),
         ("a chunk with another seq", "7.3", STREAM, (chunk(_FIRST, seq=1),)),
+        ("DATA with another seq is no chunk", "7.3", STREAM, (chunk(bytes(16385), seq=1, flags=0),)),
+        (
+            "DATA with metadata is no chunk",
+            "7.3",
+            STREAM,
+            (frame(DATA, stream=1, flags=END_STREAM, meta=b"x", body=bytes(65536)),),
+        ),
+        ("DATA with another seq and without a byte", "7.3", STREAM, (chunk(b"", seq=1, flags=0),)),
+        ("DATA with another seq over the inline cap", "3.2", TOO_LARGE, (chunk(bytes(65537), seq=1, flags=0),)),
         (
             "a message between the chunks",
             "7.7",
@@ -217,6 +226,11 @@ def chunks() -> list[Vector]:
     )
     for name, section, code, pieces in bad:
         found.append(vector(name, section, "server", first, receive(*pieces), expect(_ABORTED, closed(code))))
+    for name, section, code, pieces in bad:
+        if name.startswith("DATA with"):
+            first_reply = frame(DATA, stream=1, flags=END_STREAM | MORE, ext=body_length(SIZE))
+            steps = (*opened(), receive(first_reply), receive(*pieces), expect(_ABORTED, closed(code)))
+            found.append(vector(f"{name}, in a reply", section, "client", *steps))
     found.append(
         vector(
             "a chunk after the last",

@@ -1,25 +1,48 @@
-"""Vectors with a clock: handshakes that take too long, and peers that fall silent (SPEC 9.1, 10.3 and 15.6)."""
+"""Vectors with a clock: slow handshakes, peers that fall silent, floods (SPEC 9.1, 10.3, 15.6 and 22.3)."""
 
 from __future__ import annotations
 
-from tests.vectors.case import CONFIG, Step, Vector, closed, ended, expect, message, opened, receive, sends, vector
+from tests.vectors.case import (
+    CONFIG,
+    Step,
+    Vector,
+    closed,
+    do,
+    ended,
+    expect,
+    message,
+    opened,
+    receive,
+    sends,
+    vector,
+)
 from tests.vectors.wire import (
     AUTH_FRAME,
+    CALM,
+    CANCEL,
+    DATA,
     END,
     END_STREAM,
+    MORE,
     OPEN,
     PING,
     PONG,
     PREFACE,
     READY_FRAME,
     TIMEOUT,
+    body_length,
     frame,
     hello,
     ready_payload,
     welcome,
 )
 
-CLOCK_CONFIG = CONFIG | {"handshake_timeout": 2000, "ping_interval": 10_000, "ping_timeout": 5000}
+CLOCK_CONFIG = CONFIG | {
+    "handshake_timeout": 2000,
+    "ping_interval": 10_000,
+    "ping_timeout": 5000,
+    "late_and_refused": 4,
+}
 _ASK, _ANSWER = frame(PING, body=bytes(8)), frame(PONG, body=bytes(8))
 _CALL = frame(OPEN, stream=1, flags=END_STREAM)
 _ANSWERED = expect({"event": "pong", "payload": bytes(8).hex()})
@@ -36,8 +59,8 @@ def timer(milliseconds: int | None) -> Step:
 
 
 def clock() -> list[Vector]:
-    """Handshakes first, then silence."""
-    return [*_handshakes(), *_silence()]
+    """Handshakes first, then silence, then floods."""
+    return [*_handshakes(), *_silence(), *_floods()]
 
 
 def _late(name: str, role: str, *before: Step, section: str = "9.1", **more: object) -> Vector:
@@ -139,5 +162,57 @@ def _silence() -> list[Vector]:
             "server",
             *(timer(None), *called, timer(11_000), at(11_000), expect(), sends(_ASK), timer(16_000)),
             *(at(15_750), expect(), at(16_000), expect(closed(TIMEOUT))),
+        ),
+    ]
+
+
+def _open(stream: int, flags: int = END_STREAM) -> bytes:
+    return frame(OPEN, stream=stream, flags=flags, ext=body_length(70_000) if flags & MORE else b"")
+
+
+def _refusal(stream: int) -> dict[str, object]:
+    return {"event": "refused", "stream": stream, "status": 8}
+
+
+def _floods() -> list[Vector]:
+    """What counts against `late_and_refused`, and what does not."""
+    server = "server"
+    full = (receive(*(_open(n) for n in range(1, 5))), expect(*(message(n) for n in range(1, 5))))
+    above = (receive(*(_open(n) for n in range(5, 9))), expect(*(_refusal(n) for n in range(5, 9))))
+    ended_here = do("end", stream=1, status=13, detail="", not_started=False, extension="")
+    gone = (receive(_open(1, flags=0)), expect(message(1, end_stream=False)), ended_here)
+    late, cancel = frame(DATA, stream=1, seq=1, body=b"x"), frame(CANCEL, stream=1)
+    chunk = frame(DATA, stream=1, seq=1, flags=MORE, body=bytes(16384))
+    answered: list[Step] = []
+    for stream in range(1, 11):
+        answered += [receive(_open(stream)), expect(message(stream))]
+        answered.append(do("end", stream=stream, status=8, detail="", not_started=True, extension=""))
+    return [
+        vector(
+            "streams above max_streams count", "8.6", server, *full, *above, receive(_open(9)), expect(closed(CALM))
+        ),
+        vector(
+            "messages refused at their first frame count",
+            "22.3",
+            server,
+            receive(*(_open(n, END_STREAM | MORE) for n in range(1, 5))),
+            expect(*(_refusal(n) for n in range(1, 5))),
+            receive(_open(5, END_STREAM | MORE)),
+            expect(closed(CALM)),
+            reserve="refuse",
+        ),
+        vector(
+            "late DATA and CANCEL count with them",
+            "22.3",
+            server,
+            *(*gone, receive(late, cancel, late, cancel), expect(), receive(late), expect(closed(CALM))),
+        ),
+        vector("late chunks do not count", "22.3", server, *gone, receive(*[chunk] * 6), expect()),
+        vector("calls that were received whole and are then refused do not count", "22.3", server, *answered),
+        vector(
+            "after 10 s the count begins anew",
+            "19.4",
+            server,
+            *(*full, *above, at(10_250), receive(_open(9)), expect(_refusal(9))),
         ),
     ]

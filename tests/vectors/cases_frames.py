@@ -106,6 +106,8 @@ def header() -> list[Vector]:
     ]
     for kind in (0, CREDIT, RATE, RESUME, KEY_UPDATE, 17, 255):
         found.append(refused(f"type {kind} is unknown", "6.1", server, FRAME, frame(kind, stream=1)))
+        unknown = frame(kind, stream=1)
+        found.append(refused(f"type {kind} is unknown to a client", "6.1", "client", FRAME, unknown, before=opened()))
     for flag in (IDEMPOTENT, RESUMABLE, NOT_STARTED, *(1 << bit for bit in range(6, 16))):
         bad = frame(OPEN, stream=1, flags=flag | END_STREAM)
         found.append(refused(f"OPEN with flag 0x{flag:04x}", "3.3", server, FRAME, bad))
@@ -184,6 +186,12 @@ def _control_fields() -> list[Vector]:
             found.append(refused(f"CANCEL with {name}", "6.6", "server", FRAME, bad))
     body = frame(CANCEL, stream=1, body=b"x")
     found.append(refused("CANCEL with a body", "6.6", "server", FRAME, body))
+    for kind, role in ((PING, "server"), (PING, "client"), (CANCEL, "server"), (END, "client")):
+        for size in (65537, 2**32 - 1):  # the caps of bodies are those of OPEN and DATA alone
+            bad = frame(kind, stream=0 if kind == PING else 1, aux=13 if kind == END else 0, length=size)
+            before = opened() if role == "client" else ()
+            name = f"type {kind} with a body of {size} bytes, at the {role}"
+            found.append(refused(name, "3.2", role, FRAME, bad, before=before))
     long = b"x" * 1025
     found += [
         refused("PING with metadata", "5.1", "server", TOO_LARGE, frame(PING, meta=b"x", body=bytes(8))),
@@ -267,6 +275,8 @@ def _meanings() -> list[Vector]:
             expect(),
             sends(pong),
         ),
+        vector("a server answers PING when idle", "15.3", "server", receive(ping), expect(), sends(pong)),
+        vector("a client answers PING when idle", "15.3", "client", receive(ping), expect(), sends(pong)),
         accepted(
             "a PONG that nobody asked for is no error",
             "15.3",
@@ -281,6 +291,25 @@ def _meanings() -> list[Vector]:
             *opened(),
             receive(frame(END, stream=1, aux=8, flags=NOT_STARTED, ext=retry, meta=text.encode())),
             expect(ended(1, 8, not_started=True, detail=text, ext=retry)),
+        ),
+        *(
+            vector(
+                f"a call whose time is over, {words}",
+                "13.3",
+                "client",
+                *opened(),
+                receive(frame(END, stream=1, aux=4, flags=flags, meta=text.encode())),
+                expect(ended(1, 4, not_started=bool(flags), detail=text)),
+            )
+            for words, flags in (("known not to have started", NOT_STARTED), ("started or perhaps started", 0))
+        ),
+        vector(
+            "a kind of call that the server does not serve",
+            "8.7",
+            "client",
+            *opened(flags=0),
+            receive(frame(END, stream=1, aux=12, flags=NOT_STARTED)),
+            expect(ended(1, 12, not_started=True)),
         ),
         vector("END with OK", "6.5", "client", *opened(), receive(frame(END, stream=1)), expect(ended(1, 0))),
         vector(

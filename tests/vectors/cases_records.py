@@ -194,6 +194,7 @@ def _bad_shapes(session: Session) -> Iterator[Test]:
             ("a frame and 31 bytes", one + two[:31]),
             ("a frame and a header whose body is not there", one + two[:32]),
             ("a frame and another cut one byte short", one + two[:-1]),
+            ("a frame, one of an unknown type, and a frame", one + frame(17) + two),
         ):
             data = session.client(0, frames) if role == SERVER else session.server(1, frames)
             before = opens(1, 2) if role == CLIENT else ()

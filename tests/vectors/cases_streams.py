@@ -133,6 +133,7 @@ def streams() -> list[Vector]:
             expect(*(message(n) for n in range(1, 5)), {"event": "refused", "stream": 5, "status": 8}),
         ),
     ]
+    found += _messages_by_default()
     for first in (0, 2, 3, LAST):
         found.append(refused(f"the first id is {first}", "8.1", server, STREAM, open_(first)))
     for second in (1, 3, 2**63, LAST):
@@ -205,6 +206,48 @@ def streams() -> list[Vector]:
     return [*found, *_late()]
 
 
+def _messages_by_default() -> list[Vector]:
+    """Where no message of its stream is under way, DATA is a message, with a message's cap."""
+    opening, is_open = open_(1, flags=0), message(1, end_stream=False)
+    found = []
+    for role, seq, before in (
+        ("server", 1, (receive(opening), expect(is_open))),
+        ("client", 0, opened()),
+    ):
+        whole = frame(DATA, stream=1, seq=seq, body=b"\x5a" * 65536)
+        event = message(1, seq, end_stream=False, body=b"\x5a" * 65536)
+        found += [
+            vector(
+                f"DATA of 65,536 bytes is a message, at the {role}", "6.4", role, *before, receive(whole), expect(event)
+            ),
+            refused(
+                f"DATA of 65,537 bytes where no message is under way, at the {role}",
+                "3.2",
+                role,
+                TOO_LARGE,
+                frame(DATA, stream=1, seq=seq, length=65537),
+                before=before,
+            ),
+            refused(
+                f"DATA with MORE and a body where no message is under way, at the {role}",
+                "7.2",
+                role,
+                FRAME,
+                frame(DATA, stream=1, seq=seq, flags=MORE, body=b"\x5a" * 16384),
+                before=before,
+            ),
+            refused(
+                f"DATA with another seq, MORE and a body where no message is under way, at the {role}",
+                "3.2",
+                role,
+                STREAM,
+                frame(DATA, stream=1, seq=7, flags=MORE, body=b"x"),
+                before=before,
+            ),
+        ]
+    return found
+
+
 def _late() -> list[Vector]:
     """Late frames are dropped, but not believed: the header's rules still hold."""
     end = do("end", stream=1, status=13, detail="", not_started=False, extension="")
@@ -222,6 +265,30 @@ def _late() -> list[Vector]:
         ("late DATA with an unknown flag", "8.4", FRAME, frame(DATA, stream=1, flags=MORE | 0x80)),
     )
     found = [refused(name, section, "server", code, raw, before=gone) for name, section, code, raw in bad]
+    found.append(
+        vector(
+            "late DATA may be as long as an inline body, with MORE too",
+            "8.4",
+            "server",
+            *gone,
+            receive(*(frame(DATA, stream=1, seq=1, flags=flags, body=b"\x5a" * 65536) for flags in (0, MORE))),
+            expect(),
+        )
+    )
+    beside = frame(DATA, stream=1, flags=MORE, ext=body_length(70000), meta=b"meta", body=b"x")
+    found += [
+        refused("OPEN with MORE and a body and another id", "3.2", "server", STREAM, open_(2, flags=MORE, body=b"x")),
+        vector("late DATA is no first frame: a body beside MORE", "8.4", "server", *gone, receive(beside), expect()),
+        vector(
+            "DATA of a cancelled stream is no first frame: a body beside MORE",
+            "8.4",
+            "client",
+            *opened(),
+            do("cancel", stream=1),
+            receive(beside, frame(END, stream=1, aux=1)),
+            expect(),
+        ),
+    ]
     chunked = frame(DATA, stream=1, seq=1, flags=MORE, ext=body_length(70000))
     cancelled: tuple[Step, ...] = (
         receive(open_(1, flags=0), frame(CANCEL, stream=1)),

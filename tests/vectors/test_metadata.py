@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,3 +157,22 @@ def test_every_element_type_and_every_kind_is_shown() -> None:
 def test_check_body_alone_takes_every_good_body() -> None:
     for _, vector in WRITTEN:
         check_body(resolved_of(vector), memoryview(unpack(vector["body"])))
+
+
+def test_the_schema_that_the_spec_shows_is_the_schema() -> None:
+    """The page alone is enough to read metadata: its schema is tensor.fbs without comments, with bare type codes."""
+    root = Path(__file__).resolve().parents[2]
+    schema = re.sub(r"//.*", "", (root / "codec" / "tensor.fbs").read_text()).replace("code: TypeCode", "code: ubyte")
+    names = ("enum Kind", "struct ElementType", "table Tensor", "table Metadata")
+    wanted = [
+        next(part for part in re.findall(r"(?:enum|struct|table) [^{}]*\{[^}]*\}", schema) if part.startswith(n))
+        for n in names
+    ]
+    page = (root / "protocol" / "SPEC.md").read_text()
+    shown = re.findall(r"^    ((?:enum|struct|table) .*)$", page, re.MULTILINE)
+    assert [_packed(part) for part in shown] == [_packed(part) for part in wanted]
+    assert 'file_identifier "TWM1"' in schema
+
+
+def _packed(declaration: str) -> str:
+    return re.sub(r"[\s,]+", "", declaration)
