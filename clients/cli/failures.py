@@ -43,7 +43,7 @@ class ExitCode(IntEnum):
 
 EXIT_CODE_HELP = (
     (ExitCode.OK, "done"),
-    (ExitCode.REMOTE, "the server answered with an error (for health: something is not healthy)"),
+    (ExitCode.REMOTE, "the server answered with an error (for health and check: something is wrong)"),
     (ExitCode.USAGE, "wrong arguments, or an input that cannot be read or does not fit the model"),
     (ExitCode.NO_CONNECTION, "no connection to the server"),
     (ExitCode.DEADLINE, "the deadline passed"),

@@ -34,6 +34,7 @@ BUILT_IN: dict[str, str] = {
 
 SERVER: dict[str, str] = {
     "serve": "Serve a folder of models.",
+    "check": "Try models without serving them.",
     "devices": "Show the devices a server would find here.",
     "certs": "Make certificates for trying TLS.",
     "keys": "Make, list, replace and revoke the keys of callers.",

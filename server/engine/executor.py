@@ -120,7 +120,10 @@ class Executor:
         return WarmUp(_best_size(seconds), seconds, self._batching(seconds))
 
     def answer(self, inputs: dict[str, Array]) -> Answer:
-        """The outputs of one batch, copied. Raises what the model raises, and OutputError."""
+        """The outputs of one batch, or of one call without batch axis, copied. Raises what the model raises."""
+        if not self._spec.batched:
+            encoded = self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
+            return (), [encoded.meta, encoded.dims, *[bytes(buffer) for buffer in encoded.buffers]]
         signature, outputs = self._try(inputs, len(next(iter(inputs.values()))))
         return signature, [bytes(output) for output in outputs]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .api import OutputSignature
     from .spec import ModelSpec
 
-__all__ = ["Batching", "Found", "look", "rule_for"]
+__all__ = ["Answer", "Batching", "Found", "alone_of", "leak_of", "look", "rule_for", "told", "untested"]
 
 Array = np.ndarray[Any, Any]
 Answer = tuple["OutputSignature", list[bytes]]
@@ -160,7 +160,7 @@ ALONE = (
 )
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """What a model raised, on one line."""
     try:
         text = str(error)
@@ -215,7 +215,7 @@ class _Tries:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a model may raise anything
-            self._found.raised = _told(error)
+            self._found.raised = told(error)
             return None
 
     def exchanged(self, base: dict[str, Array], make: Callable[..., Array], stays: int) -> dict[str, Array]:

@@ -98,9 +98,9 @@ def difference(dtype: str, one: bytes, other: bytes) -> tuple[float, float]:
 def _dense(tensor: TensorSpec, shape: tuple[int, ...], random: np.random.Generator, below: int) -> Array:
     dtype = np.dtype(tensor.dtype.numpy or tensor.dtype.storage)
     if dtype.kind == "b":
-        return random.integers(0, 2, shape).astype(dtype)
+        return np.asarray(random.integers(0, 2, shape)).astype(dtype)
     if dtype.kind in "iu":
-        return random.integers(0, below, shape).astype(dtype)
+        return np.asarray(random.integers(0, below, shape)).astype(dtype)
     return np.asarray(random.random(shape)).astype(dtype)
 
 

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from configparser import ConfigParser
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
+from tensorwire.clients.cli.group import SERVER
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("protocol", "codec", "gpu", "server", "clients")
@@ -37,6 +41,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=300,
     )
     return out
+
+
+@pytest.mark.xdist_group("wheel")
+def test_the_wheel_brings_every_command_of_the_server(built: Path) -> None:
+    """The group finds them by what an installed package says of itself."""
+    parser = ConfigParser()
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+        parser.read_string(wheel.read(name).decode())
+    commands = dict(parser["tensorwire.commands"])
+    assert set(commands) == set(SERVER)
+    for command, place in commands.items():
+        assert EntryPoint(command, place, "tensorwire.commands").load().name == command
 
 
 @pytest.mark.xdist_group("wheel")

@@ -41,6 +41,12 @@ class Backend(ABC):
     def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> Any:
         """One batch: arrays by input name, in order of the spec; gives a dict, tuple or array. May raise anything."""
 
+    def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What the model's file itself says of tensors: dtype name ("string" for text) and shape by name, -1 where an
+        axis is free. Only what it says: a tensor that is not there, or of an unknown type, is left out.
+        """
+        return {}
+
     def hint(self) -> str:
         """Words about parts of the model that give all rows of a batch one scale, "" if none is known: only a hint."""
         return ""

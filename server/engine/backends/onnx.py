@@ -6,11 +6,12 @@ What lives here: opening a graph and checking that its names are those of model.
 from __future__ import annotations
 
 import mmap
+import re
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from ....codec import Kind
+from ....codec import CodecError, Kind, dtype_by_name
 from . import Backend, LoadError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ..spec import ModelSpec
 
 __all__ = ["OnnxBackend", "load"]
+
+DTYPES = {"float": "float32", "double": "float64"}
+"""What ONNX Runtime calls otherwise than we do."""
 
 
 def load(spec: ModelSpec) -> Backend:
@@ -44,6 +48,15 @@ class OnnxBackend(Backend):
         self._outputs = outputs
         self._file = file
 
+    def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """See Backend.declared."""
+        session = self._session
+        return {
+            node.name: (dtype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
+            for node in (*session.get_inputs(), *session.get_outputs())
+            if (dtype := _dtype_name(node.type))
+        }
+
     def hint(self) -> str:
         """See Backend.hint: nodes stand in the file with their names."""
         with self._file.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as graph:
@@ -57,6 +70,16 @@ class OnnxBackend(Backend):
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def _dtype_name(kind: str) -> str:
+    """Our name of what ONNX Runtime calls `tensor(float)` and so on; "" if it is no tensor or no dtype of ours."""
+    inner = kind.removeprefix("tensor(").removesuffix(")")
+    name = DTYPES.get(inner, re.sub(r"^float8(?=e)", "float8_", inner))
+    try:
+        return name if name == "string" else dtype_by_name(name).name
+    except (CodecError, KeyError):
+        return ""
 
 
 def _providers(device: str) -> list[Any]:

@@ -88,6 +88,19 @@ class TorchBackend(Backend):
             tensors = {name: self._tensor(name, array) for name, array in inputs.items()}
             return _arrays(self._eager(tensors))
 
+    def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """See Backend.declared: an exported program knows its inputs; TorchScript and modules know nothing."""
+        if not isinstance(self._module, torch.fx.GraphModule):
+            return {}
+        values = [node.meta.get("val") for node in self._module.graph.nodes if node.op == "placeholder"]
+        if len(values) != len(self._names):
+            return {}
+        return {
+            name: (str(value.dtype).removeprefix("torch."), tuple(n if isinstance(n, int) else -1 for n in value.shape))
+            for name, value in zip(self._names, values, strict=True)
+            if isinstance(value, torch.Tensor)
+        }
+
     def hint(self) -> str:
         """See Backend.hint: modules and operators of dynamic quantisation, by their names."""
         module = self._module
