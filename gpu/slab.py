@@ -7,6 +7,8 @@ Design
 - **One mapping.** The pool is one memfd, so that another process can map the same bytes (an offset means the same
   place on both sides) and so that CUDA can pin all of it with a single registration.
 - **Power-of-two classes** from one page (4 KiB). A block is aligned to its own size, so its buddy is `offset ^ size`.
+- **Large slabs to the page.** What is larger than an eighth of the pool takes no more than its pages; the rest of its
+  block goes back at once. Rounded up, a body of a third of the pool would take two thirds of it.
 - **Magazines.** Each class keeps a few freed blocks unmerged on a stack. The steady state (allocate and free the same
   sizes, over and over) is then one `list.pop` and one `list.append`; splitting and merging happen at the edges, and
   every operation has a bound that does not grow with the pool.
@@ -48,7 +50,7 @@ class Slab:
     __slots__ = ("_order", "_pool", "nbytes", "offset", "released", "view")
 
     def __init__(self, pool: SlabPool, offset: int, nbytes: int, order: int, view: memoryview) -> None:
-        self._pool = pool
+        self._pool = pool  # order: of a whole block; of a large slab the number of its pages, negative
         self._order = order
         self.offset = offset
         self.nbytes = nbytes
@@ -74,6 +76,11 @@ class Slab:
     def _dropped(self, _owner: object) -> None:
         self._pool._leases.pop(self.offset, None)
         self.release()
+
+    @property
+    def room(self) -> int:
+        """Bytes of the pool that it takes."""
+        return PAGE << self._order if self._order >= 0 else -self._order * PAGE
 
     @property
     def plenty(self) -> bool:
@@ -119,6 +126,10 @@ class SlabPool:
         self._magazines: list[list[int]] = [[] for _ in range(orders)]
         #: Per class: offset -> how many bytes of the block may have pages (an upper bound).
         self._blocks: list[dict[int, int]] = [{} for _ in range(orders)]
+        self.largest = PAGE << (orders - 1)
+        """Bytes of the largest slab, over half of all: an idle pool has room for it, and for none that is larger."""
+        self._whole = max(0, orders - 4)  # the highest class whose blocks are not cut to the page
+        self._paged = 0  # of the block that was split off last, as in _blocks
         self._magazine_bytes = 0
         self._block_bytes = 0
         self._busy = False
@@ -134,8 +145,8 @@ class SlabPool:
         Offsets are multiples of 4096. About 1 us in the steady state.
         """
         order = ((nbytes - 1) >> _PAGE_SHIFT).bit_length() if nbytes > 0 else 0
-        if order >= len(self._magazines) or nbytes < 0:
-            return None
+        if order > self._whole or nbytes < 0:
+            return self._allocate_large(nbytes, order)
         magazine = self._magazines[order]
         if magazine:
             offset = magazine.pop()
@@ -147,6 +158,12 @@ class SlabPool:
         self._in_use += PAGE << order
         return Slab(self, offset, nbytes, order, self._bytes[offset : offset + nbytes])
 
+    def room(self, nbytes: int) -> int:
+        """Bytes of the pool that a slab of `nbytes` bytes takes."""
+        pages = max(1, -(-nbytes // PAGE))
+        order = (pages - 1).bit_length()
+        return PAGE << order if order <= self._whole else pages * PAGE
+
     def view(self, offset: int, nbytes: int) -> memoryview:
         """The bytes at `offset`, writable; works on attached pools. ValueError if outside of the pool."""
         if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
@@ -155,7 +172,7 @@ class SlabPool:
 
     @property
     def in_use(self) -> int:
-        """Bytes handed out now, counted in whole classes (a slab of 5000 bytes counts 8192)."""
+        """Bytes handed out now, as `room` counts: in whole classes (5000 bytes are 8192), large slabs to the page."""
         return self._in_use
 
     @property
@@ -200,7 +217,37 @@ class SlabPool:
                 self._blocks[order][offset] = 0
                 offset += size
 
+    def _allocate_large(self, nbytes: int, order: int) -> Slab | None:
+        """The first pages of a block; the rest of it goes back."""
+        if order >= len(self._blocks) or nbytes < 0:
+            return None
+        offset = self._take(order)
+        if offset < 0:
+            return None
+        pages = -(-nbytes // PAGE)
+        end, paged = 1 << order, self._paged
+        at = pages
+        while at < end:  # the largest aligned pieces
+            size = at & -at
+            part = min(paged, size << _PAGE_SHIFT)
+            self._blocks[size.bit_length() - 1][offset + (at << _PAGE_SHIFT)] = part
+            self._block_bytes += part
+            at += size
+        self._in_use += pages << _PAGE_SHIFT
+        return Slab(self, offset, nbytes, -pages, self._bytes[offset : offset + nbytes])
+
+    def _free_large(self, offset: int, pages: int) -> None:
+        self._in_use -= pages << _PAGE_SHIFT
+        while pages:
+            order = pages.bit_length() - 1
+            self._merge(offset, order, PAGE << order)
+            offset += PAGE << order
+            pages -= 1 << order
+
     def _free(self, offset: int, order: int) -> None:
+        if order < 0:
+            self._free_large(offset, -order)
+            return
         size = PAGE << order
         self._in_use -= size
         magazine = self._magazines[order]
@@ -235,6 +282,7 @@ class SlabPool:
             paged = min(paged, half)
             blocks[large][offset + half] = paged
             self._block_bytes += paged
+        self._paged = paged
         return offset
 
     def _merge(self, offset: int, order: int, paged: int) -> None:

@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from ..gpu.slab import PAGE
 from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
 from .front.mask import MASKABLE, MIN_SALT
 from .front.penalty import Network, networks
@@ -177,7 +178,8 @@ class Settings(BaseSettings):
     max_message_bytes: ByteSize | None = _setting(
         None,
         "Memory",
-        "Largest body of one message. Default, and most: half of the pool, so that no connection can hold all of it.",
+        "Largest body of one message; an idle server takes every one up to it. Default, and most: half of the pool, so "
+        "that no connection can hold all of it.",
         ge=1,
     )
     write_high_water: ByteSize = _setting(
@@ -313,8 +315,8 @@ class Settings(BaseSettings):
 
     @property
     def message_limit(self) -> int:
-        """Largest body of one message in bytes."""
-        half = int(self.pool_bytes) // 2
+        """Largest body of one message in bytes: one that an idle server takes, always."""
+        half = int(self.pool_bytes) // 2 // PAGE * PAGE
         return half if self.max_message_bytes is None else min(half, int(self.max_message_bytes))
 
     @property

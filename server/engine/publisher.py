@@ -129,7 +129,7 @@ class Publisher:
     def _allocate(self, nbytes: int, result: BatchResult | None) -> Slab | None:
         """Result memory, waited for while callers hold it; None (and the batch has failed) if it can never fit."""
         while (slab := self._pool.allocate(nbytes)) is None:
-            if not self._slabs:
+            if nbytes > self._pool.largest or not self._slabs:
                 self._fail_too_large(nbytes, result)
                 return None
             self.say(SHORT)
@@ -140,7 +140,9 @@ class Publisher:
 
     def _fail_too_large(self, nbytes: int, result: BatchResult | None) -> None:
         if result is not None:
-            text = f"the outputs have {nbytes} bytes, more than the result memory of {self._pool.nbytes}"
+            text = (
+                f"the outputs have {nbytes} bytes, more than the {self._pool.largest} that result memory has room for"
+            )
             self._publish_failure(Failure(result.requests, Status.RESOURCE_EXHAUSTED, text, started=True))
 
     def _say_result(self, kind: int, result: BatchResult, slab: Slab, signature: int, count: int, nbytes: int) -> None:

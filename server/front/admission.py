@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ...codec import CodecError, Metadata, Resolved, decode_metadata, metadata_cost, resolve
 from ...protocol import Status, pack_extension, parse_extension
-from .bodies import room
 from .calls import Call, Refuse, Route, body_length_text, microseconds
 
 if TYPE_CHECKING:
@@ -72,12 +71,12 @@ class Admission:
     def memory(self, route: Route, body_length: int, held: int) -> Slab:
         """Memory for a whole body before its first byte is read; its connection has `held` bytes. Raises Refuse.
 
-        Who takes it gives `room(body_length)` back to `receiving` once the body is complete or given up.
+        Who takes it gives the slab's `room` back to `receiving` once the body is complete or given up.
         """
         if body_length != route.body_length:
             raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.served)
         pool = self._pool
-        taken = room(body_length)
+        taken = pool.room(body_length)
         if held + taken > pool.nbytes // 2:
             raise _no_memory(
                 route,

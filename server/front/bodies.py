@@ -46,7 +46,7 @@ class Bodies:
     def reserve(self, stream_id: int, route: Route, body_length: int, now: float) -> Slab:
         """Memory for a whole body, due from now on. Raises Refuse."""
         slab = self._admission.memory(route, body_length, self.held)
-        self.held += room(body_length)
+        self.held += slab.room
         moment = now + self._timeout + body_length / BODY_RATE
         self._slabs[stream_id] = slab, moment
         if moment < self._due:
@@ -58,7 +58,7 @@ class Bodies:
         found = self._slabs.pop(stream_id, None)
         if found is None:
             return None
-        nbytes = room(found[0].nbytes)
+        nbytes = found[0].room
         self.held -= nbytes
         self._admission.receiving -= nbytes
         return found[0]
@@ -94,8 +94,3 @@ class Bodies:
             return
         allowed = self._timeout + slab.nbytes / BODY_RATE
         self._late(f"stream {stream_id}: the body of {slab.nbytes} bytes was not complete after {allowed:.1f} s")
-
-
-def room(body_length: int) -> int:
-    """Bytes of the pool that a body takes at most: the next power of two."""
-    return 1 << (body_length - 1).bit_length()

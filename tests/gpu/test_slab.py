@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -213,14 +213,15 @@ class PoolMachine(RuleBasedStateMachine):
     """Random allocations, releases and leases: slabs never overlap, counts are exact, nothing is lost."""
 
     slabs: Bundle[Slab] = Bundle("slabs")
+    pages = 61
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = SlabPool(61 * PAGE, keep=16 * PAGE)
+        self.pool = SlabPool(self.pages * PAGE, keep=16 * PAGE)
         self.live: dict[int, Slab] = {}
         self.views: dict[int, memoryview] = {}
 
-    @rule(target=slabs, pages=st.integers(0, 12), leased=st.booleans())
+    @rule(target=slabs, pages=st.integers(0, 40), leased=st.booleans())
     def allocate(self, pages: int, leased: bool) -> Slab:
         slab = self.pool.allocate(pages * PAGE)
         if slab is None:
@@ -243,14 +244,76 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_agree(self) -> None:
-        assert self.pool.in_use == sum(PAGE << slab._order for slab in self.live.values())
+        assert self.pool.in_use == sum(slab.room for slab in self.live.values())
+        assert all(slab.room == self.pool.room(slab.nbytes) for slab in self.live.values())
 
     def teardown(self) -> None:
+        self.views.clear()
         for slab in self.live.values():
             slab.release()
         assert self.pool.in_use == 0
-        assert self.pool.allocate(32 * PAGE) is not None
+        for nbytes in (self.pool.largest, self.pool.largest - 1, self.pool.nbytes // 2, 3 * PAGE, 0):
+            room = self.pool.allocate(nbytes)
+            assert room is not None
+            room.release()
+        assert self.pool.allocate(self.pool.largest + 1) is None
 
 
 PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestSlabPool = PoolMachine.TestCase
+
+
+class PowerMachine(PoolMachine):
+    """The same in a pool that is one block."""
+
+    pages = 64
+
+
+PowerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestPowerOfTwoPool = PowerMachine.TestCase
+
+
+@given(st.integers(1, 4096 * PAGE), st.data())
+def test_an_idle_pool_has_room_for_a_slab_if_and_only_if_it_is_at_most_largest(
+    nbytes: int, data: st.DataObject
+) -> None:
+    pool = SlabPool(nbytes)
+    assert pool.nbytes // 2 < pool.largest <= pool.nbytes
+    around = [0, 1, PAGE, pool.nbytes // 8, pool.nbytes // 3, pool.nbytes // 2, pool.largest, pool.nbytes]
+    sizes = st.one_of(
+        st.integers(0, pool.nbytes + PAGE), st.builds(int.__add__, st.sampled_from(around), st.integers(0, 1))
+    )
+    history = [pool.allocate(size) for size in data.draw(st.lists(sizes, max_size=12))]
+    for slab in data.draw(st.permutations(history)):
+        if slab is not None:
+            slab.release()
+    assert pool.in_use == 0
+    for size in [*data.draw(st.lists(sizes, max_size=4)), pool.largest, pool.largest + 1]:
+        slab = pool.allocate(size)
+        assert (slab is not None) == (size <= pool.largest)
+        if slab is not None:
+            assert len(slab.view) == size
+            assert pool.in_use == slab.room == pool.room(size) <= max(PAGE, -(-size // PAGE) * PAGE, pool.nbytes // 8)
+            slab.release()
+
+
+def test_what_a_large_slab_leaves_of_its_block_is_used() -> None:
+    pool = SlabPool(96 * MIB)
+    large = pool.allocate(40 * MIB)
+    assert large is not None
+    assert pool.in_use == 40 * MIB
+    others = [pool.allocate(8 * MIB) for _ in range(7)]
+    assert all(others)
+    assert pool.in_use == 96 * MIB
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_REMOVE"), reason="this system cannot give pages of a mapping back")
+def test_the_pages_of_a_large_slab_go_back_and_its_rest_counts_none() -> None:
+    pool = SlabPool(64 * MIB, keep=4 * MIB)
+    slab = pool.allocate(20 * MIB)
+    assert slab is not None
+    assert pool.idle_pages == 0
+    slab.view[:] = b"x" * len(slab.view)
+    slab.release()
+    assert resident(pool) <= 4 * MIB
+    assert pool.idle_pages <= 4 * MIB

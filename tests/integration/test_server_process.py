@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 import tensorwire
+from tensorwire.clients.errors import ResourceExhausted
 from tensorwire.codec import DescribeRequest, Description, HealthReport, HealthRequest, ModelList, State
 from tensorwire.protocol import Closed, Ended, FrameType, GoAway, Status, parse_extension
 from tensorwire.protocol.capture import read_frames
@@ -224,6 +225,19 @@ def test_frames_are_recorded_for_decode(models: Path, tmp_path: Path) -> None:
 
 
 # -- limits of connections
+
+
+def test_a_pool_that_is_no_power_of_two_takes_every_body_up_to_half_of_it_and_names_that_limit(tmp_path: Path) -> None:
+    write_model(tmp_path, "mean", MEAN, flat(-1, 1, max_batch=4, warmup=False))
+    with (
+        running_server(tmp_path, "--pool-bytes", "96MiB") as server,
+        tensorwire.connect("tw://{}:{}".format(*server.address)) as client,
+    ):
+        for mebibytes in (31, 33, 40, 48, 48):
+            x = np.ones((1, mebibytes << 18), np.float32)
+            assert client.infer("mean", {"x": x}, deadline=60.0)["y"].tolist() == [[1.0]]
+        with pytest.raises(ResourceExhausted, match=f"at most {48 << 20} are accepted"):
+            client.infer("mean", {"x": np.ones((1, (48 << 18) + 1), np.float32)}, deadline=60.0)
 
 
 def test_connections_above_the_limit_are_closed_and_the_others_stay(models: Path) -> None:

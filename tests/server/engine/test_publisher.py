@@ -109,3 +109,15 @@ def test_a_full_ring_is_stood_by_for(other: Other) -> None:
     other.publisher.flush()
     other.read()
     assert len(other.records) == 20
+
+
+def test_a_result_that_can_never_fit_waits_for_nobody_and_names_the_limit() -> None:
+    other = Other(96 << 10)
+    (result,) = [record for record in other.publish(batch(1)) if record[0] == RESULT]
+    assert [record[0] for record in other.publish(batch(2, row_bytes=80 << 10))] == [SIGNATURE]
+    (failure,) = other.sent
+    assert failure["status"] == int(Status.RESOURCE_EXHAUSTED)
+    assert "more than the 65536 that result memory has room for" in failure["message"]
+    other.publisher.released(result[5])
+    other.front.close()
+    other.ring.close()

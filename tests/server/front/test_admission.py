@@ -8,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tensorwire.codec import FREE, Resolved, SignatureError, TensorSpec, dtype_by_name, encode_metadata
 from tensorwire.gpu import SlabPool
+from tensorwire.gpu.slab import PAGE
 from tensorwire.protocol import Status, pack_extension
 from tensorwire.server.engine.api import Prepared
 from tensorwire.server.front.admission import Admission, certainly_late
@@ -157,6 +160,25 @@ def test_memory_is_given_whole_or_not_at_all() -> None:
     assert len(harness.admission.memory(big, big.body_length, 0).view) == big.body_length
 
 
+MIB = 1 << 20
+FOUND = [(96 * MIB, 48 * MIB), (1536 * MIB, 600 * MIB), (3072 * MIB, 1100 * MIB), (10240 * MIB, 4096 * MIB + 7)]
+
+
+@given(st.one_of(st.sampled_from(FOUND), st.tuples(st.integers(MIB, 1 << 34), st.integers(1, 1 << 34))))
+def test_an_idle_server_takes_every_body_up_to_the_limit_that_it_announces(sizes: tuple[int, int]) -> None:
+    pool_bytes, body_length = sizes
+    limit = load_settings(flags={"pool_bytes": str(pool_bytes)}).message_limit
+    pool = SlabPool(pool_bytes)
+    admission = Admission(Registry(), pool)
+    assert pool.nbytes // 2 - 2 * PAGE < limit <= pool.nbytes // 2
+    for nbytes in (limit, min(limit, body_length)):
+        route: Any = SimpleNamespace(body_length=nbytes)
+        slab = admission.memory(route, nbytes, 0)
+        assert slab.nbytes == nbytes
+        admission.receiving -= slab.room
+        slab.release()
+
+
 def test_unfinished_bodies_leave_a_quarter_of_the_pool_to_the_others() -> None:
     harness = Harness()
     quarter = harness.route((POOL_BYTES // 64, 4))
@@ -170,11 +192,12 @@ def test_unfinished_bodies_leave_a_quarter_of_the_pool_to_the_others() -> None:
 
 def test_unfinished_bodies_of_one_connection_hold_at_most_half_of_the_pool() -> None:
     harness = Harness()
-    route = harness.route((POOL_BYTES // 64 + 1, 4))  # a little more than a quarter takes a half
+    route = harness.route((POOL_BYTES // 64 + 1, 4))  # a little more than a quarter: two are more than a half
     assert isinstance(route, Route)
-    harness.admission.memory(route, route.body_length, 0)
+    held = harness.admission.memory(route, route.body_length, 0).room
+    assert POOL_BYTES // 4 < held == harness.pool.in_use <= POOL_BYTES // 4 + PAGE
     with pytest.raises(Refuse, match="this connection's unfinished bodies") as refused:
-        harness.admission.memory(route, route.body_length, POOL_BYTES // 2)
+        harness.admission.memory(route, route.body_length, held)
     assert refused.value.status is Status.RESOURCE_EXHAUSTED
 
 

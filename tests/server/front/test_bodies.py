@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tensorwire.gpu import Slab, SlabPool
-from tensorwire.server.front.bodies import BODY_RATE, Bodies, room
+from tensorwire.server.front.bodies import BODY_RATE, Bodies
 from tensorwire.server.front.deadlines import Deadlines
 
 BODY = 100_000
@@ -21,7 +21,7 @@ class FakeAdmission:
         self.pool = SlabPool(1 << 24)
 
     def memory(self, _route: Any, body_length: int, _held: int) -> Slab:
-        self.receiving += room(body_length)
+        self.receiving += self.pool.room(body_length)
         slab = self.pool.allocate(body_length)
         assert slab is not None
         return slab
@@ -56,7 +56,7 @@ class Harness:
 def test_memory_is_counted_from_the_reservation_until_it_is_taken() -> None:
     harness = Harness()
     slab = harness.reserve(1)
-    assert harness.bodies.held == harness.admission.receiving == room(BODY) == 131072
+    assert harness.bodies.held == harness.admission.receiving == harness.admission.pool.room(BODY) == 131072
     assert harness.bodies.take(1) is slab
     assert harness.bodies.take(1) is None
     assert harness.bodies.held == harness.admission.receiving == 0
