@@ -16,6 +16,7 @@ from .decoder import check_body, decode_arrays
 from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of
 from .encoder import Encoded, Encoder
 from .errors import CodecError, SignatureError
+from .exact import as_numpy, convert
 from .layout import Placed, Resolved, count_dims, resolve
 from .metadata import FREE, Kind, Metadata, TensorSpec, decode_metadata, encode_metadata
 from .ragged import RaggedArray
@@ -73,8 +74,10 @@ __all__ = [
     "State",
     "TensorSpec",
     "TypeCode",
+    "as_numpy",
     "check_body",
     "check_signature",
+    "convert",
     "count_dims",
     "decode_arrays",
     "decode_metadata",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import wave
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ...codec import CodecError, ImageHints, Kind, RaggedArray, TensorSpec, dtype_by_name
+from ...codec import CodecError, ImageHints, Kind, RaggedArray, TensorSpec, TypeCode, as_numpy, convert, dtype_by_name
 from ..errors import printable
 from .failures import Failure
 from .photos import PHOTO_SUFFIXES, read_photo
@@ -144,7 +145,7 @@ def _read_file(label: str, path: Path, spec: TensorSpec, image: ImageHints | Non
             if suffix == ".npy":
                 return _read_npy(label, file, path.name)
             if suffix == ".wav":
-                return _read_wav(label, file, path.name)
+                return _read_wav(label, file, path.name, spec)
             if suffix in PHOTO_SUFFIXES:
                 return read_photo(label, file, path.name, spec, image, batched=batched)
     except OSError as error:
@@ -166,13 +167,18 @@ def _read_npy(label: str, file: BinaryIO, name: str) -> Array:
     return np.asarray(array)
 
 
-def _read_wav(label: str, file: BinaryIO, name: str) -> Array:
+def _read_wav(label: str, file: BinaryIO, name: str, spec: TensorSpec) -> Array:
     """The samples of a PCM .wav as float32 in [-1, 1): [samples], channels averaged into one."""
+    if spec.dtype.code in {TypeCode.INT, TypeCode.UINT, TypeCode.BOOL}:
+        raise Failure(
+            f"{label}: sound is floats from -1 to 1, the model expects {describe_spec(spec)}: send it as .npy"
+        )
     try:
         with wave.open(file) as sound:
             width, channels, raw = sound.getsampwidth(), sound.getnchannels(), sound.readframes(sound.getnframes())
     except (wave.Error, EOFError) as error:
         raise Failure(f"{label}: {name} is no PCM .wav file ({error})") from error
+    raw = raw[: len(raw) - len(raw) % (width * channels)]  # a file that was cut off may end within a sample
     if width == 1:
         samples: Array = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
     elif width in (2, 4):
@@ -211,28 +217,47 @@ def random_array(label: str, text: str, spec: TensorSpec) -> Array:
 
 def _read_json(label: str, text: str, spec: TensorSpec) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite)
     except ValueError as error:
         raise Failure(f"{label}: {printable(text, 80)!r} is no JSON ({error}): {EXPECTED}") from error
-    if spec.kind is Kind.STRING:
-        return np.array([value] if isinstance(value, str) else value, dtype=object)
     if spec.kind is Kind.RAGGED:
         return _ragged(label, value, spec)
     try:
-        array = np.array(value)
+        if spec.kind is Kind.STRING:
+            return _strings([value] if isinstance(value, str) else value)
+        array = as_numpy(value)
     except ValueError as error:
-        raise Failure(
-            f"{label}: the rows of the JSON differ in length, {describe_spec(spec)} needs equal ones"
-        ) from error
+        reason = str(error).partition(";")[0]
+        raise Failure(f"{label}: {reason}; {describe_spec(spec)} needs rows of equal length, of one kind") from error
     if array.dtype.kind not in "biuf":
         raise Failure(f"{label}: the JSON holds {_json_kind(value)}, {describe_spec(spec)} needs numbers")
-    return array.astype(np.float64) if array.size == 0 else array
+    return array
+
+
+def _strings(value: Any) -> Array:
+    array = np.array(value, dtype=object)
+    if not all(isinstance(item, str) for item in array.flat):
+        raise ValueError("the JSON holds more than text")
+    return array
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; Python would read 1e999 as infinite."""
+    if math.isinf(number := float(text)):
+        raise ValueError(f"{printable(text, 40)} is beyond float64")
+    return number
 
 
 def _ragged(label: str, value: Any, spec: TensorSpec) -> Any:
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         raise Failure(f"{label}: {describe_spec(spec)} needs a list of lists, such as '[[1,2],[3]]'")
-    return RaggedArray.from_rows([fit_values(label, np.array(row), spec) for row in value], spec.dtype.numpy)
+    try:
+        return RaggedArray.from_rows([fit_values(label, as_numpy(row), spec) for row in value], spec.dtype.numpy)
+    except ValueError as error:
+        reason = str(error).partition(";")[0]
+        raise Failure(
+            f"{label}: {reason}; the rows of {describe_spec(spec)} differ in their first size only"
+        ) from error
 
 
 def _json_kind(value: Any) -> str:
@@ -257,23 +282,11 @@ def fit(label: str, array: Array, spec: TensorSpec, *, batched: bool) -> Array:
 
 
 def fit_values(label: str, array: Array, spec: TensorSpec) -> Array:
-    """``array`` in the dtype of ``spec``: numbers may be rounded to a narrower float, never cut to an integer."""
+    """``array`` in the dtype of ``spec``: numbers may be rounded to the nearest of a narrower float, nothing else."""
     dtype = spec.dtype.numpy
     if dtype is None:
         raise Failure(f"{label}: {spec.dtype.name} needs the package ml_dtypes: pip install ml_dtypes")
-    if array.dtype == dtype:
-        return array
-    if array.size == 0:
-        return array.astype(dtype)
-    if dtype.kind in "iub" and array.dtype.kind in "iubf":
-        with np.errstate(invalid="ignore"):
-            cast = array.astype(dtype)
-        if not np.array_equal(cast, array):
-            raise Failure(f"{label} has {array.dtype} values that {spec.dtype.name} cannot hold: convert them first")
-        return cast
-    if array.dtype.kind in "iubf" or np.can_cast(array.dtype, dtype, "same_kind"):
-        with np.errstate(over="ignore"):
-            return array.astype(dtype)
-    raise Failure(
-        f"{label} has dtype {array.dtype}, the model expects {describe_spec(spec)}: convert it with .astype()"
-    )
+    try:
+        return convert(array, dtype)
+    except CodecError as error:
+        raise Failure(f"{label}: {error}; the model expects {describe_spec(spec)}") from error

@@ -126,11 +126,11 @@ def shape_text(dtype: str, shape: Iterable[int]) -> str:
 # --- replies ----------------------------------------------------------------------------------------------------------
 
 
-def top_labels(row: Array, labels: Sequence[str], count: int) -> list[tuple[int, str, float]]:
-    """The ``count`` largest entries of a row of scores, best first: (index, label, score)."""
-    scores = np.asarray(row, np.float64).reshape(-1)
-    best = np.argsort(-scores, kind="stable")[:count]
-    return [(int(index), labels[int(index)], float(scores[index])) for index in best]
+def top_labels(row: Array, labels: Sequence[str], count: int) -> list[tuple[int, str, float | None]]:
+    """The ``count`` largest entries of a row of scores, best first: (index, label, score as JSON holds it)."""
+    best = np.argsort(-np.asarray(row, np.float64).reshape(-1), kind="stable")[:count]
+    scores = as_list(row.reshape(-1)[best])
+    return [(int(index), labels[int(index)], score) for index, score in zip(best, scores, strict=True)]
 
 
 def labelled_outputs(result: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
@@ -148,16 +148,19 @@ def labelled_outputs(result: Mapping[str, Any], labels: Sequence[str]) -> list[s
 
 
 def as_list(array: Any) -> Any:
-    """The values of an output as JSON holds them: NaN and infinities as null, complex as [re, im], bytes as text."""
+    """The values of an output as JSON holds them: NaN and infinities as null, complex as [re, im]."""
     if not isinstance(array, np.ndarray):
         return [as_list(np.asarray(row)) for row in array]
     if array.dtype.kind == "c":
         return as_list(np.stack([array.real, array.imag], axis=-1))
-    if array.dtype.kind == "O":
-        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.reshape(-1)]
-    if array.dtype.kind not in "biufUS":
-        array = array.astype(np.float64)  # ml_dtypes' kinds
+    if not _is_numpys(array):
+        array = array.astype(np.float64)
     return _without_nan(array.tolist()) if array.dtype.kind == "f" and not np.isfinite(array).all() else array.tolist()
+
+
+def _is_numpys(array: Array) -> bool:
+    """False for ml_dtypes' kinds, one of which calls itself a float of numpy's."""
+    return array.dtype.kind in "OU" or issubclass(array.dtype.type, np.number | np.bool_)
 
 
 def _without_nan(value: Any) -> Any:
@@ -197,13 +200,17 @@ def print_reply(result: Result, labels: Sequence[str], top: int) -> None:
     for name in named:
         for number, row in enumerate(result[name].reshape(-1, len(labels))):
             title = f"{name}, row {number}" if result[name].size > len(labels) else name
-            rows = [(label, f"{score:.4f}", index) for index, label, score in top_labels(row, labels, top)]
+            rows = [(label, _score(score), index) for index, label, score in top_labels(row, labels, top)]
             out.print(table(("label", "score", "index"), rows, right=("score", "index"), title=title))
     rest = [
         (name, shape_text(_dtype_name(a), _shape(a)), _preview(a)) for name, a in result.items() if name not in named
     ]
     if rest:
         out.print(table(("output", "type", "values"), rest))
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:.4f}" if isinstance(score, float) else str(score)
 
 
 def print_timing(timings: Sequence[Timing]) -> None:
@@ -223,7 +230,9 @@ def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
     cannot be.
     """
     arrays = {
-        name: array for name, array in result.items() if isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
+        name: array
+        for name, array in result.items()
+        if isinstance(array, np.ndarray) and array.dtype.kind in "biufc" and _is_numpys(array)
     }
     if len(arrays) != len(result):
         odd = next(name for name in result if name not in arrays)
@@ -263,7 +272,7 @@ def _is_file_name(name: str) -> bool:
 def _dtype_name(array: Any) -> str:
     if not isinstance(array, np.ndarray):
         return f"ragged {array.dtype.name}"
-    return "string" if array.dtype.kind in "OUS" else array.dtype.name
+    return "string" if array.dtype.kind in "OU" else array.dtype.name
 
 
 def _shape(array: Any) -> tuple[int, ...]:
@@ -274,12 +283,12 @@ def _preview(array: Any) -> str:
     if not isinstance(array, np.ndarray):
         return ", ".join(str(as_list(np.asarray(row))) for row in list(array)[:2])
     flat = array.reshape(-1)[:PREVIEW_VALUES]
-    if array.dtype.kind in "OUS":
-        shown = [repr(item) for item in as_list(flat)]
+    if array.dtype.kind in "OU":
+        shown = [repr(item) for item in flat.tolist()]
     elif array.dtype.kind in "biu":
         shown = [str(item) for item in flat.tolist()]
     else:
-        shown = [f"{item:.5g}" for item in (flat if array.dtype.kind in "fc" else flat.astype(np.float64)).tolist()]
+        shown = [f"{item:.5g}" for item in (flat if _is_numpys(array) else flat.astype(np.float64)).tolist()]
     return ", ".join(shown) + (", ..." if array.size > PREVIEW_VALUES else "")
 
 

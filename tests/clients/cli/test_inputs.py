@@ -93,7 +93,9 @@ def test_json_strings_and_ragged_rows() -> None:
         ("x=[1,2", "is no JSON"),
         ('x=["a","b","c","d"]', "holds text"),
         ('x={"a":1}', "holds an object"),
-        ("x=[[1,2,3,4],[1]]", "rows of the JSON differ"),
+        ("x=[[1,2,3,4],[1]]", "nested lists of different lengths; .* needs rows of equal length"),
+        ("x=[1e999,2,3,4]", "1e999 is beyond float64"),
+        ("x=[1e300,2,3,4]", r"float32 cannot hold 1e\+300; the model expects x: float32"),
         ("y=[1,2,3,4]", r"no input 'y': it takes x: float32\[-1,4\]"),
     ],
 )
@@ -110,6 +112,51 @@ def test_a_fraction_is_not_cut_to_an_integer() -> None:
         build("x=[1.5]", specs=integers, batched=False)
     with pytest.raises(Failure, match="cannot hold"):
         build("x=[5000000000]", specs=integers, batched=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ("70000", "float16"),
+        ("500", "float8_e4m3fn"),
+        ("0", "float8_e8m0fnu"),
+        ("-1", "uint8"),
+        ("2", "bool"),
+        ("1e300", "complex64"),
+    ],
+)
+def test_a_number_that_would_become_another_is_refused(value: str, dtype: str) -> None:
+    with pytest.raises(Failure, match=f"{dtype} cannot hold"):
+        build(f"x=[{value}]", specs=(spec("x", dtype, -1),), batched=False)
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype"),
+    [(np.array([1j]), "bfloat16"), (np.array([1], "m8[s]"), "int64"), (np.zeros(1, "V2"), "bfloat16")],
+)
+def test_an_npy_of_another_kind_of_number_is_refused(array: Any, dtype: str) -> None:
+    with pytest.raises(Failure, match="does not become"):
+        build("x=-", specs=(spec("x", dtype, -1),), batched=False, stdin=npy(array))
+
+
+def test_large_integers_keep_their_last_digit() -> None:
+    text = f"x=[1,{2**64 - 1}]"
+    assert build(text, specs=(spec("x", "uint64", -1),), batched=False)["x"].tolist() == [1, 2**64 - 1]
+    with pytest.raises(Failure, match="cannot hold"):
+        build(f"x=[0.5,{2**53 + 1}]", specs=(spec("x", "float64", -1),), batched=False)
+
+
+@pytest.mark.parametrize(
+    "text", ["r=[[[1],[1,2]]]", 'r=[["a"]]', "r=[[1.5]]", "r=[[null]]", "r=[[[1]],[[1,2]]]", "r=[[300]]"]
+)
+def test_ragged_rows_that_do_not_fit_are_refused(text: str) -> None:
+    with pytest.raises(Failure, match="--input r"):
+        build(text, specs=(spec("r", "int8", -1, kind=Kind.RAGGED),), batched=False)
+
+
+def test_strings_in_rows_of_different_lengths_are_refused() -> None:
+    with pytest.raises(Failure, match="needs rows of equal length"):
+        build('t=[["a"],"b"]', specs=(spec("t", "uint8", -1, kind=Kind.STRING),), batched=False)
 
 
 def test_missing_and_repeated_inputs_are_named() -> None:
@@ -182,6 +229,19 @@ def test_sound_becomes_float32_between_minus_one_and_one(
     s = build(f"@{tmp_path / 's.wav'}", specs=(spec("s", "float32", -1, -1),))["s"]
     assert s.dtype == np.float32
     assert s[0].tolist() == pytest.approx(expected)
+
+
+def test_sound_is_no_integers_and_may_end_within_a_sample(tmp_path: Path) -> None:
+    file = tmp_path / "s.wav"
+    with wave.open(str(file), "wb") as sound:
+        sound.setnchannels(2)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(b"\0\x40" * 8)
+    file.write_bytes(file.read_bytes()[:-3])
+    assert build(f"@{file}", specs=(spec("s", "float32", -1, -1),))["s"].tolist() == [[0.5] * 3]
+    with pytest.raises(Failure, match="sound is floats"):
+        build(f"@{file}", specs=(spec("s", "int16", -1, -1),))
 
 
 # --- random --------------------------------------------------------------------------------------------------------

@@ -44,6 +44,9 @@ def test_json_holds_every_value_and_the_best_labels() -> None:
         (np.array([1.0, np.nan, -np.inf], np.float32), [1.0, None, None]),
         (np.array([1 + 2j], np.complex64), [[1.0, 2.0]]),
         (np.array(["a", "b"], dtype=object), ["a", "b"]),
+        (np.array([["a", "b"], ["c", "d"]], dtype=object), [["a", "b"], ["c", "d"]]),
+        (np.array("a", dtype=object), "a"),
+        (np.array([2**64 - 1], np.uint64), [2**64 - 1]),
         (np.array(3.0), 3.0),
         (np.zeros((2, 0)), [[], []]),
         (RaggedArray.from_rows([[1, 2], [3]], np.int32), [[1, 2], [3]]),
@@ -58,6 +61,16 @@ def test_every_kind_of_value_has_a_json_form(array: Any, expected: Any) -> None:
 def test_float8_and_bfloat16_have_a_json_form() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     assert outputs.as_list(np.array([0.5, 2.0], ml_dtypes.bfloat16)) == [0.5, 2.0]
+
+
+def test_scores_that_are_no_numbers_and_large_ones_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    result = reply(p=np.array([[np.nan, np.inf, 1.0]], np.float32), n=np.array([2**53 + 1, 2**53 - 1, 1]))
+    shown = outputs.reply_as_json(result, LABELS, top=3)["top"]
+    assert [best["score"] for best in shown["p"][0]] == [None, 1.0, None]
+    assert [best["score"] for best in shown["n"][0]] == [2**53 + 1, 2**53 - 1, 1]
+    json.dumps(shown, allow_nan=False)
+    outputs.print_reply(result, LABELS, top=3)
+    assert str(2**53 + 1) in capsys.readouterr().out
 
 
 def test_one_output_goes_to_an_npy_file_and_several_to_an_npz(tmp_path: Path) -> None:
