@@ -885,12 +885,25 @@ static void gather(twire_call *call, size_t *count, uint64_t *end, const void *m
   *end += padding + size;
 }
 
-/* DIMS and gather list of one call over the caller's memory. The error text, if any, goes to `text_`. */
+/* The input of that name: nearly always the one in its place, else one of those behind it, or before. NULL: none is named so. */
+static const twire_tensor *input_named(const char *name, const twire_tensor *inputs, size_t count, size_t place) {
+  for (size_t i = 0, at = place; i < count; i++, at = at + 1 == count ? 0 : at + 1)
+    if (inputs[at].name && strcmp(inputs[at].name, name) == 0) return &inputs[at];
+  return NULL;
+}
+
+/* DIMS and gather list of one call over the caller's memory. As the call's names differ, and each has its input, no input is
+ * left over. The error text, if any, goes to `text_`. */
 static int call_gather(twire_call *call, const twire_tensor *inputs, size_t *iovecs, char *text_, size_t text_size) {
   size_t dims = 0, count = 0;
   uint64_t end = 0;
   for (size_t i = 0; i < call->input_count; i++) {
-    const twire_tensor *t = &inputs[i], *made = &call->inputs[i];
+    const twire_tensor *made = &call->inputs[i], *t = input_named(made->name, inputs, call->input_count, i);
+    if (!t) {
+      snprintf(text_, text_size, "input '%s' is missing: where the call was made with it stands %s%s%s", made->name,
+               inputs[i].name ? "'" : "one without a name", inputs[i].name ? inputs[i].name : "", inputs[i].name ? "'" : "");
+      return TWIRE_E_ARGUMENT;
+    }
     if (t->dtype != made->dtype || t->kind != made->kind || t->dim_count != made->dim_count) {
       snprintf(text_, text_size, "input '%s': dtype, kind or number of dims is not what the call was made with", made->name);
       return TWIRE_E_ARGUMENT;

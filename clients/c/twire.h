@@ -501,7 +501,8 @@ const char *twire_connect_error(void);
 void twire_close(twire_client *client);
 
 /*
- * One call, from start to end: returns the reply's status. `inputs` are the call's, in its order, with shapes and data.
+ * One call, from start to end: returns the reply's status. `inputs` are the call's, as many as it was made with, matched by name in
+ * any order (in its own order fastest), with shapes and data.
  * Other calls under way go on meanwhile; twire_poll hands them out later.
  */
 int twire_infer(twire_client *client, twire_call *call, const twire_tensor *inputs, const twire_call_options *options,
