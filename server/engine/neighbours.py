@@ -38,6 +38,8 @@ MOST_ROWS = 8
 """Rows of a batch that is compared: a leak shows with two."""
 SECONDS = 2.0
 """After it no further comparison is begun; the first, with loud neighbours, always is."""
+SLOWEST = 10.0
+"""Seconds of a batch beyond which nothing is compared: a start has a time limit, and the runs would exceed it."""
 BELOW = (8, 2, 1)
 """Integers are below the first of these that the model takes: a token id beyond the vocabulary raises."""
 GROSS = 0.1
@@ -59,15 +61,16 @@ ON_DEVICE = 5e-3
 class Found:
     """What was seen.
 
-    `below`: integers were below it; 0: the model took no inputs but zeros. `repeats`: the same call twice gave the same
-    bits; otherwise nothing else is known. `leak`: the neighbours beside which a row's answer changed, "" none, and
-    `changed` by how much at most. `alone`: the largest difference between a row alone and in its batch (`size`: the
-    largest value of such rows), `beyond` whether that is more than rounding, `gross` whether far more. `raised`: what
-    the model said to inputs that it did not take.
+    `below`: integers were below it; 0: the model took no inputs but zeros. `slow`: a run took so long that no other was
+    made. `repeats`: the same call twice gave the same bits; otherwise nothing else is known. `leak`: the neighbours
+    beside which a row's answer changed, "" none, and `changed` by how much at most. `alone`: the largest difference
+    between a row alone and in its batch (`size`: the largest value of such rows), `beyond` whether that is more than
+    rounding, `gross` whether far more. `raised`: what the model said to inputs that it did not take.
     """
 
     rows: int = 0
     below: int = 0
+    slow: bool = False
     repeats: bool = False
     leak: str = ""
     changed: float = 0.0
@@ -91,23 +94,30 @@ class Batching:
     remarks: tuple[str, ...] = ()
 
 
-def look(spec: ModelSpec, run: Callable[[dict[str, Array]], Answer], rows: int, seconds: float = SECONDS) -> Found:
+def look(
+    spec: ModelSpec,
+    run: Callable[[dict[str, Array]], Answer],
+    rows: int,
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Found:
     """Compare batches of `rows` rows (2 at least). `run` gives the outputs of a batch and may raise anything."""
     found = Found(rows=rows)
     batch = Batch(spec.inputs, spec.warmup_shapes, rows)
-    until = time.monotonic() + seconds
+    began = clock()
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of NaN that is where we have put it
         tries = _Tries(spec, batch, run, found)
         base = tries.first()
-        if base is None:
+        found.slow = clock() - began > SLOWEST
+        if base is None or found.slow:
             return found
         found.repeats = tries.run(base) == tries.answer
         if not found.repeats:
             return found
         kinds = KINDS if any(array.dtype.kind not in "biu" for array in base.values()) else KINDS[1:2]
         for name, make in kinds:
-            if found.leak or (name != kinds[0][0] and time.monotonic() > until):
+            if found.leak or (name != kinds[0][0] and clock() > began + seconds):
                 break
             for stays in sorted({0, rows // 2, rows - 1}):
                 tries.compare(name, tries.exchanged(base, make, stays), stays)
@@ -149,6 +159,8 @@ def alone_of(found: Found) -> str:
 
 def untested(found: Found) -> str:
     """In words, why nothing is known."""
+    if found.slow:
+        return f"a batch of {found.rows} rows takes more than {SLOWEST:g} s"
     if found.below:
         return "the same call twice gives two answers: it draws random numbers or keeps a state"
     return f"it takes no inputs but zeros: {found.raised}"

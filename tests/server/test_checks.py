@@ -192,7 +192,7 @@ def test_an_exported_program_knows_its_inputs(tmp_path: Path) -> None:
 
 def test_a_static_graph_is_equal_alone_and_batched_to_the_bit(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, description("onnx", "auto"))
-    save_graph(folder, quantised=False)
+    save_graph(folder, "not")
     report = check_model(folder)
     assert {str(one.state) for one in report.checks} == {"ok"}
     assert seen(report, "alone = batched") == "the same bits"

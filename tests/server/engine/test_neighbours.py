@@ -137,9 +137,10 @@ def test_a_scale_for_each_row_is_no_leak_whatever_its_name(tmp_path: Path) -> No
     assert (found.tested, found.leak) == (True, "")
 
 
-def test_static_quantisation_and_floats_of_onnx_runtime_are_no_leak(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["static", "not"])
+def test_static_quantisation_and_floats_of_onnx_runtime_are_no_leak(tmp_path: Path, how: str) -> None:
     folder = model_folder(tmp_path, description("onnx"))
-    save_graph(folder, quantised=False)
+    save_graph(folder, how)
     found = found_of(load_spec(folder))
     assert (found.tested, found.leak, found.alone) == (True, "", 0.0)
 
@@ -257,6 +258,21 @@ def test_without_warm_up_the_parts_of_the_model_are_asked(tmp_path: Path, backen
 def test_without_warm_up_an_ordinary_model_is_batched_as_ever(tmp_path: Path) -> None:
     engine = Harness(torch_spec(tmp_path, "return self.b(self.a(x))", more="warmup = false")).engine
     assert (engine.batch_with, engine.effective_max_batch, engine.remarks) == ("anyone", 8, ())
+
+
+def test_a_model_that_would_hold_up_the_start_is_not_compared(tmp_path: Path) -> None:
+    """Zeros are quick and warm-up saw nothing of it; the first other values are not."""
+    spec = python_spec(tmp_path, "return x - x.mean()")
+    executor = Executor(spec, load_backend(spec))
+    now = [0.0]
+
+    def run(inputs: dict[str, Any]) -> Any:
+        now[0] += 11.0
+        return executor.answer(inputs)
+
+    found = look(spec, run, 4, clock=lambda: now[0])
+    assert (now, found.tested, found.leak) == ([11.0], False, "")
+    assert "takes more than 10 s" in rule_for(spec, found, "").remarks[0]
 
 
 def test_comparing_takes_a_bounded_time(tmp_path: Path) -> None:
