@@ -11,8 +11,9 @@ import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -23,6 +24,7 @@ from .. import __version__
 from ..gpu import SlabPool
 from ..protocol.capture import CaptureWriter
 from .engine.api import Engine, HealthState
+from .engine.forks import leave_to_parent
 from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
 from .front.audit import Audit
@@ -41,6 +43,7 @@ from .keys import KeyStore
 from .placement import PlacementError, Placer
 from .registry import Registry, RegistryError, Served, scan_models
 from .settings import Settings
+from .signals import STOPPING, Signals
 from .standard import StandardStreams, standard_streams
 from .tls import Certificates
 
@@ -61,11 +64,13 @@ class Server:
     """One server: `start`, then `stop`; `addresses` and `admin_url` tell where it is."""
 
     def __init__(self, models_dir: Path, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = settings.from_here()
         self._models_dir = models_dir
         self.registry = Registry()
         self.chores: list[Callable[[], object]] = []
         """Done at every HOUSEKEEPING."""
+        self.busy: Callable[[], AbstractContextManager[object]] = nullcontext
+        """Around what keeps the loop for long."""
         self._loading: dict[tuple[str, str], Served] = {}
         self._key_watch: KeyWatch | None = None
         self.certificates: Certificates | None = None
@@ -85,7 +90,7 @@ class Server:
             raise StartError(str(error)) from None
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture, keys)
         self._open_audit()
-        self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout)
+        self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout, self.busy)
         self._listeners: list[Listener] = []
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
@@ -205,6 +210,23 @@ class Server:
             self.front.audit.close()
         return clean
 
+    async def give_up(self, starting: asyncio.Task[None]) -> None:
+        """Stop while `start` is under way."""
+        await asyncio.sleep(0)  # it has begun then: there is something to stop
+        starting.cancel()
+        with suppress(asyncio.CancelledError, StartError):
+            await starting
+        await self.stop(0.0)
+
+    def descriptors(self) -> list[int]:
+        """Every socket of ours, for a model's child to leave alone."""
+        listening = [descriptor for listener in self._listeners for descriptor in listener.descriptors()]
+        return [*listening, *self._admin.descriptors(), *self.front.descriptors()]
+
+    def forked(self) -> None:
+        """This is a model's child now: whatever it comes back from, it is no server."""
+        self.front.forked = True
+
     def describe(self) -> str:
         """One line for people: where the server is and what it serves."""
         models = ", ".join(f"{s.spec.name}/{s.spec.version} ({s.placement})" for s in self.registry.all())
@@ -270,37 +292,69 @@ def check_access(settings: Settings) -> None:
             raise StartError(f"--insecure: {error}") from None
 
 
-async def serve(models_dir: Path, settings: Settings, streams: StandardStreams) -> bool:
-    """Run until SIGTERM or SIGINT, then drain. False if calls were cut off. Raises StartError."""
-    loop = asyncio.get_running_loop()
+async def serve(models_dir: Path, settings: Settings, streams: StandardStreams) -> int:
+    """Run until SIGTERM or SIGINT, then drain. Raises StartError.
+
+    Returns the signal if it came before the server was ready, else 0.
+    """
     stopping = asyncio.Event()
+    told = 0
 
     def stop(number: int) -> None:
+        nonlocal told
         if stopping.is_set():  # asked twice: no more patience
             streams.close(LAST_WORDS)
             os._exit(128 + number)
-        log.info("draining", signal=signal.Signals(number).name, seconds=settings.drain_timeout)
+        told = number
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    loop = asyncio.get_running_loop()
     server = Server(models_dir, settings)
-    server.chores.append(streams.tell)
-    loop.add_signal_handler(signal.SIGHUP, server.reload)
-    await server.start()
+    actions: dict[int, Callable[[], object]] = {number: partial(stop, number) for number in STOPPING}
+    signals = Signals(loop, {**actions, signal.SIGHUP: server.reload})
+    server.chores += [streams.tell, signals.keep]
+    server.busy = signals.by_default
+    leave_to_parent(lambda: signals.handlers, server.descriptors, server.forked)
+    starting = loop.create_task(server.start())
+    waiting = loop.create_task(stopping.wait())
+    await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        log.info("stopped before it was ready", signal=signal.Signals(told).name)
+        await server.give_up(starting)
+        return told
+    try:
+        starting.result()
+    finally:
+        waiting.cancel()
     gc.collect()
     gc.freeze()  # what start-up made stays: the collector need not look through it, for milliseconds, between two calls
     if not stopping.is_set():
         streams.out.write(server.describe() + "\n")
     await stopping.wait()
+    log.info("draining", signal=signal.Signals(told).name, seconds=settings.drain_timeout)
     clean = await server.stop(settings.drain_timeout)
     log.info("stopped", clean=clean)
-    return clean
+    return 0
 
 
 def run(models_dir: Path, settings: Settings) -> None:
-    """Run a server in this process until it is told to stop. Raises StartError."""
+    """Run a server in this process until it is told to stop. Raises StartError.
+
+    A signal that comes before the server is ready ends the process, as it ends one that does not handle it.
+    """
     with standard_streams(CLOSE_TIMEOUT) as streams:
         configure_logs(settings.log_format, settings.log_level, streams.log)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(models_dir, settings, streams))
+            number = runner.run(serve(models_dir, settings, streams))
+        _end_children()
+    if number:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def _end_children() -> None:
+    """Kill what models on the loop have started by multiprocessing: nobody else will, or at its own pace."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None:
+        for child in multiprocessing.active_children():
+            child.kill()

@@ -5,6 +5,8 @@ The options of `serve` are made from the Settings schema, so that flag, environm
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +101,16 @@ def _serve(models_dir: Path, config: Path | None, **flags: Any) -> None:
     try:
         run(models_dir, settings)
     except StartError as error:
-        raise click.ClickException(str(error)) from error
+        _leave_with(1, click.ClickException(str(error)))
+    _leave_with(0)
+
+
+def _leave_with(status: int, error: click.ClickException | None = None) -> None:
+    """End where models' code has run: without the interpreter's tear-down, which their threads hold up, or crash."""
+    if error is not None:
+        with suppress(OSError):
+            error.show()
+    os._exit(status)
 
 
 serve = GroupedCommand(
@@ -116,8 +127,9 @@ serve = GroupedCommand(
     help="""Serve the models of MODELS_DIR, a folder with one sub-folder per model and version.
 
     Callers prove a key of --keys, which `tensorwire keys new` makes. Prints one line when every model is loaded and
-    calls are taken. SIGTERM and Ctrl-C drain: calls in flight are finished, for at most --drain-timeout seconds; a
-    second signal ends at once. SIGHUP reads keys and certificates again.
+    calls are taken. SIGTERM and Ctrl-C drain: calls in flight are finished, for at most --drain-timeout seconds, and
+    the exit code is 0; a second signal ends at once. Before that line the first one does, as if it were not handled
+    (143 and 130 in a shell). SIGHUP reads keys and certificates again.
 
     \b
     Examples:

@@ -1,13 +1,17 @@
 """Where a model runs: makes its engine, ties it to the loop, and waits until it is loaded.
 
 `inline` runs on the loop, `process` in a process of its own, `auto` is measured: a model stays on the loop only if one
-call costs less than handing it over would. Which model a name leads to is registry.py's.
+call costs less than handing it over would, and if its code does nothing that concerns a whole process. Which model a
+name leads to is registry.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -16,9 +20,12 @@ from .engine.api import Engine, HealthState
 from .engine.backends import LoadError
 from .engine.process import ProcessEngine
 from .engine.spec import ModelSpec
+from .engine.worker import Surroundings
 
 if TYPE_CHECKING:
     from .engine.inline import InlineEngine
+
+logger = logging.getLogger("tensorwire.engine")
 
 INLINE_BELOW = 100e-6
 """Seconds of one batch, measured at warm-up, below which a model runs on the loop: about what a hand-over costs."""
@@ -36,10 +43,22 @@ Wake = Callable[["InlineEngine | ProcessEngine"], None]
 
 
 class Placer:
-    """Makes engines: `loop` watches descriptors and timers, `wake` steps them, `timeout` is seconds to load one."""
+    """Makes engines: `loop` watches descriptors and timers, `wake` steps them, `timeout` is seconds to load one.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: SlabPool, wake: Wake, timeout: float) -> None:
+    `busy()` is around everything that may keep the loop for long.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pool: SlabPool,
+        wake: Wake,
+        timeout: float,
+        busy: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self._loop = loop
+        self._busy = busy
+        self._surroundings = Surroundings.now()
         self._wake = wake
         self._pool = pool
         self._timeout = timeout
@@ -50,9 +69,14 @@ class Placer:
             self._inline(spec, attach)
             return
         engine = await self._process(spec, attach)
-        if asked == "auto" and choose_placement(spec, engine.warm_up, engine.effective_max_batch) == "inline":
-            self.remove(engine)
-            self._inline(spec, attach)
+        if asked != "auto" or choose_placement(spec, engine.warm_up, engine.effective_max_batch) != "inline":
+            return
+        if engine.habits:
+            text = "model stays in a process of its own, cheap as it is: its code %s (%s/%s)"
+            logger.info(text, " and ".join(engine.habits), spec.name, spec.version)
+            return
+        self.remove(engine)
+        self._inline(spec, attach)
 
     def remove(self, engine: Engine) -> None:
         """Stop an engine and take it from the loop."""
@@ -61,19 +85,29 @@ class Placer:
         engine.stop()
 
     def _inline(self, spec: ModelSpec, attach: Attach) -> None:
-        from .engine.inline import InlineEngine  # brings the backends, and torch with them: only where it is wanted
+        process = os.getpid()
+        with self._busy():
+            from .engine.inline import InlineEngine  # brings the backends, and torch with them: only where wanted
 
-        engine = InlineEngine(spec, self._pool, self._wake, self._loop.call_later)
-        attach(engine, "inline")
-        try:
-            engine.start()
-        except LoadError as error:
-            raise PlacementError(f"model {spec.name} version {spec.version}: {error}") from error
+            engine = InlineEngine(spec, self._pool, self._wake, self._loop.call_later)
+            attach(engine, "inline")
+            try:
+                engine.start()
+            except LoadError as error:
+                raise PlacementError(f"model {spec.name} version {spec.version}: {error}") from error
+            finally:
+                if os.getpid() != process:  # the model forked, and forgot to end the child: there is one server
+                    os._exit(1)
 
     async def _process(self, spec: ModelSpec, attach: Attach) -> ProcessEngine:
         changed = asyncio.Event()
         engine = ProcessEngine(
-            spec, self._pool, self._wake, load_timeout=self._timeout, on_change=lambda _engine: changed.set()
+            spec,
+            self._pool,
+            self._wake,
+            load_timeout=self._timeout,
+            surroundings=self._surroundings,
+            on_change=lambda _engine: changed.set(),
         )
         attach(engine, "process")
         engine.start()

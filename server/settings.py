@@ -326,6 +326,13 @@ class Settings(BaseSettings):
             return NEAR_LOW_WATER if is_loopback(self.host) else FAR_LOW_WATER
         return int(self.unsent_low_water)
 
+    def from_here(self) -> Self:
+        """The same with the paths of files absolute: a model may change the working folder. Not that of the Unix
+        socket, whose length is limited: nobody opens it again.
+        """
+        names = [name for name in type(self).model_fields if name != "unix" and isinstance(getattr(self, name), Path)]
+        return self.model_copy(update={name: getattr(self, name).absolute() for name in names})
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from math import ceil, inf
 from pathlib import Path
@@ -32,6 +33,8 @@ from .api import BatchResult, Failure, Prepared, Request
 from .backends import LoadError
 from .control import Channel
 from .core import EngineCore
+from .forks import leave_to_parent
+from .habits import Habits
 from .prepare import Preparer
 from .publisher import Publisher
 from .records import (
@@ -50,6 +53,8 @@ from .slots import Block, Slots
 from .spec import SpecError, load_spec
 
 _PR_SET_PDEATHSIG = 1
+_HANDLERS: dict[int, Callable[..., None]] = {}
+"""What this process has set, by signal."""
 #: Blocks kept. The front forms its batches in few places; large bodies come in many.
 _MAX_BLOCKS = 64
 
@@ -64,7 +69,9 @@ class Child:
         self._results = SlabPool(message["result_bytes"], fd=descriptors["results"], allocates=True)
         self._requests = Ring(TO_ENGINE, message["capacity"], descriptors["requests"], descriptors["requests_event"])
         replies = Ring(TO_FRONT, message["capacity"], descriptors["replies"], descriptors["replies_event"])
+        self._rings = self._requests.event, replies.event
         self._publisher = Publisher(self._results, replies, channel, self._wait_for_front, self._stand_by)
+        self._lay_out = self._publisher.lay_out
         self._marks = _map(descriptors["marks"], message["slots"])
         for descriptor in descriptors.values():
             os.close(descriptor)
@@ -77,14 +84,25 @@ class Child:
         self._preparer = Preparer(spec, self._slots, self)
         self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned, starting=self._mark)
         self._registrations = [] if spec.device == "cpu" else _pin(spec.device, self._pool, self._results)
+        leave_to_parent(lambda: _HANDLERS, self._descriptors, self._forked)
+        habits = Habits()
         self._core.load()
+        self._habits = habits.seen()
         self._poll = select.poll()
         self._poll.register(self._requests.event, select.POLLIN)
         self._poll.register(channel.fileno(), select.POLLIN)
-        self._poll.register(_wake_on_signals(self._leave), select.POLLIN)
+        self._wake_up = _wake_on_signals(self._leave)
+        self._poll.register(self._wake_up, select.POLLIN)
+
+    def _descriptors(self) -> list[int]:
+        return [self._channel.fileno(), *self._rings]
+
+    def _forked(self) -> None:
+        """This is a model's child now: if it comes back from its call, it has no business here."""
+        self._lay_out = _come_back
 
     def say_ready(self) -> None:
-        """Report what warm-up measured; requests may come from now on."""
+        """Report what warm-up measured and showed; requests may come from now on."""
         warm_up = self._core.warm_up
         seconds = {str(rows): cost for rows, cost in warm_up.seconds.items()}
         self._channel.send(
@@ -93,6 +111,7 @@ class Child:
             seconds=seconds,
             batch_with=warm_up.batch_with,
             remarks=list(warm_up.remarks),
+            habits=self._habits,
         )
 
     def serve(self) -> None:
@@ -102,6 +121,8 @@ class Child:
             for descriptor, _ in self._poll.poll(self._wait()):
                 if descriptor == self._channel.fileno() and self._told_to_stop():
                     return
+                if descriptor == self._wake_up:
+                    _drain(descriptor)
             self._take()
             core.step(monotonic(), self._done)
             self._publisher.flush()
@@ -190,12 +211,14 @@ class Child:
         for each in outcome:
             for request in each.requests:
                 del self._live[request.slot]
-        self._publisher.lay_out(outcome)
+        self._lay_out(outcome)
 
     def _wait_for_front(self) -> None:
         for descriptor, _ in self._poll.poll():
             if descriptor == self._channel.fileno() and self._told_to_stop():
                 _leave_now(0)
+            if descriptor == self._wake_up:
+                _drain(descriptor)
         self._take()
 
     def _stand_by(self) -> None:
@@ -224,6 +247,12 @@ def _nothing_to_release(block: Block, rows: int) -> None:
     del block, rows
 
 
+def _come_back(outcome: list[BatchResult | Failure]) -> None:
+    """What a model's child has to say after its call: its parent says it."""
+    del outcome
+    _leave_now(1)
+
+
 def _pin(device: str, *pools: SlabPool) -> list[Registration]:
     """Pin what a device copies from and to. Without it everything works, slower: that is said, and enough."""
     try:
@@ -238,11 +267,32 @@ def _map(descriptor: int, nbytes: int) -> memoryview:
 
 
 def _wake_on_signals(leave: Callable[[], None]) -> int:
-    """Call `leave` on SIGTERM; the descriptor returned becomes readable with it, so that poll() ends."""
+    """Call `leave` on SIGTERM; the descriptor returned becomes readable with it, so that poll() ends.
+
+    It does so with every signal that has a handler, and from the handler itself: a model may take the wake-up away.
+    """
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: leave())
+
+    def terminated(*_: object) -> None:
+        leave()
+        with contextlib.suppress(OSError):
+            os.write(writable, b"\0")
+
+    signal.signal(signal.SIGTERM, terminated)
+    _HANDLERS[signal.SIGTERM] = terminated
     return readable
+
+
+def _drain(descriptor: int) -> None:
+    """Nothing waits for what is written there: that it was is enough."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(descriptor, 4096):
+            pass
+
+
+def _unheard(*_: object) -> None:
+    """Ctrl-C is the front's. A handler, since children that a model starts would inherit that a signal is ignored."""
 
 
 def _end_with(front: int) -> None:
@@ -268,7 +318,8 @@ def _leave_now(status: int) -> NoReturn:
 
 def main(descriptor: int, front: int) -> None:
     """Run until the front stops us. `descriptor` is our end of the control socket, `front` the front's process id."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _unheard)
+    _HANDLERS[signal.SIGINT] = _unheard
     _end_with(front)
     _prefer_to_be_killed()
     faulthandler.enable()
@@ -291,4 +342,8 @@ def main(descriptor: int, front: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    try:
+        main(int(sys.argv[1]), int(sys.argv[2]))
+    except BaseException:  # noqa: BLE001 - whatever it is, told and then over: a model's threads must not hold it up
+        traceback.print_exc()
+        _leave_now(1)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +31,7 @@ from .life import Life
 from .printed import printable
 from .slots import Slots
 from .timer import TimerDescriptor
-from .worker import Worker
+from .worker import Surroundings, Worker
 
 if TYPE_CHECKING:
     from ...gpu import SlabPool
@@ -55,7 +54,8 @@ class Lifecycle(Engine):
 
     `wake(engine)` is called once when there is something to hand over; answer it by calling `step()` soon (in the next
     turn of the loop), which costs one system call for everything submitted by then.
-    `on_change(engine)`, if given, is called when the state of health may have changed.
+    `on_change(engine)`, if given, is called when the state of health may have changed. `surroundings` are what the
+    process begins with, each time; by default those of now.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Lifecycle(Engine):
         kill_after: float = 120.0,
         load_timeout: float = 300.0,
         result_bytes: int = 256 << 20,
+        surroundings: Surroundings | None = None,
         on_change: Callable[[Any], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,6 +78,7 @@ class Lifecycle(Engine):
         self.warm_up: dict[int, float] = {}
         self.batch_with = ""
         self.remarks: tuple[str, ...] = ()
+        self.habits: list[str] = []  # what speaks against running it in a process with others (habits.py)
         self.restarts = 0
         self._pool = pool
         self._wake = wake
@@ -86,6 +88,7 @@ class Lifecycle(Engine):
         self._kill_after = max(kill_after, stall_timeout)
         self._load_timeout = load_timeout
         self._result_bytes = result_bytes
+        self._surroundings = surroundings or Surroundings.now()
         self._slots = Slots(pool, max(1, spec.max_batch))
         self._in_flight = InFlight(spec.max_queue + 2 * max(1, spec.max_batch), self._slots)
         self._life: Life | None = None
@@ -120,8 +123,7 @@ class Lifecycle(Engine):
         if life is not None:
             if self._state is HealthState.SERVING and not self._in_flight.count:
                 life.worker.channel.send("stop")
-                with suppress(subprocess.TimeoutExpired):
-                    life.worker.process.wait(STOP_GRACE)
+                life.worker.wait(STOP_GRACE)
             life.worker.kill()
             self._bury(life, "the model is being unloaded")
         self._become(HealthState.UNLOADED, "stopped")
@@ -182,7 +184,9 @@ class Lifecycle(Engine):
 
     def _spawn(self) -> None:
         try:
-            worker = Worker(self.spec, self._pool, self._event, self._in_flight.capacity, self._result_bytes)
+            worker = Worker(
+                self.spec, self._pool, self._event, self._in_flight.capacity, self._result_bytes, self._surroundings
+            )
         except OSError as error:
             self._become(HealthState.FAILED, f"its process cannot be started: {error.strerror}")
             self._retry_later()
@@ -254,6 +258,7 @@ class Lifecycle(Engine):
             self.warm_up = {int(rows): float(seconds) for rows, seconds in message["seconds"].items()}
             self.batch_with = printable(message["batch_with"])
             self.remarks = tuple(printable(remark) for remark in message["remarks"])
+            self.habits = [printable(habit) for habit in message["habits"]]
             self._ever_ready = True
             self._due = 0.0
             self._timer.every(min(1.0, self._stall_timeout / 4))

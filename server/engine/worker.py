@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +34,32 @@ if TYPE_CHECKING:
 OUTPUT_BYTES = 65536
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process begins with: taken before any model's code runs here, which may change both."""
+
+    environment: dict[str, str]
+    folder: str | None
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """Those of this process, less what is the server's."""
+        try:
+            folder = os.getcwd()  # noqa: PTH109 - the text is what is wanted
+        except FileNotFoundError:  # removed since
+            folder = None
+        return cls(_environment(), folder)
+
+
 class Worker:
     """A child process with `slots` request slots; `event` becomes readable when it has results.
 
     `marks[slot]` is 1 from just before the model may see that request. Raises OSError if it cannot be started.
     """
 
-    def __init__(self, spec: ModelSpec, pool: SlabPool, event: int, slots: int, result_bytes: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, pool: SlabPool, event: int, slots: int, result_bytes: int, surroundings: Surroundings
+    ) -> None:
         self.label = f"{spec.name}/{spec.version}"
         with contextlib.ExitStack() as undo:
             capacity = 1 << (2 * slots + 1024).bit_length()
@@ -74,7 +95,8 @@ class Worker:
                     stderr=output,
                     pass_fds=(theirs.fileno(), *shared.values()),
                     process_group=0,
-                    env=_environment(),
+                    env=surroundings.environment,
+                    cwd=surroundings.folder,
                 )
             except BaseException:
                 os.close(self.output)
@@ -104,9 +126,16 @@ class Worker:
     def kill(self) -> None:
         """End the process and whatever it started, now; harmless if it has ended."""
         if self.process.returncode is None:
-            # Until it is waited for, its number cannot belong to anybody else.
             with contextlib.suppress(ProcessLookupError, PermissionError):
+                # Until it is waited for, its number cannot belong to anybody else; a model on the loop may have waited.
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
                 os.killpg(self.process.pid, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, which `reap` then tells; what it started can still be killed until then."""
+        ended = select.poll()
+        ended.register(self.pidfd, select.POLLIN)
+        ended.poll(seconds * 1000)
 
     def reap(self) -> str:
         """Wait for the end and say how it came, in words. After it nothing is written to shared memory any more."""

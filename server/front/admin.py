@@ -43,6 +43,10 @@ class AdminServer:
         address, bound = self._server.sockets[0].getsockname()[:2]
         self.url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
 
+    def descriptors(self) -> list[int]:
+        """Of the listening sockets; connections here last a moment."""
+        return [] if self._server is None else [each.fileno() for each in self._server.sockets]
+
     def close(self) -> None:
         """Stop listening."""
         if self._server is not None:

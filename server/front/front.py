@@ -101,6 +101,7 @@ class Front:
         self._pending: dict[Session, None] = {}  # in the handshake, the oldest first
         self.write_budget = max(WRITE_BUDGET, settings.low_water)
         self.draining = False
+        self.forked = False
         self._empty = asyncio.Event()
         self.reading = False
         self.woken: list[InlineEngine | ProcessEngine] = []
@@ -171,6 +172,10 @@ class Front:
         self.penalties.succeeded(session.peer[0])
         if self.audit is not None:
             self.audit.authenticated(session)
+
+    def descriptors(self) -> list[int]:
+        """Of the sockets of all connections."""
+        return [descriptor for session in self.sessions if (descriptor := session.descriptor) >= 0]
 
     def _turned_away(self, session: Session, reason: str, *, fault: bool) -> None:
         """A pending connection is over."""
@@ -272,6 +277,8 @@ class Front:
 
     def complete(self, served: Served, results: list[BatchResult | Failure]) -> None:
         """What an engine finished: queue the replies, then write once per connection."""
+        if self.forked:  # a model's child that came back from its call: the parent answers
+            os._exit(1)
         now = monotonic()
         touched: set[Session] = set()
         replied: list[Call] = []

@@ -157,8 +157,13 @@ class Listener:
         listening = unix_socket(path, backlog)
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_unix_server(self._make_protocol, sock=listening, backlog=backlog))
-        self._paths.append((path, os.lstat(path).st_ino))
-        self.addresses.append(f"tw+unix://{Path(os.getcwd(), path)}")  # noqa: PTH109 - pathlib's form counts as blocking
+        whole = Path(os.getcwd(), path)  # noqa: PTH109 - pathlib's form counts as blocking
+        self._paths.append((whole, os.lstat(path).st_ino))
+        self.addresses.append(f"tw+unix://{whole}")
+
+    def descriptors(self) -> list[int]:
+        """Of the listening sockets."""
+        return [each.fileno() for server in self._servers for each in server.sockets]
 
     def close(self) -> None:
         """Stop accepting; open connections stay. A socket file is removed if it is still ours."""

@@ -400,6 +400,11 @@ class Session(OpenCalls):
         self._front.connection_dropped("body_timeout", self, detail)
         self.close(ErrorCode.TIMEOUT, detail)
 
+    @property
+    def descriptor(self) -> int:
+        """Of its socket, -1 if that is closed or about to be."""
+        return self._transport.descriptor
+
     def call_expired(self, call: Call) -> None:
         """The deadline of `call` has passed."""
         self.expire(call)

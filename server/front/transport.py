@@ -119,6 +119,13 @@ class ConnectionTransport:
             self._closing = True
             self._transport.abort()
 
+    @property
+    def descriptor(self) -> int:
+        """Of its socket, -1 if that is closed or about to be."""
+        if self._transport.is_closing():
+            return -1
+        return int(self._transport.get_extra_info("socket").fileno())
+
     def secured(self, certificate: Mapping[str, Any] | None) -> bool:
         """TLS is there. Take note of whom the client's certificate stands for; who is nobody is refused: False."""
         if self._door.principals:
