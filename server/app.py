@@ -90,7 +90,15 @@ class Server:
             raise StartError(str(error)) from None
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture, keys)
         self._open_audit()
-        self._placer = Placer(self._loop, self._pool, self.front.wake, settings.load_timeout, self.busy)
+        self._placer = Placer(
+            self._loop,
+            self._pool,
+            self.front.wake,
+            settings.load_timeout,
+            self.busy,
+            run_limit=settings.run_limit,
+            result_bytes=settings.result_memory,
+        )
         self._listeners: list[Listener] = []
         self._admin = AdminServer(
             {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}

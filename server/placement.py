@@ -35,6 +35,10 @@ class PlacementError(Exception):
     """A model cannot be loaded; the message says which and why."""
 
 
+STALLED_AFTER = 30.0
+"""Seconds without an answer after which a model with calls counts as stalled."""
+
+
 Attach = Callable[[Engine, str], None]
 """Called with a new engine and its placement before it starts: sets its sink."""
 
@@ -45,7 +49,8 @@ Wake = Callable[["InlineEngine | ProcessEngine"], None]
 class Placer:
     """Makes engines: `loop` watches descriptors and timers, `wake` steps them, `timeout` is seconds to load one.
 
-    `busy()` is around everything that may keep the loop for long.
+    `busy()` is around everything that may keep the loop for long. `run_limit` (seconds) and `result_bytes` are for
+    models that do not say themselves.
     """
 
     def __init__(
@@ -55,7 +60,12 @@ class Placer:
         wake: Wake,
         timeout: float,
         busy: Callable[[], AbstractContextManager[object]] = nullcontext,
+        *,
+        run_limit: float = 120.0,
+        result_bytes: int = 256 << 20,
     ) -> None:
+        self._run_limit = run_limit
+        self._result_bytes = result_bytes
         self._loop = loop
         self._busy = busy
         self._surroundings = Surroundings.now()
@@ -101,11 +111,15 @@ class Placer:
 
     async def _process(self, spec: ModelSpec, attach: Attach) -> ProcessEngine:
         changed = asyncio.Event()
+        run_limit = self._run_limit if spec.run_limit is None else spec.run_limit
         engine = ProcessEngine(
             spec,
             self._pool,
             self._wake,
             load_timeout=self._timeout,
+            stall_timeout=min(STALLED_AFTER, run_limit),
+            kill_after=run_limit,
+            result_bytes=self._result_bytes if spec.result_bytes is None else spec.result_bytes,
             surroundings=self._surroundings,
             on_change=lambda _engine: changed.set(),
         )

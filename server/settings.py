@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from ..gpu.slab import PAGE
+from .engine.spec import MIN_RESULT_BYTES
 from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
 from .front.mask import MASKABLE, MIN_SALT
 from .front.penalty import Network, networks
@@ -182,6 +183,14 @@ class Settings(BaseSettings):
         "that no connection can hold all of it.",
         ge=1,
     )
+    result_bytes: ByteSize | None = _setting(
+        None,
+        "Memory",
+        "Shared memory for the outputs of one model in a process that were not sent yet; the largest power of two in "
+        "it is the most that one call may answer with. Larger batches are sent in pieces. model.toml may say "
+        "otherwise. Default: a quarter of the pool, at least 256 MiB.",
+        ge=MIN_RESULT_BYTES,
+    )
     write_high_water: ByteSize = _setting(
         MIB,
         "Memory",
@@ -218,6 +227,14 @@ class Settings(BaseSettings):
 
     load_timeout: float = _setting(
         300.0, "Models", "Seconds one model has to load and warm up before the start is given up.", gt=0
+    )
+    run_limit: float = _setting(
+        120.0,
+        "Models",
+        "Seconds in which a model in a process must end a call while it has some; after that it counts as hung, is "
+        "killed, and its calls fail, whatever their deadlines. More than its longest run; model.toml may say "
+        "otherwise.",
+        gt=0,
     )
     engine: Literal["inline", "process", "auto"] | None = _setting(
         None, "Models", "Run every model in this kind of engine, whatever its model.toml says; for trials."
@@ -318,6 +335,11 @@ class Settings(BaseSettings):
         """Largest body of one message in bytes: one that an idle server takes, always."""
         half = int(self.pool_bytes) // 2 // PAGE * PAGE
         return half if self.max_message_bytes is None else min(half, int(self.max_message_bytes))
+
+    @property
+    def result_memory(self) -> int:
+        """Bytes for outputs of one model."""
+        return max(256 * MIB, int(self.pool_bytes) // 4) if self.result_bytes is None else int(self.result_bytes)
 
     @property
     def low_water(self) -> int:

@@ -234,7 +234,8 @@ class Lifecycle(Engine):
         if self._state is HealthState.LOADING:
             self._condemn(life, f"not loaded after {self._load_timeout:g} s", retry=False)
         elif self._in_flight.count and self._clock() - self._progress > self._kill_after:
-            self._condemn(life, f"its process hung for {self._kill_after:g} s and was killed")
+            why = f"its process hung for {self._kill_after:g} s and was killed"
+            self._condemn(life, f"{why}; run_limit_s in model.toml, or --run-limit, allows more")
 
     def _on_messages(self, life: Life) -> None:
         try:

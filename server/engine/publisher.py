@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,6 +70,17 @@ class Publisher:
                 self._publish_batch(each)
 
     def _publish_batch(self, result: BatchResult) -> None:
+        """In one slab, or, if that is more than can be had, call by call in as few as a quarter of the memory allows:
+        what the callers of one have read makes room for the next.
+        """
+        nbytes = output_places(len(result.requests), result.batch_rows, result.signature)[1]
+        if nbytes <= self._pool.largest:
+            self._publish_whole(result)
+            return
+        for piece in _pieces(result, self._pool.largest // 4):
+            self._publish_whole(piece)
+
+    def _publish_whole(self, result: BatchResult) -> None:
         signature = result.signature
         number = self._signatures.get(signature)
         if number is None:
@@ -141,7 +152,8 @@ class Publisher:
     def _fail_too_large(self, nbytes: int, result: BatchResult | None) -> None:
         if result is not None:
             text = (
-                f"the outputs have {nbytes} bytes, more than the {self._pool.largest} that result memory has room for"
+                f"the outputs have {nbytes} bytes, more than the {self._pool.largest} that the model's result memory "
+                "has room for; result_bytes in model.toml, or --result-bytes, gives more"
             )
             self._publish_failure(Failure(result.requests, Status.RESOURCE_EXHAUSTED, text, started=True))
 
@@ -158,3 +170,23 @@ class Publisher:
         while not self._ring.push(*record):
             self._ring.publish()
             self._stand_by()
+
+
+def _pieces(result: BatchResult, most: int) -> Iterator[BatchResult]:
+    """The same calls in order, as batches whose outputs have at most `most` bytes, or are those of one call."""
+    first = row = 0
+    requests = result.requests
+    while first < len(requests):
+        end, rows = first + 1, requests[first].rows
+        while end < len(requests):
+            more = rows + requests[end].rows
+            if output_places(end + 1 - first, more, result.signature)[1] > most:
+                break
+            end, rows = end + 1, more
+        outputs = [
+            data[row * size : (row + rows) * size]
+            for data, (*_, size) in zip(result.outputs, result.signature, strict=True)
+        ]
+        times = result.planned, result.copied_in, result.computed, result.copied_out
+        yield BatchResult(requests[first:end], result.signature, outputs, rows, *times)
+        first, row = end, row + rows

@@ -22,6 +22,10 @@ batch_with    Whose calls may share a batch: "anyone"; "principal", the calls of
               where the answer to a row depends on its neighbours.
 max_wait_ms   Milliseconds that an idle device waits for a batch to fill, default 0: it never waits.
 max_queue     Requests waiting at most, default 1024; beyond it calls are refused, RESOURCE_EXHAUSTED, not started.
+run_limit_s   Seconds that a run may take, and no call of the model may end, before its process is killed and its calls
+              fail; default: the server's run_limit. In a process only.
+result_bytes  Memory for outputs that callers have not read yet, in bytes or as "1GiB", of which a call's may take all;
+              default: the server's result_bytes. In a process only.
 device        "cpu" (default), "cuda" or "cuda:N".
 engine        "inline" (on the server's loop: models cheaper than about 100 us), "process" (own process) or "auto"
               (default: measured at warm-up).
@@ -52,7 +56,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from ...codec import CodecError, Kind, TensorSpec, dtype_by_name
 
@@ -60,6 +64,7 @@ __all__ = ["ImageHint", "ModelSpec", "SpecError", "load_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 DEFAULT_MAX_BATCH = 32
+MIN_RESULT_BYTES = 1 << 20
 MAX_LABEL_BYTES = 1 << 20
 DEFAULT_FREE_AXIS = 8
 DEFAULT_FILES = {
@@ -110,6 +115,8 @@ class ModelSpec:
     batch_with: BatchWith = "auto"
     max_wait: float = 0.0
     max_queue: int = 1024
+    run_limit: float | None = None
+    result_bytes: int | None = None
     device: str = "cpu"
     engine: Placement = "auto"
     threads: int = 0
@@ -157,6 +164,8 @@ class _Model(_Section):
     batch_with: BatchWith = "auto"
     max_wait_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
     max_queue: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
+    run_limit_s: Annotated[float, Field(gt=0)] | None = None
+    result_bytes: Annotated[ByteSize, Field(ge=MIN_RESULT_BYTES)] | None = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,3})?)$")] = "cpu"
     engine: Placement = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -192,6 +201,8 @@ def load_spec(folder: Path) -> ModelSpec:
         batch_with=model.batch_with,
         max_wait=model.max_wait_ms / 1000,
         max_queue=model.max_queue,
+        run_limit=model.run_limit_s,
+        result_bytes=None if model.result_bytes is None else int(model.result_bytes),
         device=model.device,
         engine=model.engine,
         threads=model.threads,

@@ -58,6 +58,7 @@ def requests(*slots: int) -> list[Request]:
     made = [Request(slot, None, 1.0) for slot in slots]
     for request in made:
         request.slot = request.stream_id
+        request.rows = 1
     return made
 
 
@@ -117,7 +118,54 @@ def test_a_result_that_can_never_fit_waits_for_nobody_and_names_the_limit() -> N
     assert [record[0] for record in other.publish(batch(2, row_bytes=80 << 10))] == [SIGNATURE]
     (failure,) = other.sent
     assert failure["status"] == int(Status.RESOURCE_EXHAUSTED)
-    assert "more than the 65536 that result memory has room for" in failure["message"]
+    assert "more than the 65536 that the model's result memory has room for" in failure["message"]
     other.publisher.released(result[5])
+    other.front.close()
+    other.ring.close()
+
+
+def rows_of(other: Other, record: tuple[Any, ...], row_bytes: int) -> dict[int, int]:
+    """Slot -> first byte of its row, of one result whose calls have one row each."""
+    count, offset = record[3], record[5]
+    view = other.pool.view(offset, record[6])
+    start = -(-4 * count // 64) * 64
+    return {slot: view[start + at * row_bytes] for at, slot in enumerate(view[: 4 * count].cast("I"))}
+
+
+def test_a_batch_whose_outputs_do_not_fit_goes_in_pieces_that_do() -> None:
+    other = Other(256 << 10)
+    got: dict[int, int] = {}
+
+    def give_back() -> None:
+        for record in other.front.read():
+            if record[0] == RESULT:
+                assert record[4] == record[3]  # rows
+                got.update(rows_of(other, record, 12 << 10))
+            if record[0] in {RESULT, SIGNATURE}:
+                other.publisher.released(record[5])
+
+    other.publisher._wait = give_back
+    y = np.repeat(np.arange(28, dtype=np.uint8), 12 << 10)
+    signature = (("y", "uint8", (12 << 10,), 12 << 10),)
+    other.publisher.lay_out([BatchResult(requests(*range(28)), signature, [y.data], 28, 1.0, 2.0, 3.0, 4.0)])
+    other.publisher.flush()
+    give_back()
+    assert got == {slot: slot for slot in range(28)}
+    assert other.sent == []
+
+
+def test_of_a_batch_only_the_call_that_never_fits_fails_and_is_told_the_limit_and_the_setting() -> None:
+    other = Other(96 << 10)
+    calls = requests(0, 1, 2)
+    for call, rows in zip(calls, (1, 5, 1), strict=True):
+        call.rows = rows
+    y = np.repeat(np.arange(7, dtype=np.uint8), 16 << 10)
+    signature = (("y", "uint8", (16 << 10,), 16 << 10),)
+    records = other.publish(BatchResult(calls, signature, [y.data], 7, 1.0, 2.0, 3.0, 4.0))
+    results = [rows_of(other, record, 16 << 10) for record in records if record[0] == RESULT]
+    assert results == [{0: 0}, {2: 6}]
+    (failure,) = other.sent
+    assert failure["slots"] == [1]
+    assert "65536 that the model's result memory has room for; result_bytes in model.toml" in failure["message"]
     other.front.close()
     other.ring.close()

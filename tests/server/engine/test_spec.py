@@ -36,6 +36,7 @@ def test_defaults(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, 'backend = "python"\n' + TENSORS)
     assert (spec.name, spec.version, spec.file.name, spec.factory) == ("m", "1", "model.py", "build")
     assert (spec.max_batch, spec.max_wait, spec.max_queue, spec.device, spec.engine) == (32, 0.0, 1024, "cpu", "auto")
+    assert (spec.run_limit, spec.result_bytes) == (None, None)
     assert spec.batched
     assert spec.inputs[0].shape == (-1, 4)
     assert spec.warmup_shapes == ((4,),)
@@ -52,6 +53,8 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         max_batch = 8
         max_wait_ms = 2.5
         max_queue = 7
+        run_limit_s = 300
+        result_bytes = "1GiB"
         device = "cuda:1"
         engine = "process"
         threads = 2
@@ -77,6 +80,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     (folder / "labels.txt").write_text("tench\ngoldfish\n")
     spec = load_spec(folder)
     assert spec.max_wait == 0.0025
+    assert (spec.run_limit, spec.result_bytes) == (300.0, 1 << 30)
     assert spec.labels == ("tench", "goldfish")
     assert spec.warmup_shapes == ((3, 32, 32),)
     image = spec.images[0]
