@@ -1,6 +1,8 @@
 """The blocking client: :func:`connect`, :class:`Client`, :class:`Pending`.
 
-Any number of threads may use one client, which has none of its own. A client must not be used across a fork.
+Any number of threads may use one client, which has none of its own. A client must not be used across a fork. A signal
+handler, a finalizer or an input's own code may close it and cancel its calls anywhere; a call that it makes works, or
+is refused at once (:class:`ClientInUse`) where it would wait for the one under way in its own thread.
 
 Here: the verbs. Not here: threads and waiting (``blocking_driver``), sockets (``blocking_wire``), rules (``core``).
 """
@@ -135,14 +137,13 @@ class Client:
             from .tls import trust_for  # only who uses TLS pays for its import
 
             trust = trust_for(address, tls_ca, tls_cert, tls_key)
-        self._capture = open_capture(capture)
         core = ClientCore(
             wake,
             address=str(address),
             credentials=credentials,
             wait_for_ready=wait_for_ready,
             max_reply=max_reply,
-            capture=self._capture,
+            capture=open_capture(capture),
         )
         self._driver = Driver(core, address, timeout, spin, trust)
 
@@ -232,8 +233,7 @@ class Client:
 
     def close(self) -> None:
         """Say goodbye and close the connection; calls under way fail with :class:`ClientClosed`. May be repeated."""
-        if self._driver.close() and self._capture is not None:
-            self._capture.close()
+        self._driver.close()
 
     def __enter__(self) -> Self:
         return self

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import socket
 import time
-from _thread import LockType, get_ident
+from _thread import get_ident
 from typing import TYPE_CHECKING
 
 from .blocking_wire import Wire
 from .core import ClientCore
 from .errors import TensorwireError
-from .lead import Lead
+from .lead import Lead, Monitor
 from .sockets import dial, explain
 from .url import Address
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 
 class Dialler:
-    """Makes the connections of one client. ``lock`` is the driver's: held on entry and exit, and not while dialling.
+    """Makes the connections of one client. The lock of ``monitor`` is held on entry and exit, and not while dialling.
     ``trust``: for TLS; None without.
     """
 
     def __init__(
-        self, core: ClientCore, address: Address, connect_timeout: float, lock: LockType, trust: Trust | None = None
+        self, core: ClientCore, address: Address, connect_timeout: float, monitor: Monitor, trust: Trust | None = None
     ) -> None:
         self.lead = Lead()
         """Who dials, and who waits for that."""
         self._core = core
         self._address = address
         self._connect_timeout = connect_timeout
-        self._lock = lock
+        self._monitor = monitor
         self._trust = trust
 
     def dial(self, timeout: float) -> Wire | None:
         """A connection that has said its first words; None where there is none, as the core was told."""
-        self.lead.holder = get_ident()
         try:
+            self.lead.holder = get_ident()
             return self._introduce(self._connect(min(timeout, self._connect_timeout)))
         finally:
             self.lead.holder = 0
@@ -51,8 +51,9 @@ class Dialler:
     def _connect(self, timeout: float) -> tuple[socket.socket, Channel | None] | str | TensorwireError:
         """The socket, and TLS on it if there is to be any, or why there is none; the key is asked for first."""
         until = time.monotonic() + timeout
-        self._lock.release()
         try:
+            if not self._monitor.step_out():
+                return ""
             self._core.read_key()
             if self._trust is None:
                 return dial(self._address, timeout), None
@@ -63,7 +64,7 @@ class Dialler:
         except OSError as error:
             return explain(error, self._address)
         finally:
-            self._lock.acquire()
+            self._monitor.step_in()
 
     def _secure(self, sock: socket.socket, context: SSLContext, until: float) -> tuple[socket.socket, Channel]:
         from .tls import secure
@@ -76,6 +77,9 @@ class Dialler:
 
     def _introduce(self, made: tuple[socket.socket, Channel | None] | str | TensorwireError) -> Wire | None:
         core, now = self._core, time.monotonic()
+        core.changing = True
+        if made == "":
+            return None  # something else comes first
         if isinstance(made, TensorwireError):
             core.key_failed(made, now)
         elif isinstance(made, str):

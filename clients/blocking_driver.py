@@ -6,7 +6,9 @@ passed to them. Everything of the core happens under one lock, which nobody hold
 that new calls go to; one that the server drains is read until its last call is done.
 
 An interrupt (Ctrl-C) cancels the call that the thread was in, wherever it strikes; where it may have lost count of
-bytes, the connection goes with it.
+bytes or left something half done, the connections go with it. A signal handler or a finalizer that uses the client in
+the middle of a call of its own thread closes it or gives calls up at once or a little later; where it would have to
+wait for that call it is refused (:class:`ClientInUse`).
 
 Not here: sockets (``blocking_wire``), the rules of calls, retries and deadlines (``core``).
 """
@@ -14,7 +16,7 @@ Not here: sockets (``blocking_wire``), the rules of calls, retries and deadlines
 from __future__ import annotations
 
 import time
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +24,10 @@ from ..protocol.patience import Patience
 from .blocking_dialler import Dialler
 from .blocking_wire import LOST_TURN, SPIN, Wire, ask
 from .calls import FOREVER, Call
-from .core import ClientCore
+from .core import INTERRUPTED, ClientCore
+from .errors import ClientInUse
 from .forks import check_fork, generation
-from .lead import Lead
+from .lead import LOOK_AROUND, Lead, Monitor
 from .link import CLOSED_UNDER
 from .sockets import wait_for
 from .url import Address
@@ -38,6 +41,11 @@ SHORT_WAIT = 0.02
 """Below this many seconds a deadline is waited for with poll, which keeps time better than SO_RCVTIMEO."""
 NAP = 0.05
 """Seconds slept at a time where nothing can wake the sleeper, so that ``close`` is noticed."""
+
+IN_USE = (
+    "this thread is in the middle of another call of this client, which a signal handler, a finalizer or an input's "
+    "own code must not wait for: there, close() and cancel() may be used; for a call connect another client"
+)
 
 monotonic = time.monotonic
 
@@ -55,8 +63,10 @@ class Driver:
     ) -> None:
         self._core = core
         self._patience = Patience(spin, SPIN, LOST_TURN)
-        self._lock = allocate_lock()
-        self._dialler = Dialler(core, address, connect_timeout, self._lock, trust)
+        self._monitor = Monitor(core)
+        self._lock = self._monitor.lock
+        self._late = self._monitor.late
+        self._dialler = Dialler(core, address, connect_timeout, self._monitor, trust)
         self._wire: Wire | None = None
         """The connection that new calls go to."""
         self._draining: list[Wire] = []
@@ -76,87 +86,196 @@ class Driver:
         kind: int,
         wait: bool,
     ) -> Call:
-        """Start a call, get it out, and stay until it is done where ``wait``. Errors as for ``ClientCore.infer``."""
-        if self._generation != generation[0]:
-            check_fork(self._generation)
-        now = monotonic()
-        with self._lock:
-            wire = self._wire
-            if wire is not None and now - wire.read_at > QUIET:
-                wire = self._listen(wire, now)
-            call = self._core.infer(model, inputs, version, deadline, timing, priority, now, kind)
-            try:
-                if wire is not None and call.link is wire.link:
-                    wire.flush(now)
-                    if call.finished:
-                        self._settle()
-                if deadline is not None:
-                    self._core.watch(call)
-                if wire is None or wire.unsent or call.link is None:
-                    self._push(call)
-                elif wait and not wire.lead.holder:
-                    self._read_for_all(wire, call, FOREVER)
-                if wait and not call.finished:
-                    self._until_done(call, FOREVER)
-            except BaseException:
-                self._give_up(call)
-                raise
+        """Start a call, get it out, and stay until it is done where ``wait``. Errors as for ``ClientCore.infer``, and
+        :class:`ClientInUse`.
+        """
+        self._check_use()
+        core, now = self._core, monotonic()
+        call: Call | None = None
+        try:
+            with self._lock:
+                try:
+                    wire = self._wire
+                    if wire is not None:
+                        if wait and wire.lead.holder:
+                            self._check_lead(wire.lead)
+                        if now - wire.read_at > QUIET:
+                            wire = self._listen(wire, now)
+                    call = core.infer(model, inputs, version, deadline, timing, priority, now, kind)
+                    if wire is not None and call.link is wire.link:
+                        wire.flush(now)
+                        if call.finished:
+                            self._settle()
+                    if deadline is not None:
+                        core.watch(call)
+                    if wire is None or wire.unsent or call.link is None:
+                        self._push(call)
+                    elif wait and not wire.lead.holder:
+                        self._read_for_all(wire, call, FOREVER)
+                    if wait and not call.finished:
+                        self._until_done(call, FOREVER)
+                    core.changing = False
+                except BaseException:
+                    self._broken_off(call)
+                    raise
+        finally:
+            if self._late:
+                self._catch_up()
         return call
 
     def control(self, kind: int, deadline: float | None) -> Call:
-        """A call without a stream, done when this returns."""
-        check_fork(self._generation)
-        with self._lock:
-            now = monotonic()
-            if self._wire is not None:
-                self._listen(self._wire, now)
-            call = self._core.control(kind, deadline, now)
-            try:
-                self._core.watch(call)
-                self._flush_all(now)
-                self._until_done(call, FOREVER)
-            except BaseException:
-                self._give_up(call)
-                raise
+        """A call without a stream, done when this returns. Raises :class:`ClientInUse`."""
+        self._check_use()
+        call: Call | None = None
+        try:
+            with self._lock:
+                try:
+                    now = monotonic()
+                    if self._wire is not None:
+                        self._check_lead(self._wire.lead)
+                        self._listen(self._wire, now)
+                    call = self._core.control(kind, deadline, now)
+                    self._core.watch(call)
+                    self._flush_all(now)
+                    self._until_done(call, FOREVER)
+                    self._core.changing = False
+                except BaseException:
+                    self._broken_off(call)
+                    raise
+        finally:
+            if self._late:
+                self._catch_up()
         return call
 
     def wait(self, call: Call, timeout: float | None) -> None:
-        """Until ``call`` is done or has a reply to take, or ``timeout`` seconds have passed."""
-        check_fork(self._generation)
+        """Until ``call`` is done or has a reply to take, or ``timeout`` seconds have passed. Raises
+        :class:`ClientInUse`.
+        """
+        self._check_use()
         until = FOREVER if timeout is None else monotonic() + timeout
-        with self._lock:
-            try:
-                self._until_done(call, until)
-            except BaseException:
-                # The caller that had no timeout will not ask again, so the server need not go on.
-                if timeout is None:
-                    self._give_up(call)
-                raise
+        try:
+            with self._lock:
+                try:
+                    self._core.changing = True
+                    self._until_done(call, until)
+                    self._core.changing = False
+                except BaseException:
+                    # The caller that had no timeout will not ask again, so the server need not go on.
+                    self._broken_off(call if timeout is None else None)
+                    raise
+        finally:
+            if self._late:
+                self._catch_up()
 
     def cancel(self, call: Call) -> bool:
         """Give ``call`` up; false where it was done already."""
         check_fork(self._generation)
-        with self._lock:
-            return self._give_up(call)
+        if self._monitor.held_here():
+            if not call.finished:
+                self._late.append(call)
+            return not call.finished
+        try:
+            with self._lock:
+                try:
+                    self._core.changing = True
+                    given_up = self._give_up(call)
+                    self._core.changing = False
+                except BaseException:
+                    self._broken_off(call)
+                    raise
+        finally:
+            if self._late:
+                self._catch_up()
+        return given_up
 
-    def close(self) -> bool:
-        """Say goodbye on every connection; calls under way fail. False in a forked child, which has nothing to say."""
+    def close(self) -> None:
+        """Say goodbye on every connection; calls under way fail. In a forked child, which has nothing to say, only the
+        child's descriptors of the connections go.
+        """
         if self._generation != generation[0]:
-            # The parent's connections: only this process's descriptors of them go.
             for wire in self._wires():
                 wire.sock.close()
-            return False
-        with self._lock:
-            now = monotonic()
-            wires = self._wires()
-            self._core.close(now)
-            for wire in wires:
-                wire.link.close(CLOSED_UNDER, now)
-                wire.flush(now)
-            self._settle()
-        return True
+            return
+        self._late.append(None)
+        if not self._monitor.held_here():
+            self._catch_up()
 
-    # --- waiting; from here on the lock is held on entry and exit ----------------------------------------------------
+    # --- used again by the same thread, in the middle of something ---------------------------------------------------
+
+    def _check_use(self) -> None:
+        """Refuse a call in a forked child, or in the middle of this thread's own changes."""
+        if self._generation != generation[0]:
+            check_fork(self._generation)
+        if self._monitor.held_here():
+            raise ClientInUse(IN_USE)
+
+    def _check_lead(self, lead: Lead) -> None:
+        """Refuse to wait for what this very thread was about to read or to make, further down its stack."""
+        if lead.holder == get_ident():
+            self._core.changing = False
+            raise ClientInUse(IN_USE)
+
+    def _catch_up(self) -> None:
+        """Do what was asked for late."""
+        while self._late:
+            with self._lock:
+                try:
+                    self._do_late()
+                    self._core.changing = False
+                except BaseException:
+                    self._broken_off(None)
+                    raise
+
+    # --- from here on the lock is held on entry and exit -------------------------------------------------------------
+
+    def _do_late(self) -> None:
+        self._core.changing = True
+        while self._late:
+            call = self._late[-1]
+            if call is None:
+                self._say_goodbye()
+            else:
+                self._give_up(call)
+            self._late.remove(call)
+
+    def _say_goodbye(self) -> None:
+        now = monotonic()
+        wires = self._wires()
+        self._core.close(now)
+        for wire in wires:
+            wire.link.close(CLOSED_UNDER, now)
+            wire.flush(now)
+        self._settle()
+        if self._core.capture is not None:
+            self._core.capture.close()
+
+    def _broken_off(self, call: Call | None) -> None:
+        """An exception, such as a signal handler's, ends what this thread did: its ``call`` is given up, it leads
+        nothing any more, and what it left half changed is not used again.
+        """
+        self._monitor.step_in()  # where the interrupt came just as the lock was to be taken again
+        wires, ident = self._wires(), get_ident()
+        if self._core.changing:
+            for wire in wires:
+                wire.lost(f"went: {INTERRUPTED}")
+            self._core.interrupted(monotonic())
+        for wire in wires:
+            if wire.lead.holder == ident:
+                wire.step_down()
+        if self._dialler.lead.holder == ident:
+            self._dialler.lead.step_down()
+        self._settle()
+        if call is not None:
+            self._give_up(call)
+        self._core.changing = False
+
+    def _resume(self) -> None:
+        """The wait is over: the lock is held again, and what came up meanwhile is done."""
+        self._core.changing = True
+        if self._late:
+            self._do_late()
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
 
     def _until_done(self, call: Call, until: float) -> None:
         """Until ``call`` is done, or has a reply to take, or ``until``: leading where nobody does, else following."""
@@ -164,7 +283,9 @@ class Driver:
         try:
             while not (call.finished or call.replies) and (until == FOREVER or monotonic() < until):
                 wire = self._wire_of(call)
-                if wire is None:
+                if call.link is not None and call.link.finished:
+                    self._core.strayed(call, monotonic())  # an interrupt struck between its link's end and its own
+                elif wire is None:
                     self._without_connection(call, until)
                 elif wire.lead.holder:
                     followed = wire.lead
@@ -189,8 +310,8 @@ class Driver:
     def _read_for_all(self, wire: Wire, call: Call, until: float) -> None:
         """Lead on ``wire`` until the own call is done or no longer there; then pass the lead on."""
         link, lead = wire.link, wire.lead
-        lead.holder = get_ident()
         try:
+            lead.holder = get_ident()
             while not (call.finished or call.replies or link.finished):
                 self._turn(wire, until)
                 if call.link is not link and self._wire is not wire:
@@ -210,7 +331,9 @@ class Driver:
         due = call.deadline
         if call.link is None:
             due = min(due, self._core.next_timer())
-        lead.follow(self._lock, call, min(until, due))
+        self._check_lead(lead)
+        lead.follow(self._monitor, call, min(until, due))
+        self._resume()
         if not call.finished and due != FOREVER:
             self._run_timers(monotonic())
 
@@ -223,13 +346,13 @@ class Driver:
             elif call.link is not None and not wire.unsent:
                 return
             elif not wire.lead.holder:
-                wire.lead.holder = get_ident()
                 try:
+                    wire.lead.holder = get_ident()
                     self._turn(wire, FOREVER)
                 finally:
                     wire.step_down()
-            elif call.link is None:
-                return  # the leader opens it
+            elif call.link is None or wire.lead.holder == get_ident():
+                return  # the leader opens it; or this thread itself writes the rest, further down its stack
             else:
                 self._poll(wire, NAP, read=False)
 
@@ -242,29 +365,39 @@ class Driver:
             due = min(due, until)
         if not wire.unsent and self._patience.asks() and self._spin_read(wire, due):
             return
-        if (due != FOREVER or wire.unsent or wire.receive_timeout) and not self._may_block(wire, due):
+        if (due != FOREVER or wire.unsent or wire.receive_timeout < LOOK_AROUND) and not self._may_block(wire, due):
             return
-        link, lock = wire.link, self._lock
+        link, monitor = wire.link, self._monitor
+        counts: list[int] = []
         buffer = wire.next_buffer()
         # A short buffer may be the rest of a chunk, which is worth waiting for: that saves reads.
         flags = 0 if len(buffer) == wire.usual else wire.read_flags()
         try:
-            lock.release()
             try:
-                n = wire.sock.recv_into(buffer, 0, flags)
+                if monitor.step_out():
+                    # In one step for the interpreter, so that no interrupt comes between a read and its count.
+                    counts.extend(map(wire.sock.recv_into, (buffer,), (0,), (flags,)))
             finally:
-                lock.acquire()
+                monitor.step_in()
+            self._core.changing = True
         except BlockingIOError:
+            self._resume()
             return
         except OSError as error:
+            self._resume()
             wire.broke(error)
         except BaseException:
-            if flags:
-                wire.lost("was interrupted within a large reply")
-                self._settle()
+            monitor.step_in()
+            self._core.changing = flags != 0 or bool(counts)
+            if counts:
+                wire.arrived(counts[0])
+                self._core.changing = flags != 0  # within a large reply
             raise
         else:
-            wire.arrived(n)
+            if counts:
+                wire.arrived(counts[0])
+            if self._late:
+                self._do_late()
         if not link.ready:
             self._settle()
 
@@ -273,20 +406,28 @@ class Driver:
         buffer = wire.next_buffer()
         if len(buffer) != wire.usual:
             return False
-        self._lock.release()
+        monitor, n = self._monitor, -1
         try:
-            n = ask(wire.sock, buffer, due, self._patience)
+            try:
+                if monitor.step_out():
+                    n = ask(wire.sock, buffer, due, self._patience)
+            finally:
+                monitor.step_in()
+            self._core.changing = True
         except OSError as error:
-            self._lock.acquire()
+            self._resume()
             wire.broke(error)
         except BaseException:
-            self._lock.acquire()
+            monitor.step_in()
+            self._core.changing = True  # perhaps it struck just after a read
             raise
         else:
-            self._lock.acquire()
-            if n < 0:
+            if n >= 0:
+                wire.arrived(n)
+            if self._late:
+                self._do_late()
+            elif n < 0:
                 return False
-            wire.arrived(n)
         if not wire.link.ready:
             self._settle()
         return True
@@ -308,11 +449,13 @@ class Driver:
         each other.
         """
         descriptor, write = wire.sock.fileno(), bool(wire.unsent)
-        self._lock.release()
+        readable = writable = False
         try:
-            readable, writable = wait_for(descriptor, read=read, write=write, timeout=timeout)
+            if self._monitor.step_out():
+                readable, writable = wait_for(descriptor, read=read, write=write, timeout=min(timeout, LOOK_AROUND))
         finally:
-            self._lock.acquire()
+            self._monitor.step_in()
+        self._resume()
         if readable and read:
             wire.read_now()
         if writable and not wire.link.finished:
@@ -332,11 +475,13 @@ class Driver:
         """Before a send after a quiet time: a server that said goodbye meanwhile is noticed before a call is lost to
         it. Gives back the connection that new calls go to.
         """
+        self._core.changing = True
         if not wire.lead.holder:
             while wire.read_now():
                 pass
         wire.read_at = now
         self._settle()
+        self._core.changing = False
         return self._wire
 
     def _give_up(self, call: Call) -> bool:
@@ -357,8 +502,8 @@ class Driver:
         """Follow the core: what it sends no new calls to is put aside, what is over is forgotten."""
         wire = self._wire
         if wire is not None and self._core.link is not wire.link:
-            self._wire = None
             self._draining.append(wire)
+            self._wire = None
         if self._draining:
             for wire in self._draining:
                 wire.lead.wake_strays(wire.link)
@@ -374,10 +519,12 @@ class Driver:
             self._follow(self._dialler.lead, call, until)
         elif dial_at <= now:
             self._wire = self._dialler.dial(min(timer, until) - now)
+            self._resume()
             self._settle()
         else:
-            self._lock.release()
             try:
-                time.sleep(max(0.0, min(timer - now, dial_at - now, until - now, NAP)))
+                if self._monitor.step_out():
+                    time.sleep(max(0.0, min(timer - now, dial_at - now, until - now, NAP)))
             finally:
-                self._lock.acquire()
+                self._monitor.step_in()
+            self._resume()

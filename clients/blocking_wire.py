@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import socket
 import time
-from _thread import get_ident
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..protocol.patience import Patience
 from .calls import FOREVER
-from .lead import LONGEST_SLEEP, Lead
+from .lead import LOOK_AROUND, Lead
 from .link import Link
 from .sockets import Buffers, send_now, set_receive_timeout
 
@@ -67,8 +66,9 @@ class Wire:
         self.unsent: Buffers = []
         """What the socket did not take yet."""
         self.read_at = now
-        self.receive_timeout = 0.0
-        """Seconds after which a read that waits gives up, as the kernel was told; 0 for never."""
+        self.receive_timeout = LOOK_AROUND
+        """Seconds after which a read that waits gives up, as the kernel was told."""
+        set_receive_timeout(sock, LOOK_AROUND)
         self._name = name
         self._channel = channel
         self.usual = len(self.next_buffer())
@@ -165,8 +165,8 @@ class Wire:
 
     def limit_read(self, left: float) -> None:
         """The next read gives up before ``left`` seconds are over; down to half of them, the last setting will do."""
-        if not left / 2 <= self.receive_timeout <= left:
-            self.receive_timeout = 0.0 if left == FOREVER else min(left * 0.9, LONGEST_SLEEP)
+        if not min(left / 2, LOOK_AROUND) <= self.receive_timeout <= left:
+            self.receive_timeout = min(left * 0.9, LOOK_AROUND)
             set_receive_timeout(self.sock, self.receive_timeout)
 
     def broke(self, error: OSError) -> None:
@@ -189,10 +189,10 @@ class Wire:
 
     def _hang_up(self) -> None:
         self.unsent = []
-        if self.lead.holder in {0, get_ident()}:
+        if not self.lead.holder:
             self.sock.close()
             return
-        # Another thread may sit in a read: wake it, and let it close the descriptor, which must not be used again
-        # before.
+        # Whoever leads may sit in a read, even this very thread (see ``Monitor``): wake it, and let it close the
+        # descriptor, which must not be used again before.
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)

@@ -24,6 +24,7 @@ from .errors import (
     AuthenticationError,
     ClientClosed,
     ConnectFailed,
+    ConnectionLost,
     InvalidInput,
     InvalidKey,
     LocalCancelled,
@@ -45,6 +46,7 @@ MAX_REPLY = 4 << 30
 """Bytes of one reply that are accepted unless the client is told otherwise: a lying length must not take all memory."""
 CONNECT_TIMEOUT = 10.0
 """Seconds for name lookup, connection and handshake, unless the client is told otherwise."""
+INTERRUPTED = "the client was interrupted in the middle of a change, and gave up its connections"
 STALE_TIMERS = 256
 """Finished calls whose timers may lie about in the heap before it is swept."""
 EXTENSIONS_KEPT = 1024
@@ -80,6 +82,9 @@ class ClientCore:
         self.link: Link | None = None
         """The connection that new calls go to; an older one that drains lives on in its driver's hands."""
         self.closed = False
+        self.changing = False
+        """Whether something may be half changed, so that an exception of a signal handler's leaves nothing to rely on;
+        kept for a driver that can be interrupted (see :meth:`interrupted`), which says when it is not."""
         self.welcome = b""
         self._entropy = entropy
         self._encoder = Encoder()
@@ -130,6 +135,7 @@ class ClientCore:
             call.ext = self._extension(dims) if ext is None else ext
         link = self.link
         if link is not None and len(link.calls) < link.room and call.deadline > now:
+            self.changing = True
             link.open(call, now)
         else:
             self._start(call, now)
@@ -161,6 +167,7 @@ class ClientCore:
             raise LocalDeadlineExceeded("the deadline had passed before the call was sent", not_started=True)
         if self.link is None and now < self._dial_at and not self.wait_for_ready:
             raise self._not_connected(self._dial_error)
+        self.changing = True
         self._again(call, now)
 
     def _new_call(self, kind: int, deadline: float | None, now: float) -> Call:
@@ -205,13 +212,14 @@ class ClientCore:
         """Fail what is past its deadline, send again what was to be retried."""
         timers = self._timers
         while timers and timers[0][0] <= now:
-            when, _, call = heappop(timers)
+            when, _, call = timers[0]
             if call.finished:
-                continue
-            if call.deadline <= when:
+                pass
+            elif call.deadline <= when:
                 self._expire(call, now)
             else:
                 self._again(call, now)
+            heappop(timers)  # last, so that at every moment the call is found somewhere
         if self.link is not None:
             self.link.handle_timeout(now)
 
@@ -242,7 +250,6 @@ class ClientCore:
 
     def retry_or_fail(self, call: Call, error: TensorwireError, now: float, wait: bool) -> None:
         """A call that provably did not start: send it again if the rules allow, else fail it with ``error``."""
-        call.link = None
         call.attempts += 1
         allowed = self.throttle.refused()
         delay = 0.0
@@ -252,6 +259,7 @@ class ClientCore:
             call.fail(error, now)
         elif delay:
             self._arm(now + delay, call)
+            call.link = None  # only now: until then it is found by the link that it was on
         else:
             self._again(call, now)
 
@@ -261,6 +269,7 @@ class ClientCore:
             link.open(call, now)
         else:
             self.waiting.append(call)
+            call.link = None
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -343,6 +352,25 @@ class ClientCore:
                 call.fail(ClientClosed(CLOSED_UNDER, not_started=True), now)
         if self.link is not None:
             self.link.close(CLOSED_UNDER, now)
+
+    def interrupted(self, now: float) -> None:
+        """A change was broken off: every call ends, and nothing of it is used again. The driver has dropped its
+        connections.
+        """
+        if self.link is not None:
+            self.link.lost(INTERRUPTED, now)
+            self.link = None
+        waiting, self.waiting = self.waiting, deque()
+        retried, self._timers = [entry[2] for entry in self._timers], []
+        for call in (*waiting, *retried):
+            self.strayed(call, now)
+        self._dial_attempt, self._dial_at = 0, 0.0  # whatever failed, it was not the server
+        self.changing = False
+
+    def strayed(self, call: Call, now: float) -> None:
+        """Fail ``call`` if it still has no outcome, where nothing is left that could bring one."""
+        if not call.finished:
+            call.fail(ConnectionLost(f"{INTERRUPTED}; whether the model ran the call is unknown"), now)
 
     def _not_connected(self, reason: str) -> TensorwireError:
         error = self._dial_kind(f"cannot connect to {self.address}: {reason}", not_started=True)

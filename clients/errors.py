@@ -244,6 +244,12 @@ class ClientClosed(LocalError):
     """The client was closed, before the call or under it."""
 
 
+class ClientInUse(LocalError):
+    """A signal handler, a finalizer or an input's own code used the client in the middle of a call that the same thread
+    had under way, for which it would wait for ever. Nothing was sent.
+    """
+
+
 class ForkedClient(LocalError):
     """The client was made before a fork and is used in the child: two processes cannot share one connection."""
 

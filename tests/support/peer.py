@@ -24,6 +24,7 @@ from tensorwire.protocol import (
     Config,
     Connection,
     ErrorCode,
+    LocalError,
     Message,
     Role,
     Status,
@@ -77,14 +78,15 @@ class PeerConnection:
                     now = time.monotonic()
                     events = self.connection.received(n, now) if n else self.connection.receive_eof(now)
                     for event in events:
-                        if isinstance(event, Authenticated):
+                        if isinstance(event, Authenticated) and not self.connection.closed:
                             self.connection.accept(READY)
                         elif isinstance(event, Message):
                             self.messages.append(event)
                             self.handler(self, event)
                         elif isinstance(event, Cancelled):
                             self.cancelled.append(event.stream_id)
-                            self.connection.end(event.stream_id, Status.CANCELLED)
+                            with suppress(LocalError):  # where it was answered a moment before
+                                self.connection.end(event.stream_id, Status.CANCELLED)
                     self.flush()
                 if not n or self.connection.closed:
                     return
