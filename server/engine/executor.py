@@ -106,7 +106,7 @@ class Executor:
             hint = self._backend.hint() if spec.batched else ""
             return WarmUp(max(1, spec.max_batch), {}, rule_for(spec, None, hint))
         if not spec.batched:
-            return WarmUp(1, {1: self._measure(1)})
+            return WarmUp(1, {1: self._measure(1)}, rule_for(spec, None, ""))
         until = time.monotonic() + WARM_UP_SECONDS
         seconds: dict[int, float] = {}
         for rows in _sizes(spec.max_batch):

@@ -131,6 +131,8 @@ def rule_for(spec: ModelSpec, found: Found | None, hint: str) -> Batching:
 
     `found` is None where nothing was measured; then `hint`, what the model's own parts say ("": nothing), decides.
     """
+    if not spec.batched:
+        return Batching("nobody")
     if spec.batch_with != "auto":
         return Batching(spec.batch_with)
     if found is not None and found.leak:

@@ -275,6 +275,14 @@ def test_a_model_that_would_hold_up_the_start_is_not_compared(tmp_path: Path) ->
     assert "takes more than 10 s" in rule_for(spec, found, "").remarks[0]
 
 
+@pytest.mark.parametrize("warmup", ["true", "false"])
+def test_calls_without_a_batch_axis_share_a_batch_with_nobody(tmp_path: Path, warmup: str) -> None:
+    toml = description("python").replace("max_batch = 8", f"max_batch = 0\nwarmup = {warmup}").replace("-1, ", "")
+    source = 'def build():\n    return lambda inputs: {"y": inputs["x"][:4]}'
+    engine = Harness(load_spec(model_folder(tmp_path, toml, source))).engine
+    assert (engine.batch_with, engine.effective_max_batch, engine.remarks) == ("nobody", 1, ())
+
+
 def test_comparing_takes_a_bounded_time(tmp_path: Path) -> None:
     """A model that is slow takes the first comparison and no more: base, again, two with a loud row, two alone."""
     body = "calls.append(len(x)); return x"
