@@ -64,7 +64,7 @@ debian:  ## install the Debian packages that the tests need, where they are miss
 
 c-programs: debian  ## the C programs that the tests run (they build what is not there, one worker at a time)
 	@$(MAKE) -s -C clients/c test-programs library
-	@$(MAKE) -s -C clients/c CRYPTO=no BUILD=../../build/c/without-crypto test-programs library
+	@$(MAKE) -s -C clients/c CRYPTO=no BUILD=../../build/c/without-crypto test-programs-c library
 	@$(MAKE) -s -C clients/c -f programs.mk load examples
 	@$(MAKE) -s -C clients/c -f programs.mk SANITIZE=1 load examples
 

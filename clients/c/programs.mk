@@ -10,7 +10,7 @@ PROGRAM_CC = $(CC) -std=c11 -Wstrict-prototypes -Wmissing-prototypes $(PROGRAM_F
 PROGRAM_CXX = $(CXX) -std=c++17 $(PROGRAM_FLAGS)
 LOAD := $(addprefix $(PROGRAMS_C)/load/,load.c load_cli.c)
 LOAD_HEADERS := $(addprefix $(PROGRAMS_C)/load/,load.h histogram.h)
-EXAMPLES := $(addprefix $(PROGRAMS)/examples/,classify pipeline loop robot)
+EXAMPLES := $(addprefix $(PROGRAMS)/examples/,classify pipeline loop loop_client robot)
 
 load: $(PROGRAMS)/twire-load $(PROGRAMS)/raw-load
 examples: $(EXAMPLES)

@@ -3230,6 +3230,7 @@ static int reply_layout(twire_reply *reply, const uint8_t *metadata, size_t leng
 #define PORT "7411"
 #define KEY_VARIABLE "TENSORWIRE_KEY"
 #define WRITE_BUFFERS 512
+#define WRITE_BYTES 4194304u /* in one turn: then the clock, and what has arrived, have theirs */
 #define STREAMS "the model answers with a stream of messages: use twire_core for it"
 
 struct twire_client {
@@ -3433,11 +3434,13 @@ static int read_once(twire_client *client, int flags) {
   return 1;
 }
 
-/* Write what the socket takes. True: nothing is left to write. */
+/* Write what the socket takes, up to WRITE_BYTES. True: nothing is left to write. */
 static bool write_some(twire_client *client) {
   struct iovec buffers[WRITE_BUFFERS];
   uint64_t now = twire_now();
+  size_t written = 0;
   while (twire_core_wants_write(client->core)) {
+    if (written >= WRITE_BYTES) return false;
     struct msghdr message = {0};
     message.msg_iov = buffers;
     message.msg_iovlen = twire_core_output(client->core, buffers, WRITE_BUFFERS, now);
@@ -3452,6 +3455,7 @@ static bool write_some(twire_client *client) {
       return true;
     }
     twire_core_sent(client->core, (size_t)n);
+    written += (size_t)n;
   }
   return true;
 }
@@ -3498,6 +3502,24 @@ static void drain_before_write(twire_client *client) {
     (void)read_once(client, MSG_DONTWAIT);
 }
 
+/* End calls whose deadline has passed. False: there were none. */
+static bool expire(twire_client *client) {
+  uint64_t deadline = twire_core_next_deadline(client->core), now;
+  if (!deadline || (now = twire_now()) < deadline) return false;
+  twire_core_timer(client->core, now);
+  handle_events(client);
+  return true;
+}
+
+/* Of a call that is not over something is yet to be written. */
+static bool sends(const twire_core *core) {
+  for (size_t i = 0; i < core->block_count * BLOCK; i++) {
+    const slot *s = slot_at(core, i);
+    if (s->state == SLOT_QUEUED || (s->state == SLOT_OPEN && (s->sending || s->segments))) return true;
+  }
+  return false;
+}
+
 /* Once: write what can be written, then read, waiting up to `until`. What is done shows in client->done. */
 static void turn(twire_client *client, uint64_t until) {
   uint64_t deadline = twire_core_next_deadline(client->core);
@@ -3513,27 +3535,43 @@ static void turn(twire_client *client, uint64_t until) {
     wait_socket(client, until, true);
     (void)read_once(client, MSG_DONTWAIT);
   }
-  deadline = twire_core_next_deadline(client->core);
-  if (deadline && !client->done) {
-    uint64_t now = twire_now();
-    if (now >= deadline) {
-      twire_core_timer(client->core, now);
-      handle_events(client);
-    }
-  }
+  if (!client->done) (void)expire(client);
 }
 
 int twire_flush(twire_client *client) {
   if (!client) return TWIRE_E_ARGUMENT;
+  int status = TWIRE_OK;
   drain_before_write(client);
-  while (!client->closed && !write_some(client)) {
+  while (!status && !client->closed && !write_some(client)) {
+    if (!sends(client->core)) {
+      status = TWIRE_E_AGAIN;
+      break;
+    }
     wait_socket(client, twire_core_next_deadline(client->core), true);
     (void)read_once(client, MSG_DONTWAIT);
-    twire_core_timer(client->core, twire_now());
-    handle_events(client);
+    if (expire(client)) status = TWIRE_DEADLINE_EXCEEDED;
   }
   handle_events(client);
+  return client->closed ? TWIRE_E_CLOSED : status;
+}
+
+int twire_step(twire_client *client) {
+  if (!client) return TWIRE_E_ARGUMENT;
+  drain_before_write(client);
+  if (!client->closed) (void)write_some(client);
+  handle_events(client); /* calls whose deadline passed in the queue */
+  if (!client->closed) (void)read_once(client, MSG_DONTWAIT);
+  (void)expire(client);
   return client->closed ? TWIRE_E_CLOSED : TWIRE_OK;
+}
+
+bool twire_wants_write(const twire_client *client) {
+  return client && !client->closed && twire_core_wants_write(client->core);
+}
+
+uint64_t twire_next_deadline(const twire_client *client) {
+  if (!client) return 0;
+  return client->done ? 1 : twire_core_next_deadline(client->core);
 }
 
 int twire_submit(twire_client *client, twire_call *call, const twire_tensor *inputs, const twire_call_options *options,
@@ -3588,18 +3626,12 @@ int twire_poll(twire_client *client, uint64_t timeout, twire_reply **reply) {
   if (negative(timeout)) timeout = 0;
   uint64_t until = timeout && timeout != UINT64_MAX ? time_after(timeout) : 0;
   while (!(*reply = take_done(client))) {
-    if (client->in_flight == 0 || client->closed) return TWIRE_E_AGAIN;
     if (timeout == 0) {
-      drain_before_write(client);
-      (void)write_some(client);
-      handle_events(client);
-      if (!client->done && !client->closed) (void)read_once(client, MSG_DONTWAIT);
-      uint64_t deadline = twire_core_next_deadline(client->core);
-      if (deadline && deadline <= twire_now()) twire_core_timer(client->core, twire_now());
-      handle_events(client);
+      (void)twire_step(client);
       *reply = take_done(client);
       return *reply ? TWIRE_OK : TWIRE_E_AGAIN;
     }
+    if (client->in_flight == 0 || client->closed) return TWIRE_E_AGAIN;
     if (until && twire_now() >= until) return TWIRE_E_AGAIN;
     turn(client, until);
   }

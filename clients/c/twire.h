@@ -5,7 +5,7 @@
  *   1. Tensors and prepared calls: what a message holds. No I/O, no connection.
  *   2. The core (twire_core_*): the protocol as a state machine without I/O. Bytes and a clock go in, events and
  *      iovecs come out. For those who have an event loop of their own.
- *   3. The client (twire_connect, twire_infer, twire_submit, twire_poll ...): blocking calls on a socket.
+ *   3. The client (twire_connect, twire_infer, twire_submit, twire_poll ...): calls on a socket, blocking, or in steps that do not.
  * What must not: rules of the wire that protocol/SPEC.md does not state. Both were written from that page alone.
  *
  * The usual program needs layers 1 and 3:
@@ -516,7 +516,11 @@ int twire_infer(twire_client *client, twire_call *call, const twire_tensor *inpu
  */
 int twire_submit(twire_client *client, twire_call *call, const twire_tensor *inputs, const twire_call_options *options,
                  twire_reply *reply);
-/* Write what is queued, reading meanwhile if the socket is full. TWIRE_E_CLOSED if the connection ended. */
+/*
+ * Write what is queued, reading meanwhile if the socket is full; waits no longer than to the next deadline of a call under way.
+ * TWIRE_OK: all is written. TWIRE_DEADLINE_EXCEEDED: a deadline passed first; twire_poll hands that call out, flush again for the
+ * others. TWIRE_E_AGAIN: what is left is of calls that are over; later calls write it. TWIRE_E_CLOSED: the connection ended.
+ */
 int twire_flush(twire_client *client);
 /*
  * The next call that is over. Waits up to `timeout` (a duration; 0 = does not wait; UINT64_MAX = as long as it takes).
@@ -527,8 +531,19 @@ int twire_poll(twire_client *client, uint64_t timeout, twire_reply **reply);
 /* Give a submitted call up. Its reply comes from twire_poll with CANCELLED (if it was not over already). */
 void twire_cancel(twire_client *client, twire_reply *reply);
 
+/*
+ * For a loop of your own (examples/loop_client.c): wait until twire_fd is readable, or writable while twire_wants_write, or
+ * until twire_next_deadline; level-triggered. Then twire_step, then twire_poll(client, 0, ...) until it says TWIRE_E_AGAIN.
+ */
+/* Write, read, and end calls whose deadline has passed, as far as it goes without waiting. TWIRE_OK, or TWIRE_E_CLOSED: the
+ * connection has ended; take its descriptor out of the loop, and the last replies by twire_poll. twire_poll with 0 does it too. */
+int twire_step(twire_client *client);
+bool twire_wants_write(const twire_client *client); /* something is to be written: a step will, once the socket takes it */
+/* The time at which the next step is due, whatever the socket says; 0 = none. In the past if a reply waits for twire_poll. */
+uint64_t twire_next_deadline(const twire_client *client);
+
 size_t twire_in_flight(const twire_client *client); /* submitted and not yet handed back */
-int twire_fd(const twire_client *client);           /* for poll or epoll: readable = call twire_poll(client, 0, ...) */
+int twire_fd(const twire_client *client);           /* for poll or epoll; it stays the client's */
 bool twire_alive(const twire_client *client);       /* new calls can be submitted: neither drained nor closed */
 /* Why the connection ended or what last went wrong on it, in one line; "" if all is well. */
 const char *twire_error(const twire_client *client);

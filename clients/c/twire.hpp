@@ -236,9 +236,22 @@ class client {
   std::optional<void *> poll(std::chrono::nanoseconds timeout) {
     twire_reply *done = nullptr;
     int status = twire_poll(get(), duration_of(timeout), &done);
-    if (status == TWIRE_E_AGAIN) return std::nullopt;
-    if (status != TWIRE_OK) throw error(status, "E_ARGUMENT: the client was moved from", true);
-    return twire_reply_user(done);
+    return settle(status) ? std::optional<void *>(twire_reply_user(done)) : std::nullopt;
+  }
+  // Write what is queued. False: a deadline passed first, or what is left is of calls that are over; see twire_flush.
+  bool flush() { return settle(twire_flush(get())); }
+  // For a loop of one's own: write, read and end late calls without waiting. False: the connection has ended; see twire_step.
+  bool step() {
+    int status = twire_step(get());
+    return status != TWIRE_E_CLOSED && settle(status);
+  }
+  bool wants_write() const noexcept { return twire_wants_write(get()); }
+  // When the next step is due, whatever the socket says.
+  std::optional<std::chrono::steady_clock::time_point> next_deadline() const noexcept {
+    std::uint64_t at = twire_next_deadline(get());
+    if (!at) return std::nullopt;
+    return std::chrono::steady_clock::time_point(
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::nanoseconds(at)));
   }
   void cancel(reply &r) noexcept { twire_cancel(get(), r.get()); }
   bool alive() const noexcept { return twire_alive(get()); }
@@ -263,6 +276,12 @@ class client {
       throw error(TWIRE_E_ARGUMENT,
                   "the call has " + std::to_string(c.inputs()) + " inputs, not " + std::to_string(inputs.size()), true);
     return std::vector<twire_tensor>(inputs.begin(), inputs.end());
+  }
+  // True: done. False: not in time.
+  bool settle(int status) const {
+    if (status == TWIRE_E_AGAIN || status == TWIRE_DEADLINE_EXCEEDED) return false;
+    if (status != TWIRE_OK) throw error(status, client_ ? twire_error(get()) : "E_ARGUMENT: the client was moved from", true);
+    return true;
   }
   [[noreturn]] static void refuse(int status, const reply &r) {
     if (status == TWIRE_E_BUSY) throw error(status, "E_BUSY: the reply is of a call that is under way", true);

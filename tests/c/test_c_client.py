@@ -18,7 +18,7 @@ from tests.integration.models import ECHO, RAISES, SLEEPS, flat
 from tests.support.server import ServerProcess, running_server, write_model
 from tests.vectors import wire
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(180)
 
 DTYPES = ["bool", "int8", "int64", "uint8", "float16", "float32", "float64"]
 ECHO_OF = """
@@ -129,6 +129,15 @@ def doomed(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server of its own, for a test that ends it."""
     write_model(tmp_path / "models", "sleeps", SLEEPS, flat(1, engine="process", max_batch=1, warmup=False))
     with running_server(tmp_path / "models") as running:
+        yield running
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """One that a test may stop."""
+    write_model(tmp_path / "models", "echo", ECHO, flat())
+    write_model(tmp_path / "models", "huge", ECHO, ECHO_OF.format(dtype="float32", width=BIG["huge"]))
+    with running_server(tmp_path / "models", "--unix", str(tmp_path / "s")) as running:
         yield running
 
 
@@ -256,6 +265,40 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(connected: Caller) 
     assert connected("misuse") == ["refused 15"]
 
 
+# -- a server that has stopped
+
+
+@contextlib.contextmanager
+def stopped(server: ServerProcess) -> Iterator[None]:
+    """It reads nothing meanwhile; its kernel takes what fits in its buffers."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("address", [url_of, unix_of], ids=["tcp", "unix"])
+def test_a_flush_ends_with_the_deadline_and_the_connection_goes_on(
+    call: Caller, own_server: ServerProcess, address: Callable[[ServerProcess], str]
+) -> None:
+    assert call(f"connect {address(own_server)} 5000") == ["connected"]
+    call(f"model huge x float32 4,{BIG['huge']}")  # 64 MiB
+    with stopped(own_server):
+        assert call("queue 1 300") == ["submitted OK "]
+        assert call("flush") == ["flushed DEADLINE_EXCEEDED"]
+        (reply,) = call("poll 1 0")
+        assert reply.startswith(
+            "reply DEADLINE_EXCEEDED 0 0 0 DEADLINE_EXCEEDED: the deadline passed before the reply came"
+        )
+        assert call("flush") == ["flushed E_AGAIN"], "what is left is of a call that is over: nobody waits for it"
+        (reply,) = call("infer 200 0")
+        assert reply.startswith("reply DEADLINE_EXCEEDED"), "another call waits behind it, and not for ever"
+    call("model echo x float32 1,4")
+    assert call("infer 60000 0") == ["reply OK 0 1 1 "], "the frame that was begun is finished, the next one follows it"
+    assert call("flush") == ["flushed OK"]
+
+
 # -- the end of a connection
 
 
@@ -376,4 +419,10 @@ def test_the_wrapper_in_cpp_says_the_same(programs: Path, server: ServerProcess)
         [str(programs / "wrapper-sanitized"), url_of(server)], capture_output=True, text=True, check=False, timeout=30
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["infer 114echo", "11111111 submit", "error 511", "no tensor after an error"]
+    assert done.stdout.splitlines() == [
+        "infer 114echo",
+        "11111111 submit",
+        "11111111 loop 111",
+        "error 511",
+        "no tensor after an error",
+    ]

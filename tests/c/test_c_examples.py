@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -170,6 +172,60 @@ def test_loop_lets_no_call_outlive_its_deadline(examples: Path) -> None:
         done = run(examples / "loop", host, port, "m", "x", 2)
     assert done.returncode == 0
     assert done.stdout.count("deadline") + done.stdout.count("DEADLINE") >= 2
+
+
+# -- loop_client
+
+
+class Rounds:
+    """`loop_client`: one round a line, and what became of it."""
+
+    def __init__(self, examples: Path, url: str, model: str, width: int) -> None:
+        self.process = subprocess.Popen(
+            [str(examples / "loop_client"), url, model, "x", str(width)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __call__(self, calls: int, milliseconds: int) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{calls} {milliseconds}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_loop_of_ones_own_waits_for_nothing_but_its_events(examples: Path, tmp_path: Path) -> None:
+    """Hundreds of calls of 256 KiB to a server that has stopped: written in part, over in time, no frame lost."""
+    write_model(tmp_path / "models", "large", ECHO, flat(65536))
+    with (
+        running_server(tmp_path / "models") as server,
+        Rounds(examples, "tw://{}:{}".format(*server.address), "large", 65536) as rounds,
+    ):
+        assert rounds(30, 60000) == "30 calls: 30 good, 0 late, 0 failed\n"
+        for _ in range(2):
+            server.process.send_signal(signal.SIGSTOP)
+            assert rounds(300, 400) == "300 calls: 0 good, 300 late, 0 failed\n"
+            server.process.send_signal(signal.SIGCONT)
+            assert rounds(30, 60000) == "30 calls: 30 good, 0 late, 0 failed\n"
+        _, errors = rounds.process.communicate("", timeout=30)
+        assert (rounds.process.returncode, errors) == (0, "")
+
+
+def test_a_loop_of_ones_own_sees_the_end_of_a_connection_without_calls(examples: Path) -> None:
+    with Peer() as peer, Rounds(examples, peer.url, "m", 4) as rounds:
+        assert rounds(2, 30000) == "2 calls: 2 good, 0 late, 0 failed\n"
+        peer.connection().goaway(0, "enough")
+        peer.connection().hang_up()
+        assert rounds.process.wait(30) == 1
+        assert rounds.process.stderr is not None
+        assert rounds.process.stderr.read() == "loop_client: closed: the server's connection ended without CLOSE\n"
 
 
 # -- robot

@@ -14,7 +14,7 @@ from tests.integration.models import ECHO, SLEEPS, flat
 from tests.support import c_programs
 from tests.support.server import running_server, write_model
 
-pytestmark = pytest.mark.timeout(170)
+pytestmark = pytest.mark.timeout(180)
 
 # What `nulls` prints for calls that do not answer E_ARGUMENT, 0, NULL, "" or nothing.
 OTHERS = {

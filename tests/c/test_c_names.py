@@ -10,7 +10,7 @@ import pytest
 from tests.support import c_programs
 from tests.support.server import running_server, write_model
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 HEAD = 'backend = "python"\nengine = "inline"\nmax_batch = 8\nwarmup = false\n'
 TENSOR = '[[{kind}]]\nname = "{name}"\ndtype = "{dtype}"\nshape = {shape}\n'

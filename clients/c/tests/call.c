@@ -7,6 +7,7 @@
  *   infer TIMEOUT_MS TIMING                "reply STATUS NOT_STARTED SAME TENSORS TEXT", SAME: bytes came back as sent
  *   memory BYTES                           replies of `infer` go to a buffer of this size, 0 = the library's own
  *   submit N TIMEOUT_MS                    "submitted"
+ *   queue N TIMEOUT_MS | flush             the two halves of submit: "submitted", "flushed STATUS"
  *   poll N TIMEOUT_MS                      N lines of "reply ..." as for infer, or "again"
  *   cancel                                 the first submitted
  *   alive                                  "alive 0|1 TEXT"
@@ -175,7 +176,8 @@ static void command(char *line) {
     free(given);
     given = size ? must(malloc(size)) : NULL;
     twire_reply_memory(single, given, size);
-  } else if (!strncmp(line, "submit ", 7)) {
+  } else if (!strncmp(line, "flush", 5)) printf("flushed %s\n", twire_strerror(twire_flush(client)));
+  else if (!strncmp(line, "submit ", 7) || !strncmp(line, "queue ", 6)) {
     twire_call_options options = {0};
     options.timeout = strtoull(b, NULL, 10) * 1000000u;
     int status = TWIRE_OK;
@@ -183,7 +185,7 @@ static void command(char *line) {
       status = twire_submit(client, call, &input, &options, replies[i]);
       if (!status) submitted++;
     }
-    if (!status) (void)twire_flush(client);
+    if (!status && *line == 's') (void)twire_flush(client);
     printf("submitted %s %s\n", twire_strerror(status), status ? twire_reply_text(replies[0]) : "");
   } else if (!strncmp(line, "poll ", 5)) poll_replies(strtoull(a, NULL, 10), strtoull(b, NULL, 10) * 1000000u);
   else if (!strncmp(line, "cancel", 6)) twire_cancel(client, replies[0]);

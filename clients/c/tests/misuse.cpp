@@ -57,6 +57,9 @@ void moved_from(const std::string &url, const twire::call &echo) {
   require_error(TWIRE_E_ARGUMENT, [&] { gone.infer(echo, {INPUT}, reply); }, "infer of a client moved from");
   require_error(TWIRE_E_ARGUMENT, [&] { gone.submit(echo, {INPUT}, reply); }, "submit of a client moved from");
   require_error(TWIRE_E_ARGUMENT, [&] { gone.poll(0ns); }, "poll of a client moved from");
+  require_error(TWIRE_E_ARGUMENT, [&] { gone.flush(); }, "flush of a client moved from");
+  require_error(TWIRE_E_ARGUMENT, [&] { gone.step(); }, "step of a client moved from");
+  require(!gone.wants_write() && !gone.next_deadline(), "a client moved from wants nothing");
   gone.cancel(reply);
   require(!gone.alive() && gone.in_flight() == 0 && gone.fd() == -1, "a client moved from is not alive");
 

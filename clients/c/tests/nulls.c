@@ -171,6 +171,9 @@ static void the_client(const char *url) {
   CODE(twire_infer(client, call, NULL, NULL, reply));
   CODE(twire_infer(client, call, &input, NULL, NULL));
   CODE(twire_flush(NULL));
+  CODE(twire_step(NULL));
+  NUMBER(twire_wants_write(NULL));
+  NUMBER(twire_next_deadline(NULL));
   CODE(twire_poll(NULL, 0, &done));
   CODE(twire_poll(client, 0, NULL));
   NOTHING(twire_cancel(NULL, reply));

@@ -22,6 +22,17 @@ int main(int, char **arguments) {
       std::cout << done->ok();
     }
     std::cout << " submit\n";
+    twire::call_options later;
+    later.timeout = std::chrono::seconds(30);
+    bool idle = !client.wants_write() && !client.next_deadline();
+    for (auto &one : replies) client.submit(echo, {twire::tensor("x", x.data(), {1, 4})}, one, &one, later);
+    bool due = client.wants_write() && client.next_deadline() > std::chrono::steady_clock::now();
+    bool flushed = client.flush() && !client.wants_write();
+    while (client.in_flight()) {
+      if (!client.step()) break;
+      while (auto *done = static_cast<twire::reply *>(client.poll(std::chrono::nanoseconds(0)).value_or(nullptr))) std::cout << done->ok();
+    }
+    std::cout << " loop " << idle << due << flushed << "\n";
     try {
       twire::call nowhere("nowhere", {});
       client.infer(nowhere, {}, reply);
