@@ -120,6 +120,8 @@ class Control(Calls):
         check_control(CONTROL_RULES[kind], header)
         if kind in {CANCEL, END} and not 0 < header[4] <= self._streams.last_id:
             raise ProtocolError(ErrorCode.STREAM, f"{type_name(kind)}: stream {header[4]} was never opened")
+        if kind == END:
+            self._streams.ending(header[4])
 
     def control(self, header: Header, ext: bytes, meta: bytes, body: bytes, events: list[Event]) -> bool:
         """Act on a whole control frame whose header was checked."""
@@ -171,9 +173,7 @@ class Control(Calls):
 
     def _on_end(self, header: Header, ext: bytes, meta: bytes, events: list[Event]) -> None:
         flags, stream_id, number = header[3], header[4], header[6]
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            raise ProtocolError(ErrorCode.STREAM, f"END of stream {stream_id} after its terminal")
+        stream = self._streams.ending(stream_id)
         if number > Status.UNAUTHENTICATED:
             raise ProtocolError(ErrorCode.FRAME, f"END: status {number} is none of 0 to 16")
         # A cancelled stream's replies are dropped uncounted, so there NOT_STARTED cannot be judged by them.

@@ -422,26 +422,33 @@ class Reader(Assembly):
         return False
 
     def _late_data(self, header: Header, stream: Stream | None) -> None:
-        """DATA of a stream that this side has finished with: check the header, then drop the frame (SPEC 8.4)."""
-        length, _, _, flags, stream_id, _, _, meta_len, ext_len, _ = header
-        if length > INLINE_BODY and not meta_len and not ext_len:
-            if length > self.chunk:
-                raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
-        elif not (flags & MORE and not meta_len and not ext_len):
+        """DATA of a stream that this side has finished with: check the header, then drop the frame (SPEC 8.4).
+
+        Other DATA comes here too, to be refused: no message of its stream is under way, so it has a message's caps.
+        """
+        length, _, _, flags, stream_id, _, aux, meta_len, ext_len, reserved = header
+        client = self._streams.client
+        if stream is None:
+            late = not client and 0 < stream_id <= self._streams.last_id
+        else:
+            late = client or stream.state is not StreamState.CANCELLED
+        if not late or meta_len or ext_len:
             check_message(header, DATA_FLAGS)
-        if header[9] or flags & ~DATA_FLAGS or header[6]:
+        elif length > max(self.chunk, INLINE_BODY):
+            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+        elif reserved or flags & ~DATA_FLAGS or aux:
             raise ProtocolError(ErrorCode.FRAME, "DATA: a field or flag that this type does not use is not zero")
         if stream is None:
             if not 0 < stream_id <= self._streams.last_id:
                 raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id}, which was never opened")
-            if self._streams.client:
+            if client:
                 raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id} after its terminal")
         elif stream.state is StreamState.CANCELLED:
-            if not self._streams.client:
+            if not client:
                 raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id} after CANCEL")
             if flags == END_STREAM:
                 self._streams.peer_acts(stream_id, stream, Action.TERMINAL)
-        if not self._streams.client and length < MIN_CHUNK:  # a full chunk is paid for by its bytes
+        if not client and length < MIN_CHUNK:  # a full chunk is paid for by its bytes
             self._handler.nuisance()
 
     def abort_all(self, events: list[Event]) -> None:

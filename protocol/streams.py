@@ -96,6 +96,13 @@ class Streams:
             self.open[stream_id] = stream
         return stream
 
+    def ending(self, stream_id: int) -> Stream:
+        """The stream that an END names; raises ProtocolError if its terminal was there before."""
+        stream = self.get(stream_id)
+        if stream is None:
+            raise ProtocolError(ErrorCode.STREAM, f"END of stream {stream_id} after its terminal")
+        return stream
+
     def peer_acts(self, stream_id: int, stream: Stream, action: Action) -> None:
         """Move to the state that the peer's action leads to, and forget a closed stream; raises ProtocolError."""
         state = TRANSITIONS.get((stream.state, action))

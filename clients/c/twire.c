@@ -2460,9 +2460,10 @@ static uint32_t check_header(const twire_core *core, const uint8_t *p, header *h
   if (reserved || h->priority || h->seq) return TWIRE_CLOSE_FRAME;
   switch (h->type) {
     case END:
-      if (h->flags & ~NOT_STARTED || h->aux > TWIRE_UNAUTHENTICATED) return TWIRE_CLOSE_FRAME;
-      if (h->flags && (h->aux == 0 || (*s && (*s)->replied))) return TWIRE_CLOSE_FRAME;
-      return *s && (*s)->written ? 0 : TWIRE_CLOSE_STREAM;
+      if (h->flags & ~NOT_STARTED) return TWIRE_CLOSE_FRAME;
+      if (!*s || !(*s)->written) return TWIRE_CLOSE_STREAM;
+      if (h->aux > TWIRE_UNAUTHENTICATED) return TWIRE_CLOSE_FRAME; /* SPEC 6.5, after all of 3.2 */
+      return h->flags && (h->aux == 0 || (*s)->replied) ? TWIRE_CLOSE_FRAME : 0;
     case GOAWAY:
       if (h->flags) return TWIRE_CLOSE_FRAME;
       return h->stream > core->goaway_last ? TWIRE_CLOSE_STREAM : 0;
