@@ -142,7 +142,11 @@ class Driver:
             self.cancel(call)
 
     async def close(self) -> None:
-        """Say goodbye on every connection; calls under way fail."""
+        """Say goodbye on every connection; calls under way fail. Nothing in a forked child, which has no connection
+        (see ``forks``), and whose loop may be the parent's, too.
+        """
+        if self._generation != generation[0]:
+            return
         now = monotonic()
         self._core.close(now)
         self._alarm.off()

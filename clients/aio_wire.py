@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from .errors import AuthenticationError
+from .forks import parents
 from .link import Link
 from .sockets import tune_tcp
 from .tls import binding_of, describe
@@ -32,7 +33,7 @@ monotonic = time.monotonic
 class Wire(asyncio.BufferedProtocol):
     """One transport and the link it drives."""
 
-    __slots__ = ("_driver", "_joins", "_paused", "_transport", "gone", "link", "scheduled")
+    __slots__ = ("__weakref__", "_driver", "_joins", "_paused", "_transport", "gone", "link", "scheduled")
 
     link: Link
     _transport: asyncio.Transport
@@ -52,6 +53,7 @@ class Wire(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         if transport.get_extra_info("peername") and not isinstance(transport.get_extra_info("peername"), (str, bytes)):
             tune_tcp(transport.get_extra_info("socket"))
+        parents.add(self)
         tls = transport.get_extra_info("ssl_object")
         binding, problem = b"", ""
         if tls is not None:
@@ -98,6 +100,10 @@ class Wire(asyncio.BufferedProtocol):
         """The transport takes more."""
         self._paused = False
         self.flush()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 where it may have been closed: see ``forks``."""
+        return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ Here: the verbs. Not here: threads and waiting (``blocking_driver``), sockets (`
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -17,6 +18,7 @@ from .blocking_driver import Driver
 from .calls import CONNECT, PING, STREAM, UNARY, Call, Result
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY, ClientCore
+from .errors import ForkedClient
 from .keys import Credentials, KeySource
 from .lead import wake
 from .url import Address, parse_url
@@ -225,7 +227,8 @@ class Client:
                 else:
                     driver.wait(call, None)
         finally:
-            driver.cancel(call)
+            with suppress(ForkedClient):  # what a child does not go on with is not its to end
+                driver.cancel(call)
 
     def wait_connected(self, timeout: float) -> None:
         """Wait until the handshake is done. Raises :class:`ConnectFailed`."""

@@ -189,8 +189,8 @@ class Driver:
         return given_up
 
     def close(self) -> None:
-        """Say goodbye on every connection; calls under way fail. In a forked child, which has nothing to say, only the
-        child's descriptors of the connections go.
+        """Say goodbye on every connection; calls under way fail. In a forked child, which has no connection (see
+        ``forks``), only descriptors go.
         """
         if self._generation != generation[0]:
             for wire in self._wires():

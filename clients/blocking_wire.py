@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..protocol.patience import Patience
 from .calls import FOREVER
+from .forks import parents
 from .lead import LOOK_AROUND, Lead
 from .link import Link
 from .sockets import Buffers, send_now, set_receive_timeout
@@ -60,6 +61,7 @@ class Wire:
 
     def __init__(self, sock: socket.socket, link: Link, name: str, now: float, channel: Channel | None = None) -> None:
         self.sock = sock
+        parents.add(sock)
         self.link = link
         self.lead = Lead()
         """Who reads, and who waits for that."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .forks import parents
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -15,6 +17,10 @@ def open_capture(path: str | Path | None) -> CaptureWriter | None:
     if path is None:
         return None
     # Imported here: hardly any client records, and every one pays for its imports.
+    from pathlib import Path
+
     from ..protocol.capture import CaptureWriter
 
-    return CaptureWriter(path)
+    file = Path(path).open("wb")  # noqa: SIM115 - closed with the writer
+    parents.add(file)  # what a child has of its buffer is the parent's to write
+    return CaptureWriter(file)

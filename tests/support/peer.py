@@ -7,6 +7,7 @@ is silent, and how it disappears.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -154,6 +155,7 @@ class Peer:
         config: Config | None = None,
         port: int = 0,
         secret_of: SecretOf | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.handler = handler
         self.secret_of = secret_of
@@ -168,6 +170,9 @@ class Peer:
             self.listener = socket.create_server(("127.0.0.1", port))
             self.url = f"tw://127.0.0.1:{self.listener.getsockname()[1]}"
         self.listener.listen()
+        if tls is not None:
+            self.listener = tls.wrap_socket(self.listener, server_side=True)
+            self.url = self.url.replace("tw:", "tws:")
         self.threads = [threading.Thread(target=self._accept, daemon=True)]
         self.threads[0].start()
 
