@@ -17,7 +17,7 @@ HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "gpu": ["slab"],
-    "server/engine": ["inline", "types", "queue", "batcher", "slots", "outputs", "executor", "core"],
+    "server/engine": ["inline", "types", "queue", "batcher", "slots", "outputs", "inputs", "executor", "core"],
     "server": ["registry"],
     "server/front": FRONT.split(),
     "clients": [

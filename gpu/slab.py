@@ -73,6 +73,14 @@ class Slab:
         self._pool._leases[self.offset] = weakref.ref(owner, self._dropped)
         return owner.data
 
+    def leave(self, owners: list[Any]) -> None:
+        """Let the slab be released once none of `owners` exists any more: at the latest when the pool has no room.
+
+        They may go on any thread, since nothing happens then.
+        """
+        self._pool._release_left()
+        self._pool._left.append(([weakref.ref(owner) for owner in owners], self))
+
     def _dropped(self, _owner: object) -> None:
         self._pool._leases.pop(self.offset, None)
         self.release()
@@ -121,6 +129,7 @@ class SlabPool:
         self._in_use = 0
         #: A weak reference that nobody holds would die without calling back.
         self._leases: dict[int, weakref.ref[Any]] = {}
+        self._left: list[tuple[list[weakref.ref[Any]], Slab]] = []
         self._hold_pages = not _MADV_REMOVE
         orders = (self.nbytes >> _PAGE_SHIFT).bit_length()
         self._magazines: list[list[int]] = [[] for _ in range(orders)]
@@ -262,7 +271,8 @@ class SlabPool:
         if not self.allocates:
             raise RuntimeError(f"pool {self.name} belongs to another process: only that one allocates from it")
         offset = self._split(order)
-        if offset < 0 and self._magazine_bytes:
+        if offset < 0 and (self._magazine_bytes or self._left):
+            self._release_left()
             self._empty_magazines()
             offset = self._split(order)
         return offset
@@ -313,6 +323,14 @@ class SlabPool:
         self._busy = False
         while self._deferred:
             self._merge(*(waiting := self._deferred.pop()), PAGE << waiting[1])
+
+    def _release_left(self) -> None:
+        left, self._left = self._left, []
+        for owners, slab in left:
+            if any(owner() is not None for owner in owners):
+                self._left.append((owners, slab))
+            else:
+                slab.release()
 
     def _empty_magazines(self) -> None:
         for order, magazine in enumerate(self._magazines):

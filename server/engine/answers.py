@@ -14,7 +14,7 @@ import msgpack
 from ...codec import Encoded
 from .api import BatchResult
 from .inflight import NotInFlightError
-from .records import CANCELLED, ENCODED, PREPARED, RESULT, SHORT, SIGNATURE, output_places
+from .records import CANCELLED, ENCODED, KEPT, PREPARED, RESULT, SHORT, SIGNATURE, output_places
 from .ring import RingError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Answers:
         marks = worker.marks
         progress = False
         for record in worker.to_front.read():
-            kind, _, signature, count, rows, offset, nbytes, planned, copied_in, computed, copied_out = record
+            kind, flags, signature, count, rows, offset, nbytes, planned, copied_in, computed, copied_out = record
             if kind == RESULT:
                 layout = self._signatures[signature]
                 places, end = output_places(count, rows, layout)
@@ -54,7 +54,8 @@ class Answers:
                     raise RingError(f"a result of {nbytes} bytes, expected {end}")
                 data = self._lease(offset, nbytes)
                 outputs = [data[start : start + size] for start, size in places]
-                requests = finish(marks, data[: 4 * count].cast("I").tolist())
+                slots = data[: 4 * count].cast("I").tolist()
+                requests = finish(marks, slots, worker if flags & KEPT else None)
                 outcome.append(BatchResult(requests, layout, outputs, rows, planned, copied_in, computed, copied_out))
                 progress = True
                 self._leases.eager = False
@@ -63,7 +64,7 @@ class Answers:
                 data = self._lease(offset, end + signature + count)
                 meta, dims = bytes(data[end : end + signature]), bytes(data[end + signature :])
                 encoded = Encoded(meta, dims, [data[64:end]], nbytes)
-                requests = finish(marks, [data[:4].cast("I")[0]])
+                requests = finish(marks, [data[:4].cast("I")[0]], worker if flags & KEPT else None)
                 outcome.append(BatchResult(requests, (), [], rows, planned, copied_in, computed, copied_out, encoded))
                 progress = True
                 self._leases.eager = False

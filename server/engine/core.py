@@ -16,7 +16,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ...codec import CodecError
-from ...codec.errors import shown
 from ...protocol.status import Status
 from .api import BatchResult, Failure
 from .backends import LoadError, load_backend
@@ -25,7 +24,7 @@ from .executor import Executor, WarmUp
 from .outputs import OutputError
 from .queue import Queue
 from .slots import runs_of
-from .words import without_folders
+from .words import is_ctrl_c, raised, without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +139,9 @@ class EngineCore:
                 self._starting(requests)
             runs = runs_of(requests)
             self._run(requests, runs, planned.rows, now, results)
+            executor = self._executor
+            if executor is not None and executor.inputs.lent is not None:
+                executor.inputs.take_back()
         try:
             if results:
                 sink(results)
@@ -180,9 +182,11 @@ class EngineCore:
             results.append(Failure(requests, Status.INTERNAL, str(wrong)[:MESSAGE_LENGTH], started=True))
         except CodecError as malformed:
             results.append(Failure(requests, Status.INVALID_ARGUMENT, str(malformed)[:MESSAGE_LENGTH], started=False))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may raise anything; the engine lives on
+        except BaseException as error:  # a model may raise anything; the engine lives on
+            if is_ctrl_c(error):
+                raise
             if len(requests) == 1:
-                message = _raised(error)
+                message = raised(error, MESSAGE_LENGTH)
                 self._log(message, error)
                 results.append(Failure(requests, Status.INTERNAL, without_folders(message), started=True))
                 return
@@ -194,7 +198,8 @@ class EngineCore:
         now = self._clock()
         if now >= self._log_again:
             self._log_again = now + LOG_INTERVAL
-            where = "".join(traceback.format_tb(error.__traceback__)[-TRACEBACK_FRAMES:])
+            traced = BaseException.__dict__["__traceback__"].__get__(error)  # its class may have another of that name
+            where = "".join(traceback.format_tb(traced)[-TRACEBACK_FRAMES:])
             logger.warning("%s/%s: %s\n%s", self.spec.name, self.spec.version, message, where)
 
     def _late(self, requests: list[Request]) -> Failure:
@@ -205,12 +210,3 @@ class EngineCore:
     def _give_back(self, runs: list[Run]) -> None:
         for block, _, rows in runs:
             self._release(block, rows)
-
-
-def _raised(error: BaseException) -> str:
-    """What a model raised, fit for a caller: one line, escaped and capped."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an exception that cannot even be printed
-        text = "(no text)"
-    return f"model raised {type(error).__name__[:80]}: {shown(text, MESSAGE_LENGTH)}"

@@ -1,23 +1,26 @@
 """Running one batch: rows to arrays, the model, outputs to bytes. Also what warm-up learns about the model.
 
-What lives here: view-or-gather, the call, the stamps between its phases, synthetic inputs, the measured batch size.
-What must not: the queue, giving memory back, deciding what a failure means for requests (core.py).
+What lives here: the call, the stamps between its phases, synthetic inputs, the measured batch size. What must not: the
+queue, whose memory the inputs lie in (inputs.py), deciding what a failure means for requests (core.py).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...codec import Kind, RaggedArray, decode_arrays
+from ...codec import Kind, RaggedArray
 from ...gpu.staging import BatchInput
 from .api import BatchResult
 from .backends import LoadError
+from .inputs import Inputs
 from .neighbours import MOST_ROWS, Answer, Batching, look, rule_for
 from .outputs import OutputError, Outputs
-from .slots import ALIGNMENT, Block
+from .ownership import nobody_else
+from .words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,15 +28,15 @@ if TYPE_CHECKING:
     from ...codec import TensorSpec
     from .api import OutputSignature, Prepared, Request
     from .backends import Backend
-    from .slots import Bucket, Run
+    from .slots import Run
     from .spec import ModelSpec
 
 __all__ = ["Executor", "WarmUp"]
 
 Array = np.ndarray[Any, Any]
 
-SCRATCH_KEPT = 64 << 20
-"""Bytes of the gathering buffer kept between batches; beyond it a batch pays for fresh pages."""
+logger = logging.getLogger("tensorwire.engine")
+
 GROWTH = 0.95
 """A batch size is large enough when it reaches this share of the best rows per second seen: below 5% is noise."""
 WARM_UP_SECONDS = 5.0
@@ -62,7 +65,10 @@ class WarmUp:
 
 
 class Executor:
-    """One loaded model and the memory it needs between batches. One per engine and thread."""
+    """One loaded model and the memory it needs between batches. One per engine and thread.
+
+    `inputs` knows whose memory the model has been given.
+    """
 
     def __init__(
         self,
@@ -75,28 +81,27 @@ class Executor:
         self._backend = backend
         self._clock = clock
         self._allocate = allocate or _plain_memory
-        self._outputs = Outputs(spec)
-        self._scratch: Array = np.empty(0, np.uint8)
+        self._outputs = Outputs(spec, backend.gives_own)
+        self.inputs = Inputs(spec)
 
     def run(self, requests: list[Request], runs: list[Run], rows: int, planned: float) -> BatchResult:
-        """One batch, whose rows lie at `runs`; their memory may be reused afterwards. Raises OutputError, or what
-        the model raises.
+        """One batch, whose rows lie at `runs`, as they were sent if there is more than one request. Raises OutputError,
+        or what the model raises. If `inputs.lent` is set then, `inputs.take_back()` before that is used again.
         """
         prepared = requests[0].prepared
         if prepared is not None and prepared.bucket is None:
             return self._run_alone(requests, prepared, planned)
         if self._backend.stager is not None:
             return self._run_on_device(requests, runs, rows, planned)
-        block, start, _ = runs[0] if len(runs) == 1 else (self._gather(runs, rows), 0, rows)
-        stop = start + rows
-        inputs: dict[str, Array] = {}
-        for name, array in block.named_arrays:
-            inputs[name] = array[start:stop]
         clock = self._clock
+        memory = self.inputs
+        inputs: Any = memory.batch(runs, rows, len(requests))
         copied_in = clock()
-        raw = self._backend.run(inputs)
+        raw = [self._backend.run(inputs)]  # a list that it is taken out of: in the end nothing here refers to either
+        inputs = None
         computed = clock()
-        signature, outputs = self._outputs.batch(raw, rows, block)
+        signature, outputs = self._outputs.batch(raw, rows, memory)
+        memory.block = None
         return BatchResult(requests, signature, outputs, rows, planned, copied_in, computed, clock())
 
     def warm_up(self) -> WarmUp:
@@ -120,11 +125,14 @@ class Executor:
         return WarmUp(_best_size(seconds), seconds, self._batching(seconds))
 
     def answer(self, inputs: dict[str, Array]) -> Answer:
-        """The outputs of one batch, or of one call without batch axis, copied. Raises what the model raises."""
+        """The outputs of one batch, or of one call without batch axis, copied, for inputs that stay as they are. Raises
+        what the model raises.
+        """
+        given = [{name: _copy(value) for name, value in inputs.items()}]
         if not self._spec.batched:
-            encoded = self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
+            encoded = self._outputs.alone([self._call_alone(given.pop())], None)
             return (), [encoded.meta, encoded.dims, *[bytes(buffer) for buffer in encoded.buffers]]
-        signature, outputs = self._try(inputs, len(next(iter(inputs.values()))))
+        signature, outputs = self._try(given, len(next(iter(inputs.values()))))
         return signature, [bytes(output) for output in outputs]
 
     def _batching(self, seconds: dict[int, float]) -> Batching:
@@ -137,23 +145,32 @@ class Executor:
         return rule_for(spec, found, "" if found.tested else self._backend.hint())
 
     def trim(self) -> None:
-        """Drop the gathering buffer."""
-        self._scratch = np.empty(0, np.uint8)
+        """Drop memory kept between batches."""
+        self.inputs.trim()
 
     def close(self) -> None:
-        """Close the model."""
-        self._backend.close()
+        """Close the model. What that raises is nobody's any more, and only logged."""
+        try:
+            self._backend.close()
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            name = f"{self._spec.name}/{self._spec.version}"
+            logger.warning("%s: closing it raised %s: %s", name, type_of(error), ascii(text_of(error)[:300]))
         self.trim()
 
     def _run_alone(self, requests: list[Request], prepared: Prepared, planned: float) -> BatchResult:
         block = requests[0].block
         if block is None:
             raise OutputError("the request has no memory")
-        inputs = _whole_inputs(self._spec, prepared, block.memory)
+        memory = self.inputs
+        inputs: Any = memory.whole(prepared, block)
         copied_in = self._clock()
-        raw = self._call_alone(inputs)
+        raw = [self._call_alone(inputs)]
+        inputs = None
         computed = self._clock()
-        encoded = self._outputs.alone(raw, block.flat)
+        encoded = self._outputs.alone(raw, memory)
+        memory.block = None
         return BatchResult(requests, (), [], requests[0].rows, planned, copied_in, computed, self._clock(), encoded)
 
     def _call_alone(self, inputs: dict[str, Any]) -> Any:
@@ -192,29 +209,6 @@ class Executor:
         signature, outputs = self._outputs.from_host(copies)
         return BatchResult(requests, signature, outputs, rows, planned, copied_in, computed, self._clock())
 
-    def _gather(self, runs: list[Run], rows: int) -> Block:
-        """Rows from several blocks, copied run by run into one that lasts for this batch."""
-        bucket = _bucket(runs)
-        offsets, nbytes = bucket.layout(rows)
-        block = Block(bucket, self._memory(nbytes), rows, offsets, None)
-        for index, (view, field) in enumerate(zip(block.views, bucket.fields, strict=True)):
-            at = 0
-            for run in runs:
-                source = _slice(run, index, field.row_bytes)
-                view[at : at + len(source)] = source
-                at += len(source)
-        return block
-
-    def _memory(self, nbytes: int) -> memoryview:
-        scratch = self._scratch
-        if len(scratch) < nbytes:
-            raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-            start = -raw.ctypes.data % ALIGNMENT
-            scratch = raw[start : start + nbytes]
-            if nbytes <= SCRATCH_KEPT:
-                self._scratch = scratch
-        return scratch[:nbytes].data
-
     def _measure(self, rows: int) -> float:
         """Seconds of the fastest of a few batches."""
         inputs = self._zeros(rows)
@@ -244,40 +238,43 @@ class Executor:
         }
 
     def _time(self, inputs: dict[str, Any], rows: int) -> float:
-        """Seconds of one batch. Raises LoadError."""
+        """Seconds of one batch of these inputs, which stay as they are: the model gets copies. Raises LoadError."""
+        mine = {name: _copy(value) for name, value in inputs.items()}
+        arrays = [(name, array) for name, array in mine.items() if isinstance(array, np.ndarray)]
+        given = [mine]
+        del mine
         begin = time.perf_counter()
         try:
             if not self._spec.batched:
-                self._outputs.alone(self._call_alone(inputs), np.empty(0, np.uint8))
+                self._outputs.alone([self._call_alone(given.pop())], None)
             else:
-                self._try(inputs, rows)
+                self._try(given, rows)
         except OutputError as wrong:
             raise LoadError(f"warm-up with {rows} rows: {wrong}") from wrong
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             raise LoadError(
-                f"warm-up with {rows} rows of zeros: model raised {type(error).__name__}: {error}; "
+                f"warm-up with {rows} rows of zeros: model raised {type_of(error)}: {text_of(error)}; "
                 f"set warmup_shape to sizes it takes, or warmup = false"
             ) from error
-        return max(time.perf_counter() - begin, 1e-9)
+        seconds = max(time.perf_counter() - begin, 1e-9)
+        if not all(nobody_else(pair, 1) for pair in arrays):
+            self.inputs.note_kept()
+        return seconds
 
-    def _try(self, inputs: dict[str, Any], rows: int) -> tuple[OutputSignature, list[memoryview]]:
-        """The outputs of one batch that nobody called for; they are the model's memory, and so only for now."""
+    def _try(self, given: list[dict[str, Any]], rows: int) -> tuple[OutputSignature, list[memoryview]]:
+        """The outputs of one batch that nobody called for; its inputs are taken out of the list, as the model's."""
         stager = self._backend.stager
         if stager is None:
-            return self._outputs.batch(self._backend.run(inputs), rows, None)
+            return self._outputs.batch([self._backend.run(given.pop())], rows, None)
+        inputs = given.pop()
         batch = [
             BatchInput(t.name, t.dtype.name, inputs[t.name].shape[1:], [inputs[t.name].reshape(-1).view(np.uint8).data])
             for t in self._spec.inputs
         ]
         tensors = self._outputs.device_batch(self._backend.run(stager.copy_in(batch, rows)), rows)
         return self._outputs.from_host(stager.copy_out(tensors, _plain_memory))
-
-
-def _bucket(runs: list[Run]) -> Bucket:
-    bucket = runs[0][0].bucket
-    if bucket is None:
-        raise OutputError("a request that runs alone is in a batch")
-    return bucket
 
 
 def _slice(run: Run, index: int, row_bytes: int) -> memoryview:
@@ -311,14 +308,10 @@ def _synthetic(tensor: TensorSpec, shape: tuple[int, ...]) -> Any:
     return np.zeros(shape, dtype)
 
 
-def _whole_inputs(spec: ModelSpec, prepared: Prepared, memory: memoryview) -> dict[str, Any]:
-    """The inputs of a request that runs alone, in the model's order. Raises CodecError on a malformed body."""
-    arrays = decode_arrays(prepared.resolved, memory)
-    for tensor in prepared.resolved.tensors:
-        if tensor.kind is Kind.DENSE:  # writable, as in a batch: the memory is the request's own
-            dtype = tensor.dtype.numpy or tensor.dtype.storage
-            arrays[tensor.name] = np.ndarray(tensor.shape, dtype, memory, tensor.offset)
-    return {tensor.name: arrays[tensor.name] for tensor in spec.inputs}
+def _copy(value: Any) -> Any:
+    if isinstance(value, RaggedArray):
+        return RaggedArray(value.offsets.copy(), value.values.copy())
+    return value.copy()
 
 
 def _plain_memory(nbytes: int) -> memoryview:

@@ -41,8 +41,11 @@ class InFlight:
         """Requests past their deadline that nobody has given up yet."""
         return [r for r in self.pending if r is not None and not r.done and r.deadline <= now]
 
-    def finish(self, marks: memoryview, slots: list[int]) -> list[Request]:
-        """These are over: their slots and rows are free, `started` says what the mark said. Raises NotInFlightError."""
+    def finish(self, marks: memoryview, slots: list[int], keeper: object = None) -> list[Request]:
+        """These are over: their slots and rows are free, `started` says what the mark said. Raises NotInFlightError.
+
+        With a `keeper` their memory is not free before that object is gone: the process has kept it.
+        """
         pending = self.pending
         requests = [request for slot in slots if (request := pending[slot]) is not None]
         if len(requests) != len(slots) or len(set(slots)) != len(slots):  # before any change: no call may get lost
@@ -53,6 +56,8 @@ class InFlight:
             pending[slot] = None
             request.slot = -1
             request.started = marks[slot] == 1
+            if keeper is not None and request.block is not None:
+                request.block.left = [keeper]
             marks[slot] = 0
             if request.block is not block:
                 if rows:

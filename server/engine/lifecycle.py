@@ -251,7 +251,9 @@ class Lifecycle(Engine):
         kind = message["kind"]
         if kind == "failure":
             status, text, started = Status(message["status"]), printable(message["message"]), bool(message["started"])
-            requests = self._in_flight.finish(life.worker.marks, [abs(int(slot)) for slot in message["slots"]])
+            keeper = life.worker if message["kept"] else None
+            slots = [abs(int(slot)) for slot in message["slots"]]
+            requests = self._in_flight.finish(life.worker.marks, slots, keeper)
             self._progress = self._finished = self._clock()
             self.sink([Failure(requests, status, text, started)])
         elif kind == "ready":

@@ -1,7 +1,11 @@
 """What a model gave, checked against what its folder promises, as bytes that can be sent.
 
-What lives here: names, dtypes, rows and shapes of outputs; the copy of those that alias memory about to be reused.
-What must not: running models, requests. A model's mistake is an OutputError that names the output; it is never sent on.
+What lives here: names, dtypes, rows and shapes of outputs; the copy of those in memory that is not provably ours, since
+a reply is written when its caller reads it, and the model may have used that memory again by then. What must not:
+running models, requests. A model's mistake is an OutputError that names the output; it is never sent on.
+
+What a model returned comes in a list of its own, which it is taken out of: a reference that is held on the way would
+look like the model's (ownership.py).
 """
 
 from __future__ import annotations
@@ -12,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...codec import FREE, CodecError, Encoder, MetadataCache, RaggedArray, check_signature, resolve
+from ...codec import FREE, CodecError, Encoder, Kind, MetadataCache, RaggedArray, check_signature, resolve
 from ...codec.metadata import describe_tensor
+from .ownership import is_ours
+from .words import is_ctrl_c
 
 if TYPE_CHECKING:
     from ...codec import Encoded, TensorSpec
     from .api import OutputSignature
+    from .inputs import Inputs
     from .slots import Block
     from .spec import ModelSpec
 
@@ -27,7 +34,7 @@ Array = np.ndarray[Any, Any]
 _ndarray = np.ndarray
 
 COPY_BELOW = 4096
-"""Bytes of an output that is copied in any case: that costs 0.2 us, and asking whether it must be costs 0.4."""
+"""Bytes of an output that is copied in any case: that costs 0.2 us, and asking whether it must be costs more."""
 
 
 class OutputError(Exception):
@@ -62,9 +69,10 @@ class _Expected:
 
 
 class Outputs:
-    """The outputs of one model. One per engine and thread."""
+    """The outputs of one model. One per engine and thread. `proven` is Backend.gives_own."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, proven: bool = False) -> None:
+        self._proven = proven
         self._model = spec.name
         self._version = spec.version
         self._specs = spec.outputs
@@ -74,21 +82,57 @@ class Outputs:
         self._metadata = MetadataCache(64, 1 << 20)
         self._signature = self._last_signature()  # not given out before a batch fits it: no array has an axis of -1
 
-    def batch(self, raw: Any, rows: int, block: Block | None) -> tuple[OutputSignature, list[memoryview]]:
-        """Outputs of a batch of `rows` rows; those that lie in the inputs' `block` are copied. Raises OutputError."""
-        values = raw if type(raw) is dict and len(raw) == len(self._names) else self.by_name(raw)
-        taken: list[memoryview] = []
+    def batch(self, raw: list[Any], rows: int, inputs: Inputs | None) -> tuple[OutputSignature, list[memoryview]]:
+        """The bytes of the outputs of a batch of `rows` rows, in memory that stays as it is. Raises OutputError.
+
+        Those that are what the model was lent are sent from there, if nobody else holds it.
+        """
+        values: Any = raw.pop()
+        if type(values) is not dict or len(values) != len(self._names):
+            values = self.by_name(values)
+        taken: list[Any] = []
+        large = False
         for expected in self._expected:
-            array = values.get(expected.name)
+            array: Any = values.get(expected.name)
             if type(array) is not _ndarray:
-                array = _as_array(expected.name, self.by_name(raw)[expected.name])
+                array = _as_array(expected.name, self.by_name(values)[expected.name])
+            if array.dtype is not expected.numpy and not array.dtype.isnative:
+                array = _native(array)
             shape = array.shape
             if shape != expected.shape or shape[0] != rows or array.dtype is not expected.numpy:
                 if shape != (rows, *expected.row_shape) or array.dtype != expected.numpy:
                     self._look_closer(expected, str(array.dtype), shape, rows)
                 expected.shape = shape
-            taken.append(memoryview(array.tobytes()) if array.nbytes <= COPY_BELOW else _flat(array, block))
+            if array.nbytes <= COPY_BELOW:
+                taken.append(memoryview(array.tobytes()))
+            else:
+                taken.append(array)
+                large = True
+        if large:
+            values = array = None
+            self._settle(taken, inputs)
         return self._signature, taken
+
+    def _settle(self, taken: list[Any], inputs: Inputs | None) -> None:
+        """Put bytes in memory that stays as it is in the place of each array."""
+        block = None if inputs is None else inputs.block
+        lent = None if inputs is None else inputs.lent
+        returned: list[tuple[int, int, int]] = []
+        for index in range(len(taken)):
+            if type(taken[index]) is memoryview:
+                continue
+            if lent is not None and lent is block and (place := _place(taken[index], lent)) is not None:
+                returned.append((index, place, taken[index].nbytes))
+                taken[index] = None
+                continue
+            _own(taken, index, self._proven, block)
+            taken[index] = _bytes_of(taken[index])
+        if inputs is None or lent is None or not returned:
+            return
+        kept = lent.keep() if inputs.take_back() else None
+        for index, start, nbytes in returned:
+            end = start + nbytes
+            taken[index] = memoryview(bytes(lent.memory[start:end])) if kept is None else kept[start:end]
 
     def device_batch(self, raw: Any, rows: int) -> dict[str, Any]:
         """The same check for torch tensors, which stay where they are. Raises OutputError."""
@@ -105,12 +149,25 @@ class Outputs:
         """The outputs of the last `device_batch`, whose bytes have been copied to the host."""
         return self._signature, [copies[name] for name in self._names]
 
-    def alone(self, raw: Any, memory: Array) -> Encoded:
+    def alone(self, raw: list[Any], inputs: Inputs | None) -> Encoded:
         """The outputs of one request that ran alone, encoded whole. Raises OutputError."""
-        values = self.by_name(raw)
-        arrays = {name: _unshared(values[name], memory) for name in self._names}
+        block = None if inputs is None else inputs.block
+        values: Any = self.by_name(raw.pop())
+        taken = [values[name] for name in self._names]
+        values = None
+        for index, spec in enumerate(self._specs):
+            if spec.kind is Kind.DENSE:
+                if type(taken[index]) is not _ndarray or not taken[index].dtype.isnative:
+                    taken[index] = _native(_as_array(spec.name, taken[index]))
+                _own(taken, index, self._proven, block)
+            elif type(taken[index]) is RaggedArray:
+                parts = [taken[index].offsets, taken[index].values]
+                taken[index] = None
+                _own(parts, 0, self._proven, block)
+                _own(parts, 1, self._proven, block)
+                taken[index] = RaggedArray(parts[0], parts[1])
         try:
-            encoded = self._encoder.encode(self._model, self._version, arrays)
+            encoded = self._encoder.encode(self._model, self._version, dict(zip(self._names, taken, strict=True)))
             check_signature(self._specs, resolve(self._metadata.get(encoded.meta), encoded.dims), batched=False)
         except CodecError as error:
             raise OutputError(f"model output {error}") from error
@@ -136,32 +193,50 @@ class Outputs:
         return dict(zip(names, values, strict=True))
 
 
-def _flat(array: Array, block: Block | None) -> memoryview:
-    """The bytes in C order, where they are if that is not in `block`, or if the block can be kept for them."""
-    if not array.flags.c_contiguous:
-        array = array.copy()
-    elif block is not None and np.may_share_memory(array, block.flat):
-        start = array.ctypes.data - block.flat.ctypes.data
-        kept = block.keep() if 0 <= start <= len(block.memory) - array.nbytes else None
-        if kept is not None:
-            return kept[start : start + array.nbytes]
-        array = array.copy()
-    return array.reshape(-1).view(np.uint8).data
+def _own(taken: list[Any], index: int, proven: bool, block: Block | None) -> None:
+    """Put a copy, in C order, in the place of an array that is not that already, in memory that is provably ours.
+
+    What was `proven` by the backend is ours unless it lies in `block`, where the inputs are.
+    """
+    if not taken[index].flags.c_contiguous or taken[index].nbytes <= COPY_BELOW:
+        taken[index] = taken[index].copy()
+    elif not proven:
+        if not is_ours(taken, index):
+            taken[index] = taken[index].copy()
+    elif block is not None and np.may_share_memory(taken[index], block.flat):
+        taken[index] = taken[index].copy()
+
+
+def _place(array: Array, block: Block) -> int | None:
+    """Where in the block the array's bytes are, if they are there in C order."""
+    if not array.flags.c_contiguous or not np.may_share_memory(array, block.flat):
+        return None
+    start: int = array.ctypes.data - block.flat.ctypes.data
+    return start if 0 <= start <= len(block.memory) - array.nbytes else None
+
+
+def _bytes_of(array: Array) -> memoryview:
+    view: memoryview = array.reshape(-1).view(np.uint8).data
+    return view
 
 
 def _as_array(name: str, value: Any) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise OutputError(
+            f"model output {name!r} is a masked array, and the mask would be lost: return array.filled(...), and the "
+            f"mask as an output of its own"
+        )
     try:
         return np.asarray(value)
-    except Exception as error:  # the model's own object may raise anything
+    except BaseException as error:  # the model's own object may raise anything
+        if is_ctrl_c(error):
+            raise
         raise OutputError(f"model output {name!r} is a {type(value).__name__}, expected an array") from error
 
 
-def _unshared(value: Any, memory: Array) -> Any:
-    if isinstance(value, RaggedArray):
-        return RaggedArray(_unshared(value.offsets, memory), _unshared(value.values, memory))
-    if isinstance(value, np.ndarray) and np.may_share_memory(value, memory):
-        return value.copy()
-    return value
+def _native(array: Array) -> Array:
+    """The same numbers in the byte order of this machine, which is the wire's."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _listed(names: Any) -> str:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from ...protocol import Status
-from .api import BatchResult, Failure, OutputSignature
-from .records import ENCODED, RESULT, SHORT, SIGNATURE, output_places
+from .api import BatchResult, Failure, OutputSignature, Request
+from .records import ENCODED, KEPT, RESULT, SHORT, SIGNATURE, output_places
 
 if TYPE_CHECKING:
     from ...gpu import Slab, SlabPool
@@ -122,6 +122,7 @@ class Publisher:
                 status=int(failure.status),
                 message=failure.message,
                 started=failure.started,
+                kept=_kept(failure.requests),
             )
 
     def _introduce(self, signature: OutputSignature) -> int:
@@ -159,7 +160,8 @@ class Publisher:
 
     def _say_result(self, kind: int, result: BatchResult, slab: Slab, signature: int, count: int, nbytes: int) -> None:
         times = (result.planned, result.copied_in, result.computed, monotonic())
-        self._push(kind, 0, signature, count, result.batch_rows, slab.offset, nbytes, *times)
+        flags = KEPT if _kept(result.requests) else 0
+        self._push(kind, flags, signature, count, result.batch_rows, slab.offset, nbytes, *times)
 
     def say(self, kind: int, *, signature: int = 0, count: int = 0, offset: int = 0, nbytes: int = 0) -> None:
         """One record that is no result."""
@@ -190,3 +192,9 @@ def _pieces(result: BatchResult, most: int) -> Iterator[BatchResult]:
         times = result.planned, result.copied_in, result.computed, result.copied_out
         yield BatchResult(requests[first:end], result.signature, outputs, rows, *times)
         first, row = end, row + rows
+
+
+def _kept(requests: list[Request]) -> bool:
+    """Whether the model has kept the memory of these; then it is one request's, or one block's."""
+    block = requests[0].block
+    return block is not None and block.left is not None

@@ -22,6 +22,9 @@ Engine to front, 64 bytes:
     PREPARED   count = number: the metadata was read, its slab may go
     CANCELLED  count = slot: left the queue before it ran
     SHORT      the engine waits for result memory
+
+`flags` of RESULT and ENCODED: KEPT, the model has kept the memory of its inputs; it may be used again when the process
+has ended.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ TO_FRONT: Final = Struct("=BxHIIIQQdddd")
 
 REQUEST, PREPARE, FORGET, CANCEL, RELEASE = range(1, 6)
 RESULT, ENCODED, SIGNATURE, PREPARED, CANCELLED, SHORT = range(1, 7)
+KEPT = 1
 
 ALIGNMENT: Final = 64
 

@@ -6,7 +6,7 @@ received into, and giving both back. What must not: order (queue.py), running an
 A *bucket* is all calls of a model whose rows look alike (same shape apart from the batch axis): they can share a batch.
 A *block* is one slab with room for `capacity` rows, one array per input. Small bodies are copied once, each into the
 next free rows of its bucket's forming block; a large body that came in a slab of its own is a block that is full from
-the start. So a batch that is one run of one block is a view of it, and only others have to be gathered (executor.py).
+the start. What a model gets of it, a view or a copy, is inputs.py's affair.
 
 A forming block whose rows are all done starts over at row 0. Each engine keeps at most one such idle block out of the
 pool (1 MiB at most, unless one row is larger); `trim()` gives it back.
@@ -48,6 +48,9 @@ class SlabLike(Protocol):
 
     def lease(self) -> memoryview:
         """A view of all of it; back to the pool once the last view made from this one is dropped."""
+
+    def leave(self, owners: list[Any]) -> None:
+        """Back to the pool once none of these objects exists any more."""
 
 
 class Pool(Protocol):
@@ -97,10 +100,11 @@ class Block:
     """`capacity` rows of one bucket in one piece of memory, or one whole body that runs alone (bucket None).
 
     `offsets` are where each input's array starts in `memory`. `used` rows are taken, `live` of them not yet done.
+    `left` is set when a model has kept its memory: what has to be gone before that may be used again.
     """
 
     __slots__ = (
-        "_arrays", "_flat", "_kept", "bucket", "capacity", "live", "memory", "offsets", "slab", "used", "views",
+        "_arrays", "_flat", "_kept", "bucket", "capacity", "left", "live", "memory", "offsets", "slab", "used", "views",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +117,7 @@ class Block:
         self.slab = slab
         self.used = 0
         self.live = 0
+        self.left: list[Any] | None = None
         self.views: list[memoryview] = []
         self._arrays: list[tuple[str, Array]] | None = None
         self._flat: Array | None = None
@@ -123,12 +128,15 @@ class Block:
 
     @property
     def named_arrays(self) -> list[tuple[str, Array]]:
-        """(name, array of shape (capacity, *row_shape)) of each input, writable, over the block's own memory."""
+        """(name, array of shape (capacity, *row_shape)) of each input, writable, over the block's own memory.
+
+        The base of any array made of these is `flat`.
+        """
         if self._arrays is None:
             fields = () if self.bucket is None else self.bucket.fields
             self._arrays = [
-                (field.name, np.ndarray((self.capacity, *field.row_shape), field.dtype, view))
-                for field, view in zip(fields, self.views, strict=True)
+                (field.name, np.ndarray((self.capacity, *field.row_shape), field.dtype, self.flat, offset))
+                for field, offset in zip(fields, self.offsets, strict=True)
             ]
         return self._arrays
 
@@ -138,6 +146,11 @@ class Block:
         if self._flat is None:
             self._flat = np.frombuffer(self.memory, np.uint8)
         return self._flat
+
+    @property
+    def references(self) -> int:
+        """How many references to `flat` the block has itself."""
+        return 1 if self._arrays is None else 1 + len(self._arrays)
 
     def keep(self) -> memoryview | None:
         """A view of the block that keeps its memory from being used again; None where others need it, too.
@@ -299,5 +312,10 @@ class Slots:
 
     def _free(self, block: Block) -> None:
         self._held -= len(block.memory)
-        if block.slab is not None:
-            block.slab.release()
+        slab = block.slab
+        if slab is None:
+            return
+        if block.left is None:
+            slab.release()
+        else:
+            slab.leave(block.left)

@@ -10,9 +10,7 @@ factory       Name of a callable in `file` (default "build"; python and torch). 
               it takes a positional parameter, else without arguments. python: returns a callable that takes a dict
               of numpy arrays by input name and returns a dict by output name, a tuple in the order of `outputs`, or
               one array. torch: returns an nn.Module called with one tensor per input, in the order of `inputs`.
-              `from .other import x` in `file` finds other files of the folder. An array once returned is the
-              server's: the model must not write into it again. Inputs are the server's too, and only lent for the
-              call; the model may write into them but must not keep them.
+              `from .other import x` in `file` finds other files of the folder.
 weights       Path inside the folder of a safetensors file or a state dict that loads with weights_only (torch).
 max_batch     Rows per batch at most; also the most rows one call may carry. 0: the model has no batch axis, each call
               runs alone. Default 32, or 0 where the inputs or outputs have no common batch axis. Warm-up measures
@@ -31,6 +29,8 @@ engine        "inline" (on the server's loop: models cheaper than about 100 us),
               (default: measured at warm-up).
 threads       CPU threads for torch or ONNX Runtime inside one batch; 0 (default) is the library's own choice.
 warmup        false skips warm-up and the measurement of batch sizes; default true.
+lend_inputs   true: the model promises not to write into its inputs and not to keep them, and gets no copies of them;
+              default false. What a model may do without it is in docs/models.md, "Whose memory it is".
 labels        Path inside the folder of a text file, one class name a line, at most 1 MiB; given out by describe.
 
 [[inputs]] and [[outputs]], at least one each, in the order the model takes and gives them:
@@ -121,6 +121,7 @@ class ModelSpec:
     engine: Placement = "auto"
     threads: int = 0
     warmup: bool = True
+    lend_inputs: bool = False
     warmup_shapes: tuple[tuple[int, ...], ...] = ()
     labels: tuple[str, ...] = ()
     images: tuple[ImageHint, ...] = ()
@@ -170,6 +171,7 @@ class _Model(_Section):
     engine: Placement = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     warmup: bool = True
+    lend_inputs: bool = False
     labels: str | None = None
     inputs: Annotated[list[_Input], Field(min_length=1, max_length=256)]
     outputs: Annotated[list[_Tensor], Field(min_length=1, max_length=256)]
@@ -207,6 +209,7 @@ def load_spec(folder: Path) -> ModelSpec:
         engine=model.engine,
         threads=model.threads,
         warmup=model.warmup,
+        lend_inputs=model.lend_inputs,
         warmup_shapes=_warmup_shapes(where, model, inputs, outputs),
         labels=() if model.labels is None else _labels(where, folder, model.labels),
         images=tuple(

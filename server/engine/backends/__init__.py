@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .... import __version__ as __version__
+from ..words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ class Backend(ABC):
     """A loaded model. `stager` is set if it takes and gives device tensors instead of numpy arrays."""
 
     stager: Stager | None = None
+    gives_own: bool = False
+    """Whether `run` gives arrays in memory that is provably ours (ownership.py), or in that of the inputs, only."""
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> Any:
@@ -74,6 +77,8 @@ def load_backend(spec: ModelSpec) -> Backend:
         backend: Backend = module.load(spec)
     except LoadError:
         raise
-    except (Exception, SystemExit) as error:  # a model's code and files may raise anything
-        raise LoadError(f"loading failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a model's code and files may raise anything
+        if is_ctrl_c(error):
+            raise
+        raise LoadError(f"loading failed: {type_of(error)}: {text_of(error)}") from error
     return backend

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from ....codec import Kind, dtype_by_name
+from ..outputs import COPY_BELOW
 from . import Backend, LoadError
 from .source import make
+from .torch_memory import is_ours
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +69,8 @@ def _keep_freed_memory() -> None:
 class TorchBackend(Backend):
     """A callable of tensors. On a CPU it takes and gives numpy arrays, on CUDA device tensors (see `stager`)."""
 
+    gives_own = True
+
     def __init__(self, spec: ModelSpec, module: Any) -> None:
         self._module: Any = module
         self._names = [tensor.name for tensor in spec.inputs]
@@ -86,7 +90,7 @@ class TorchBackend(Backend):
             if self.stager is not None:
                 return self._call(inputs)
             tensors = {name: self._tensor(name, array) for name, array in inputs.items()}
-            return _arrays(self._eager(tensors))
+            return _arrays([self._eager(tensors)], 0, [*tensors.values()])
 
     def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """See Backend.declared: an exported program knows its inputs; TorchScript and modules know nothing."""
@@ -119,7 +123,7 @@ class TorchBackend(Backend):
 
     def to_host(self, value: Any) -> Any:
         """A device tensor as an array, copied and complete."""
-        return _array(value.cpu()) if isinstance(value, torch.Tensor) else value
+        return _array(value.resolve_conj().resolve_neg().cpu()) if isinstance(value, torch.Tensor) else value
 
     def close(self) -> None:
         """Drop the module and what its stager kept."""
@@ -137,15 +141,37 @@ class TorchBackend(Backend):
         return torch.from_numpy(array.view(CARRIERS[array.dtype.itemsize])).view(carried)
 
 
-def _arrays(raw: Any) -> Any:
-    """Tensors in whatever the module gave, as numpy arrays over the same memory."""
+def _arrays(taken: list[Any], index: int, inputs: list[torch.Tensor]) -> Any:
+    """Tensors in whatever the module gave, taken out of `taken`, as numpy arrays: over the same memory if that is
+    provably ours, or that of `inputs`, else copied.
+    """
+    raw = taken[index]
     if isinstance(raw, torch.Tensor):
-        return _array(raw)
+        del raw
+        _own(taken, index, inputs)
+        return _array(taken[index])
     if isinstance(raw, Mapping):
-        return {name: _arrays(value) for name, value in raw.items()}
+        names, values = list(raw), list(raw.values())
+        taken[index] = raw = None
+        return {name: _arrays(values, at, inputs) for at, name in enumerate(names)}
     if isinstance(raw, tuple | list):
-        return [_arrays(value) for value in raw]
+        values = list(raw)
+        taken[index] = raw = None
+        return [_arrays(values, at, inputs) for at in range(len(values))]
     return raw
+
+
+def _own(taken: list[Any], index: int, inputs: list[torch.Tensor]) -> None:
+    """Put a copy in the place of a tensor whose memory may be somebody else's; small ones are copied later anyway."""
+    if taken[index].is_conj() or taken[index].is_neg():  # lazy: what is in memory is not yet what the tensor says
+        taken[index] = taken[index].resolve_conj().resolve_neg()
+    if taken[index].nbytes > COPY_BELOW and not is_ours(taken, index) and not _lies_in(taken[index], inputs):
+        taken[index] = taken[index].detach().clone(memory_format=torch.contiguous_format)
+
+
+def _lies_in(tensor: torch.Tensor, inputs: list[torch.Tensor]) -> bool:
+    start = tensor.data_ptr()
+    return any(0 <= start - whole.data_ptr() <= whole.nbytes - tensor.nbytes for whole in inputs)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

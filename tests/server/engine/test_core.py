@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tensorwire.protocol.status import Status
 from tensorwire.server.engine.api import BatchResult, Failure
+from tensorwire.server.engine.backends import LoadError
 from tests.server.engine.helpers import ECHO_TOML, Harness, failure_of, outputs_of, python_spec
 
 POISON = """
@@ -109,6 +112,118 @@ def test_whatever_a_model_raises_is_an_error_of_the_call(tmp_path: Path, raised:
     request = harness.submit(row(1))
     assert re.match(r"model raised \w+: ", failure_of(harness.run(), request).message)
     harness.assert_all_memory_returned()
+
+
+ANYTHING = """
+import asyncio
+
+class Own(BaseException):
+    pass
+
+class Wordless(Exception):
+    def __str__(self):
+        raise Own("not even a text")
+
+class Text(str):
+    def __getitem__(self, index):
+        raise Own("a text that cannot be cut")
+
+class Wordy(Exception):
+    __traceback__ = property(lambda self: 1 / 0)
+    def __str__(self):
+        return Text("words")
+
+class NotText(Exception):
+    def __str__(self):
+        return 7
+
+class Meta(type):
+    __name__ = property(lambda cls: 1 / 0)
+
+class Nameless(BaseException, metaclass=Meta):
+    pass
+
+Odd = type("Odd\\n\\x1b name", (Exception,), {})
+
+def fail(inputs):
+    raise %s
+
+def build():
+    def model(inputs):
+        if (inputs["x"] == 13).any():
+            fail(inputs)
+        return {"y": inputs["x"] + 1}
+    return model
+"""
+RAISED = [
+    ("asyncio.CancelledError()", "model raised CancelledError: ''"),
+    ("GeneratorExit", "model raised GeneratorExit: ''"),
+    ("KeyboardInterrupt", "model raised KeyboardInterrupt: ''"),
+    ("SystemExit(3)", "model raised SystemExit: '3'"),
+    ("Own('mine')", "model raised Own: 'mine'"),
+    ("Wordless", "model raised Wordless: '(no text)'"),
+    ("Wordy", "model raised Wordy: 'words'"),
+    ("NotText", "model raised NotText: '(no text)'"),
+    ("Nameless('x')", "model raised Nameless: 'x'"),
+    ("Odd('x')", r"model raised 'Odd\n\x1b name': 'x'"),
+]
+
+
+@pytest.fixture
+def as_in_the_server() -> Iterator[None]:
+    """There SIGINT raises nothing, so a KeyboardInterrupt is a model's."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_the_server")
+@pytest.mark.parametrize(("expression", "message"), RAISED)
+def test_anything_raised_fails_one_call_and_its_neighbours_are_repeated(
+    tmp_path: Path, expression: str, message: str
+) -> None:
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, ANYTHING % expression))
+    requests = [harness.submit(row(value)) for value in (1, 13, 3)]
+    results = harness.run()
+    assert (outputs_of(results, requests[0])["y"] == 2).all()
+    assert (outputs_of(results, requests[2])["y"] == 4).all()
+    failure = failure_of(results, requests[1])
+    assert (failure.status, failure.message) == (Status.INTERNAL, message)
+    harness.assert_all_memory_returned()
+
+
+@pytest.mark.usefixtures("as_in_the_server")
+@pytest.mark.parametrize(("expression", "message"), RAISED)
+@pytest.mark.parametrize("when", ["def build():", "    def model(inputs):"])
+def test_anything_raised_while_it_loads_says_why_it_did_not(
+    tmp_path: Path, expression: str, message: str, when: str
+) -> None:
+    source = (ANYTHING % expression).replace(when, f"{when}\n{' ' * (len(when) - len(when.lstrip()))}    fail(0)")
+    with pytest.raises(LoadError) as caught:
+        Harness(python_spec(tmp_path, ECHO_TOML, source))
+    assert message.split(": ", maxsplit=1)[0].removeprefix("model raised ") in str(caught.value)
+
+
+@pytest.mark.usefixtures("as_in_the_server")
+@pytest.mark.parametrize(("expression", "message"), RAISED)
+def test_anything_raised_at_its_end_is_logged(
+    tmp_path: Path, expression: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = (ANYTHING % expression).replace("return model", "model.close = lambda: fail(0)\n    return model")
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    harness.engine.stop()
+    (record,) = caplog.records
+    assert f"closing it raised {message.removeprefix('model raised ')}" in record.getMessage()
+
+
+def test_a_ctrl_c_at_the_terminal_is_no_models_affair(tmp_path: Path) -> None:
+    """Where Python's own handler is at work, as in a notebook, the interrupt goes to whoever pressed the keys."""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    source = (ANYTHING % "signal.raise_signal(signal.SIGINT)").replace("import asyncio", "import signal")
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    harness.submit(row(13))
+    with pytest.raises(KeyboardInterrupt):
+        harness.run()
 
 
 @pytest.mark.parametrize(

@@ -41,24 +41,28 @@ def address(memory: Any) -> int:
     return np.frombuffer(memory, np.uint8).ctypes.data
 
 
-def test_a_run_of_one_block_is_a_view(tmp_path: Path) -> None:
+def test_a_batch_of_several_is_a_copy_made_once(tmp_path: Path) -> None:
     harness = Harness(python_spec(tmp_path, NO_WARM_UP, SEEN))
     requests = [harness.submit(row(n)) for n in range(3)]
     block = requests[0].block
     assert block is not None
     where = address(block.memory)
     results = harness.run()
-    assert model_of(harness).seen == [(where, (3, 16))]
+    ((seen, shape),) = model_of(harness).seen
+    assert shape == (3, 16)
+    copy = harness.engine._core._executor.inputs._copy  # type: ignore[union-attr]
+    assert copy is not None
+    assert seen == address(copy.memory) != where
     assert (outputs_of(results, requests[2])["y"] == 4).all()
 
 
-def test_one_adopted_body_is_a_view(tmp_path: Path) -> None:
-    harness = Harness(python_spec(tmp_path, NO_WARM_UP, SEEN))
-    request = harness.submit(row(3, rows=4), adopt=True)
+def test_a_large_lone_body_is_a_view(tmp_path: Path) -> None:
+    harness = Harness(python_spec(tmp_path, NO_WARM_UP.replace("16]", "65536]"), SEEN))
+    request = harness.submit({"x": np.ones((1, 65536), np.float32)}, adopt=True)
     assert request.block is not None
     where = address(request.block.memory)
     harness.run()
-    assert model_of(harness).seen == [(where, (4, 16))]
+    assert model_of(harness).seen == [(where, (1, 65536))]
 
 
 def test_rows_of_several_blocks_are_gathered_in_order(tmp_path: Path) -> None:

@@ -244,6 +244,86 @@ def test_a_model_that_raises_fails_its_batch_and_serves_on(make: Make) -> None:
     front.assert_memory_is_back()
 
 
+@pytest.mark.parametrize("raised", ["asyncio.CancelledError", "GeneratorExit", "KeyboardInterrupt", "SystemExit(3)"])
+def test_a_model_may_raise_anything_and_its_process_lives(make: Make, raised: str) -> None:
+    model = f"""
+import asyncio
+def build():
+    def run(inputs):
+        if (inputs["x"] == 13).any():
+            raise {raised}
+        return {{"y": inputs["x"] * 2}}
+    return run
+"""
+    front = make(model=model).ready()
+    requests = [front.submit([value, 0, 0, 0]) for value in (1, 13, 3)]
+    assert front.rows(requests[0]) == [[2, 0, 0, 0]]
+    assert front.rows(requests[2]) == [[6, 0, 0, 0]]
+    failure = front.failure(requests[1])
+    assert failure.status is Status.INTERNAL
+    assert failure.message.startswith(f"model raised {raised.removeprefix('asyncio.').partition('(')[0]}: ")
+    assert front.engine.restarts == 0
+    front.assert_memory_is_back()
+
+
+KEEPING = """
+kept = []
+def build():
+    def run(inputs):
+        x = inputs["x"]
+        kept.append(x)
+        if (x == 13).all():
+            raise ValueError("a 13")
+        wrong = sum(k[0, 0] != n or k[0, -1] != n for n, k in enumerate(kept))
+        return {"y": x + x.dtype.type(1000 * wrong)}
+    return run
+"""
+
+
+@pytest.mark.parametrize("first", [0, 13])
+def test_memory_that_the_model_keeps_is_not_used_again_while_its_process_lives(make: Make, first: int) -> None:
+    """The model answers how many of the inputs that it has kept are not what they were."""
+    width = 1 << 15
+    model = KEEPING if not first else KEEPING.replace("enumerate(kept)", "enumerate(kept, 13)")
+    front = make(model=model, width=width).ready()
+    for value in range(first, first + 5):
+        request = front.submit([value] * width, slab=True)
+        if value == 13:
+            assert front.failure(request).message == "model raised ValueError: 'a 13'"
+        else:
+            assert set(front.rows(request)[0]) == {value}
+        front.until(lambda: front.pool.in_use == 1 << 17)
+    front.engine.stop()
+    gc.collect()
+    slabs = []
+    while (slab := front.pool.allocate(1 << 17)) is not None:
+        slabs.append(slab)
+    assert len(slabs) == front.pool.nbytes >> 17
+
+
+def test_a_repetition_in_the_process_sees_what_was_sent(make: Make) -> None:
+    model = """
+import numpy as np
+mine = np.zeros((8, 4096), np.float32)
+def build():
+    def run(inputs):
+        x = inputs["x"]
+        x -= 10
+        if np.isnan(x).any():
+            raise ValueError("a NaN")
+        return {"y": np.add(x, 0, out=mine[:len(x)])}
+    return run
+"""
+    front = make(model=model, width=4096).ready()
+    requests = [front.submit([value] * 4096) for value in (1, float("nan"), 3, 4)]
+    for request, value in zip(requests, (1, None, 3, 4), strict=True):
+        if value is None:
+            assert front.failure(request).message == "model raised ValueError: 'a NaN'"
+        else:
+            assert set(front.rows(request)[0]) == {value - 10}
+    front.assert_memory_is_back()
+
+
 @pytest.mark.parametrize("code", CRASHES)
 def test_a_crash_fails_what_ran_as_started_and_what_waited_as_not_started(make: Make, code: int) -> None:
     front = make().ready()
