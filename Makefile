@@ -123,8 +123,8 @@ fuzz-properties: $(STAMP)  ## the property tests with 20,000 examples each: an h
 attacks-optimised: $(STAMP)  ## the attacks with every assert of the package compiled away
 	PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -W ignore::pytest.PytestConfigWarning tests/attacks $(ARGS)
 
-soak: $(STAMP)  ## the attacks at the size that is promised (takes ten minutes)
-	TENSORWIRE_SOAK=1 $(BIN)/python -m pytest -m soak --durations=0 tests/attacks $(ARGS)
+soak: $(STAMP)  ## attacks and lent memory at the size that is promised (takes a quarter of an hour)
+	TENSORWIRE_SOAK=1 $(BIN)/python -m pytest -m soak --durations=0 tests/attacks tests/memory $(ARGS)
 
 mutants: $(STAMP)  ## take each check against an attack out and see its test go red
 	$(BIN)/python tests/attacks/mutants.py $(ARGS)
