@@ -28,8 +28,10 @@ MODELS = {
     "echo": "def load():\n    return lambda inputs: {'y': inputs['x']}\n",
     "sum": "def load():\n    return lambda inputs: {'y': inputs['x'].sum(axis=1, keepdims=True)}\n",
     "first": "def load():\n    return lambda inputs: {'y': inputs['x'][:, :1000]}\n",
+    "fresh": "def load():\n    return lambda inputs: {'y': inputs['x'] * 2}\n",
+    "kept": "def load():\n    kept = {}\n    return lambda inputs: kept.update(y=inputs['x'] * 2) or kept\n",
 }
-"""Models by name: what came goes back, or its sum, or the first thousand of it."""
+"""Models by name: what came goes back, or its sum, or the first thousand of it, or an answer made for it, or kept."""
 TOML = """backend = "python"
 file = "model.py"
 factory = "load"

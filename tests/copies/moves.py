@@ -67,5 +67,6 @@ def small(size: int) -> Round:
 CASES: dict[str, Case] = {
     **{f"copy {size}": partial(copy, size) for size in SIZES},
     **{f"small {size}": partial(small, size) for size in SIZES[:2]},
-    **{f"large {size}": partial(large, "echo", size) for size in SIZES[2:]},
+    **{f"large {size} {model}": partial(large, model, size) for size in SIZES[2:] for model in ("echo", "fresh")},
+    **{f"large {size} kept": partial(large, "kept", size) for size in SIZES[2:4]},
 }
