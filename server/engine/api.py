@@ -93,8 +93,11 @@ class Engine(Protocol):
         """
 
     @abstractmethod
-    def cancel(self, request: Request) -> None:
-        """Forget the request: out of the queue at once, or its result dropped if it runs. Sets done. Idempotent."""
+    def cancel(self, request: Request) -> bool:
+        """Forget the request: out of the queue at once, or its result dropped if it runs. Sets done. Idempotent.
+
+        True, once, if the model has certainly not seen it, and never will.
+        """
 
     @abstractmethod
     def health(self) -> Health:

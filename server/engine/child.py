@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import mmap
 import os
 import select
 import signal
@@ -51,6 +50,7 @@ from .records import (
 from .ring import Ring
 from .slots import Block, Slots
 from .spec import SpecError, load_spec
+from .withdrawals import Withdrawals
 
 _PR_SET_PDEATHSIG = 1
 _HANDLERS: dict[int, Callable[..., None]] = {}
@@ -72,7 +72,8 @@ class Child:
         self._rings = self._requests.event, replies.event
         self._publisher = Publisher(self._results, replies, channel, self._wait_for_front, self._stand_by)
         self._lay_out = self._publisher.lay_out
-        self._marks = _map(descriptors["marks"], message["slots"])
+        self._withdrawals = Withdrawals(descriptors["marks"], message["slots"])
+        self._withdrawn: set[int] = set()  # slots of requests left out, whose cancel is on its way
         for descriptor in descriptors.values():
             os.close(descriptor)
         self._live: dict[int, Request] = {}
@@ -112,6 +113,7 @@ class Child:
             batch_with=warm_up.batch_with,
             remarks=list(warm_up.remarks),
             habits=self._habits,
+            registered=self._withdrawals.register(),
         )
 
     def serve(self) -> None:
@@ -187,15 +189,17 @@ class Child:
         self._blocks[offset] = block
         return block
 
-    def _mark(self, requests: list[Request]) -> None:
+    def _mark(self, requests: list[Request]) -> list[Request]:
         """Note in shared memory what the model may see from now on: there the front finds it if this process dies."""
-        marks = self._marks
-        for request in requests:
-            marks[request.slot] = 1
+        withdrawn = self._withdrawals.begin(requests)
+        for request in withdrawn:
+            self._withdrawn.add(request.slot)
+        return withdrawn
 
     def _cancel(self, slot: int) -> None:
         request = self._live.get(slot)
-        if request is not None and self._core.cancel(request):
+        if request is not None and (self._core.cancel(request) or slot in self._withdrawn):
+            self._withdrawn.discard(slot)
             del self._live[slot]
             self._publisher.say(CANCELLED, count=slot)
 
@@ -260,10 +264,6 @@ def _pin(device: str, *pools: SlabPool) -> list[Registration]:
     except PinError as error:
         print(f"slabs are not pinned, copies to the device will wait: {error}", file=sys.stderr)  # noqa: T201 - the log
         return []
-
-
-def _map(descriptor: int, nbytes: int) -> memoryview:
-    return memoryview(mmap.mmap(descriptor, nbytes))
 
 
 def _wake_on_signals(leave: Callable[[], None]) -> int:

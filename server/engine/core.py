@@ -52,8 +52,8 @@ class EngineCore:
     """One model instance. Not loaded until `load()`; all methods on one thread.
 
     `release(block, rows)` is called when rows are done with, whatever became of them; `starting(requests)` just before
-    the model may see these. `allocate(nbytes)` gives host memory for outputs that come from a device (default: plain
-    memory; pinned memory copies faster).
+    the model may see these: what it gives back is left out, without an answer. `allocate(nbytes)` gives host memory for
+    outputs that come from a device (default: plain memory; pinned memory copies faster).
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EngineCore:
         *,
         clock: Callable[[], float] = time.monotonic,
         allocate: Callable[[int], memoryview] | None = None,
-        starting: Callable[[list[Request]], object] | None = None,
+        starting: Callable[[list[Request]], list[Request]] | None = None,
     ) -> None:
         self.spec = spec
         self.queue = Queue()
@@ -134,11 +134,16 @@ class EngineCore:
             commit(queue, planned)
             if planned.expired:
                 results.append(self._late(planned.expired))
+        rows = planned.rows
+        if requests and self._starting is not None:
+            withdrawn = self._starting(requests)
+            if withdrawn:
+                self._give_back(runs_of(withdrawn))
+                requests = [request for request in requests if request not in withdrawn]
+                rows = sum([request.rows for request in requests])
         if requests:
-            if self._starting is not None:
-                self._starting(requests)
             runs = runs_of(requests)
-            self._run(requests, runs, planned.rows, now, results)
+            self._run(requests, runs, rows, now, results)
             executor = self._executor
             if executor is not None and executor.inputs.lent is not None:
                 executor.inputs.take_back()

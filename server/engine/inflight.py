@@ -11,6 +11,7 @@ from typing import Any
 
 from .api import Request
 from .slots import Slots
+from .withdrawals import Withdrawals
 
 __all__ = ["InFlight", "NotInFlightError"]
 
@@ -26,6 +27,7 @@ class InFlight:
         self.capacity = capacity
         self.free = list(range(capacity))
         self.pending: list[Request | None] = [None] * capacity
+        self.withdrawals: Withdrawals | None = None  # those of the process that has them
         self._slots = slots
 
     @property
@@ -46,6 +48,8 @@ class InFlight:
 
         With a `keeper` their memory is not free before that object is gone: the process has kept it.
         """
+        if self.withdrawals is not None and self.withdrawals.count:
+            self.withdrawals.over(slots)
         pending = self.pending
         requests = [request for slot in slots if (request := pending[slot]) is not None]
         if len(requests) != len(slots) or len(set(slots)) != len(slots):  # before any change: no call may get lost

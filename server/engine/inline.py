@@ -107,6 +107,7 @@ class InlineEngine:
             raise
         self.effective_max_batch = self._core.effective_max_batch
         self.batch_with, self.remarks = self._core.warm_up.batch_with, self._core.warm_up.remarks
+        self._core.last_progress = self._clock()
         self._state = HealthState.SERVING
         self._room = self.spec.max_queue
 
@@ -164,9 +165,12 @@ class InlineEngine:
             if self._queue.count:
                 self._again(core.next_step)
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: Request) -> bool:
         """Forget the request (see Engine.cancel)."""
-        self._core.cancel(request)
+        waited = self._core.cancel(request)
+        if waited and not self._queue.count:
+            self._core.last_progress = self._clock()
+        return waited
 
     def expire(self, now: float) -> list[Failure]:
         """Take out queued requests whose deadline has passed."""

@@ -99,7 +99,7 @@ class Lifecycle(Engine):
         self._back_off = BACK_OFF_FIRST
         self._since = 0.0  # when the present state began
         self._progress = 0.0  # when a request last finished, or the first of a busy period came
-        self._finished = 0.0  # when a batch last finished
+        self._finished = 0.0  # when a batch last finished, or it was loaded
         self._due = 0.0  # when the timer that was set for once may act
         self._woken = False
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -191,6 +191,7 @@ class Lifecycle(Engine):
             self._become(HealthState.FAILED, f"its process cannot be started: {error.strerror}")
             self._retry_later()
             return
+        self._in_flight.withdrawals = worker.withdrawals
         self._life = Life(worker, self._pool, self._in_flight, self.wake_once)
         for descriptor in worker.descriptors:
             self._cold.register(descriptor, select.EPOLLIN)
@@ -264,6 +265,8 @@ class Lifecycle(Engine):
             self.habits = [printable(habit) for habit in message["habits"]]
             self._ever_ready = True
             self._due = 0.0
+            self._finished = self._clock()
+            life.worker.withdrawals.certain = message["registered"] is True
             self._timer.every(min(1.0, self._stall_timeout / 4))
             self._become(HealthState.SERVING, "")
         elif kind == "failed":
@@ -322,6 +325,7 @@ class Lifecycle(Engine):
                 self._cold.unregister(descriptor)
         self._timer.off()
         self._life = None
+        self._in_flight.withdrawals = None
         life.close()
         with suppress(BlockingIOError):
             os.eventfd_read(self._event)

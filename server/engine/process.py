@@ -10,7 +10,8 @@ Who owns what
 - Results lie in a pool that only the process allocates from; a result slab is released, by a record, when the last
   view of it here was dropped.
 - `marks[slot]` is set by the process just before the model may see the request. So after a crash it is known exactly
-  which calls may have started, and the others are provably safe to retry.
+  which calls may have started, and the others are provably safe to retry; so are those that are withdrawn before
+  (withdrawals.py).
 """
 
 from __future__ import annotations
@@ -124,21 +125,24 @@ class ProcessEngine(Lifecycle):
             self._wake(self)
         return None
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: Request) -> bool:
         """See Engine.cancel. The memory is held until the process has confirmed, or finished the batch."""
-        if not request.done:
-            request.done = True
-            self._withdraw(request)
+        if request.done:
+            return False
+        request.done = True
+        return self._withdraw(request)
 
     def expire(self, now: float) -> list[Failure]:
-        """Fail what is past its deadline, also while the process is busy.
-
-        `started` is True: that the process has not begun with them at this very moment cannot be known from here.
-        """
-        late = self._in_flight.late(now)
-        for request in late:
-            self._withdraw(request)
-        return [Failure(late, Status.DEADLINE_EXCEEDED, "the deadline passed before the result", True)] if late else []
+        """Fail what is past its deadline, also while the process is busy."""
+        late: dict[bool, list[Request]] = {True: [], False: []}
+        for request in self._in_flight.late(now):
+            late[self._withdraw(request)].append(request)
+        text = "the deadline passed before the result"
+        return [
+            Failure(requests, Status.DEADLINE_EXCEEDED, text, started=not waited)
+            for waited, requests in late.items()
+            if requests
+        ]
 
     def trim(self) -> None:
         """Give the idle block back to the pool, and result memory back to the process."""
@@ -146,9 +150,15 @@ class ProcessEngine(Lifecycle):
         if self._life is not None and self._life.leases.released:
             self.wake_once()
 
-    def _withdraw(self, request: Request) -> None:
-        if self._life is not None and self._in_flight.holds(request):
-            self._life.tell(CANCEL, slot=request.slot)
+    def _withdraw(self, request: Request) -> bool:
+        """Have the process leave it out; whether it certainly has not begun with it."""
+        life = self._life
+        if life is None or not self._in_flight.holds(request):
+            return False
+        waited = life.worker.withdrawals.withdraw(request.slot)
+        request.started = life.worker.marks[request.slot] == 1
+        life.tell(CANCEL, slot=request.slot)
+        return waited
 
 
 def _refuse(slab: Slab | None, request: Request, status: Status, message: str) -> Failure:

@@ -10,7 +10,6 @@ with the front's thread (PR_SET_PDEATHSIG), and sees none of the server's own en
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import signal
@@ -26,6 +25,7 @@ from .control import Channel
 from .printed import Printed
 from .records import TO_ENGINE, TO_FRONT
 from .ring import Ring
+from .withdrawals import Withdrawals, shared_bytes
 
 if TYPE_CHECKING:
     from .spec import ModelSpec
@@ -69,10 +69,10 @@ class Worker:
             undo.callback(self.to_front.close)
             self.results = SlabPool(result_bytes, "tensorwire-results", allocates=False)
             undo.callback(self.results.close)
-            marks = shared_memory("tensorwire-marks", slots)
+            marks = shared_memory("tensorwire-marks", shared_bytes(slots))
             undo.callback(os.close, marks)
-            self._marks_mapping = mmap.mmap(marks, slots)
-            self.marks = memoryview(self._marks_mapping)
+            self.withdrawals = Withdrawals(marks, slots)
+            self.marks = self.withdrawals.marks
             self.output, output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.set_blocking(output, True)
             ours, theirs = socket.socketpair()
@@ -165,8 +165,7 @@ class Worker:
         self.to_engine.close()
         self.to_front.close()
         self.results.close()
-        self.marks.release()
-        self._marks_mapping.close()
+        self.withdrawals.close()
         os.close(self.output)
         os.close(self.pidfd)
 

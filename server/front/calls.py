@@ -85,19 +85,19 @@ class Call(Request):
         """Its deadline has passed: the caller is told at once, whatever the engine is doing."""
         self.session.call_expired(self)
 
-    @property
-    def may_have_started(self) -> bool:
-        """Whether the model may have seen it. Of an engine in another process this is not known before its answer."""
-        return self.started or (self.slab is None and self.route.served.placement != "inline")
+    def take_back(self) -> bool:
+        """Nobody waits for it now: take it from its engine, if it got there. Whether the model may have seen it."""
+        seen = self.slab is None and not self.route.engine.cancel(self)
+        self.done = True
+        return seen
 
-    @property
-    def where(self) -> str:
-        """What the call is doing, for error texts."""
+    def where(self, *, seen: bool) -> str:
+        """What the call was doing, for error texts; `seen`: whether the model may have seen it."""
         if self.slab is not None:
             return "while its body was received"
-        if self.started:
-            return "while it ran"
-        return "while it was queued or ran" if self.may_have_started else "while it was queued"
+        if not seen:
+            return "while it was queued"
+        return "while it ran" if self.started else "while it was queued or ran"
 
 
 class SessionTimer:

@@ -53,8 +53,8 @@ class OpenCalls:
 
     def expire(self, call: Call) -> None:
         """End `call`, whose deadline has passed, wherever it is."""
-        where, started = call.where, call.may_have_started
-        _take_back(call)
+        started = call.take_back()
+        where = call.where(seen=started)
         del self.calls[call.stream_id]
         allowed = (call.deadline - call.first_byte) * 1e3
         text = f"the deadline of {allowed:.1f} ms passed {where}"
@@ -62,17 +62,16 @@ class OpenCalls:
 
     def cancel(self, call: Call, status: Status = Status.CANCELLED, message: str = "cancelled by the caller") -> None:
         """End `call`, wherever it is; its caller has given it up, unless another reason is given."""
-        started = call.may_have_started
-        _take_back(call)
+        started = call.take_back()
         self.fail(call, status, message, started=started)
 
     def give_up(self) -> None:
         """Nobody waits for any of them any more."""
         now = monotonic()
         for call in self.calls.values():
+            started = call.take_back()
             if self._audit is not None:
-                self._audit.ended(call, Status.CANCELLED, call.may_have_started, now)
-            _take_back(call)
+                self._audit.ended(call, Status.CANCELLED, started, now)
             call.route.served.stats.call_done(Status.CANCELLED, now - call.first_byte)
             if call.deadline != inf:
                 self._deadlines.finished()
@@ -116,10 +115,3 @@ class OpenCalls:
             receive = microseconds(call.arrived - call.first_byte)
             ext = pack_extension(timing=(receive, 0, 0, 0, 0, 0, microseconds(seconds)))
         self.connection.end(call.stream_id, status, self.detail(call.stream_id, message), not started, ext)
-
-
-def _take_back(call: Call) -> None:
-    """Take the call from its engine, if it got there."""
-    if call.slab is None:
-        call.route.engine.cancel(call)
-    call.done = True

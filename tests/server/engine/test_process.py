@@ -541,6 +541,33 @@ def test_a_queued_call_that_is_cancelled_never_runs(make: Make) -> None:
     front.assert_memory_is_back()
 
 
+def test_what_is_cancelled_before_the_model_has_seen_it_is_certain_not_to_start(make: Make) -> None:
+    front = make(max_batch=1).ready()
+    running = front.submit([-7, 0, 0, 0])
+    front.until(lambda: front.engine.queue_depth == 0)
+    waiting = [front.submit([-1, 0, 0, 0]) for _ in range(20)]  # any of them would kill the process
+    front.turn(0)
+    assert [front.engine.cancel(request) for request in waiting] == [True] * 20
+    assert not front.engine.cancel(running)
+    assert running.started
+    front.until(lambda: front.engine.in_use == 0)
+    assert front.rows(front.submit([4, 0, 0, 0])) == [[8, 0, 0, 0]]
+    assert front.engine.restarts == 0
+    front.assert_memory_is_back()
+
+
+def test_progress_is_counted_anew_from_a_restart(make: Make) -> None:
+    front = make().ready()
+    front.rows(front.submit([1, 0, 0, 0]))
+    before = front.engine.health().last_progress
+    os.kill(front.pid, signal.SIGKILL)
+    front.until(lambda: front.health()[0] == "FAILED")
+    assert front.engine.health().last_progress == before
+    restarted = time.monotonic()
+    front.until(lambda: front.engine.health().ready)
+    assert front.engine.health().last_progress > restarted
+
+
 def test_a_running_call_that_is_cancelled_keeps_its_memory_until_the_batch_is_over(make: Make) -> None:
     front = make().ready()
     request = front.submit([-7, 0, 0, 0], slab=True)
@@ -581,6 +608,7 @@ def test_expire_fails_late_calls_while_the_process_is_busy(make: Make) -> None:
     (failure,) = front.engine.expire(now + 0.1)
     assert failure.requests == [late]
     assert failure.status is Status.DEADLINE_EXCEEDED
+    assert not failure.started
     late.done = True
     front.rows(slow)
     front.until(lambda: front.engine.in_use == 0)

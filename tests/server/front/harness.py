@@ -90,9 +90,10 @@ class FakeEngine:
         self.bodies.append(bytes(body))
         return None
 
-    def cancel(self, request: Call) -> None:
+    def cancel(self, request: Call) -> bool:
         request.done = True
         self.cancelled.append(request)
+        return not request.started
 
     def health(self) -> Health:
         return Health(self.state, 0.0, self.queue_depth)

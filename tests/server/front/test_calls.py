@@ -14,8 +14,8 @@ from tensorwire.server.front.calls import Call, Route, SessionTimer, microsecond
 expired: list[Call] = []
 
 
-def call(placement: str = "inline", *, slab: bool = False, started: bool = False) -> Call:
-    route: Any = SimpleNamespace(served=SimpleNamespace(placement=placement))
+def call(*, waited: bool = False, slab: bool = False, started: bool = False) -> Call:
+    route: Any = SimpleNamespace(engine=SimpleNamespace(cancel=lambda _request: waited))
     session: Any = SimpleNamespace(call_expired=expired.append)
     made = Call(1, session, 5.0, route, 0, 0, False)
     made.slab = SimpleNamespace() if slab else None  # type: ignore[assignment]
@@ -27,14 +27,14 @@ def call(placement: str = "inline", *, slab: bool = False, started: bool = False
     ("made", "where", "started"),
     [
         (call(slab=True), "while its body was received", False),
-        (call("process", slab=True), "while its body was received", False),
-        (call(), "while it was queued", False),
+        (call(waited=True), "while it was queued", False),
         (call(started=True), "while it ran", True),
-        (call("process"), "while it was queued or ran", True),
+        (call(), "while it was queued or ran", True),
     ],
 )
 def test_where_a_call_is_and_whether_it_may_have_started(made: Call, where: str, started: bool) -> None:
-    assert (made.where, made.may_have_started) == (where, started)
+    seen = made.take_back()
+    assert (made.where(seen=seen), seen, made.done) == (where, started, True)
 
 
 def test_a_call_begins_as_any_request_does() -> None:
