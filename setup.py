@@ -9,7 +9,8 @@ import sys
 
 from setuptools import setup
 
-# What runs for every frame, call or batch. Not here: what other modules subclass, and subclasses of asyncio's classes.
+# What runs for every frame, call or batch. Not here: what other modules subclass, subclasses of asyncio's classes, and
+# what users call (blocking, aio, results, errors), whose classes are to be patched, extended, pickled and read as any.
 FRAMES = "header limits errors events extension states streams outframes assembly signing records reader "
 FRAMES += "record_reader writer patience alarm"
 FRONT = "calls estimate metrics bodies admission principals replies drain open_calls session spin transport front"
@@ -30,7 +31,6 @@ HOT = {
         "lead",
         "blocking_wire",
         "blocking_driver",
-        "blocking",
     ],
 }
 

@@ -14,10 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from .aio_driver import Driver
-from .calls import CONNECT, PING, STREAM, UNARY, Result
+from .arguments import of_call, seconds, whole
+from .calls import CONNECT, PING, STREAM, UNARY
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY
 from .keys import Credentials, KeySource
+from .results import Result
 from .tls import trust_for
 from .url import Address, parse_url
 
@@ -91,10 +93,10 @@ class Client:
         self._driver = Driver(
             address,
             credentials,
-            timeout,
+            seconds("timeout", timeout),
             trust=trust,
-            wait_for_ready=wait_for_ready,
-            max_reply=max_reply,
+            wait_for_ready=bool(wait_for_ready),
+            max_reply=whole("max_reply", max_reply),
             capture=self._capture,
         )
 
@@ -112,6 +114,8 @@ class Client:
 
         Cancelling the awaiting task cancels the call at the server.
         """
+        if deadline is not None or timing is not False or type(priority) is not int:
+            deadline, timing, priority = of_call(deadline, timing, priority)
         call = self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY)
         try:
             return cast("Result", await call.waiter)
@@ -134,6 +138,8 @@ class Client:
 
         The arrays must not be changed until the call is done.
         """
+        if deadline is not None or timing is not False or type(priority) is not int:
+            deadline, timing, priority = of_call(deadline, timing, priority)
         call = self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY)
         future = cast("asyncio.Future[Result]", call.waiter)
         future.add_done_callback(partial(self._driver.let_go, call))
@@ -141,7 +147,7 @@ class Client:
 
     async def ping(self, *, deadline: float | None = None) -> float:
         """Seconds to the server and back, without a model."""
-        call = await self._driver.control(PING, deadline)
+        call = await self._driver.control(PING, None if deadline is None else seconds("deadline", deadline))
         return call.finished_at - call.opened_at
 
     async def models(self, *, deadline: float | None = None) -> ModelList:
@@ -184,7 +190,7 @@ class Client:
 
     async def wait_connected(self, timeout: float) -> None:  # noqa: ASYNC109 - becomes the call's deadline
         """Wait until the handshake is done. Raises :class:`ConnectFailed`."""
-        await self._driver.control(CONNECT, timeout)
+        await self._driver.control(CONNECT, seconds("timeout", timeout))
 
     async def close(self) -> None:
         """Say goodbye and close the connection; calls under way fail with :class:`ClientClosed`. May be repeated."""

@@ -14,13 +14,15 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from .arguments import of_call, seconds, whole
 from .blocking_driver import Driver
-from .calls import CONNECT, PING, STREAM, UNARY, Call, Result
+from .calls import CONNECT, PING, STREAM, UNARY, Call
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY, ClientCore
 from .errors import ForkedClient
 from .keys import Credentials, KeySource
 from .lead import wake
+from .results import Result
 from .url import Address, parse_url
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class Pending:
         """
         call = self._call
         if not call.finished:
-            self._driver.wait(call, timeout)
+            self._driver.wait(call, None if timeout is None else seconds("timeout", timeout))
             if not call.finished:
                 raise TimeoutError(f"no result within {timeout} s; the call goes on")
         return _outcome(call)
@@ -143,11 +145,12 @@ class Client:
             wake,
             address=str(address),
             credentials=credentials,
-            wait_for_ready=wait_for_ready,
-            max_reply=max_reply,
+            wait_for_ready=bool(wait_for_ready),
+            max_reply=whole("max_reply", max_reply),
             capture=open_capture(capture),
         )
-        self._driver = Driver(core, address, timeout, spin, trust)
+        spin = None if spin is None else seconds("spin", spin)
+        self._driver = Driver(core, address, seconds("timeout", timeout), spin, trust)
 
     def infer(
         self,
@@ -166,7 +169,9 @@ class Client:
         queueing included. ``timing``: ask where the time went. ``priority``: 0 is ordinary, up to 255, larger is more
         urgent. Raises :class:`TensorwireError`: see ``errors``.
         """
-        return _outcome(self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY, wait=True))
+        if not (deadline is None or type(deadline) is float) or timing is not False or type(priority) is not int:
+            deadline, timing, priority = of_call(deadline, timing, priority)
+        return self._driver.run(model, inputs, version, deadline, timing, priority)
 
     def submit(
         self,
@@ -182,12 +187,13 @@ class Client:
 
         The arrays must not be changed until the call is done. Nothing is read until some thread waits on the client.
         """
+        deadline, timing, priority = of_call(deadline, timing, priority)
         call = self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY, wait=False)
         return Pending(call, self._driver)
 
     def ping(self, *, deadline: float | None = None) -> float:
         """Seconds to the server and back, without a model."""
-        call = self._driver.control(PING, deadline)
+        call = self._driver.control(PING, None if deadline is None else seconds("deadline", deadline))
         _check(call)
         return call.finished_at - call.opened_at
 
@@ -232,7 +238,7 @@ class Client:
 
     def wait_connected(self, timeout: float) -> None:
         """Wait until the handshake is done. Raises :class:`ConnectFailed`."""
-        _check(self._driver.control(CONNECT, timeout))
+        _check(self._driver.control(CONNECT, seconds("timeout", timeout)))
 
     def close(self) -> None:
         """Say goodbye and close the connection; calls under way fail with :class:`ClientClosed`. May be repeated."""

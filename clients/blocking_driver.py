@@ -18,12 +18,12 @@ from __future__ import annotations
 import time
 from _thread import get_ident
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..protocol.patience import Patience
 from .blocking_dialler import Dialler
 from .blocking_wire import LOST_TURN, SPIN, Wire, ask
-from .calls import FOREVER, Call
+from .calls import FOREVER, UNARY, Call
 from .core import INTERRUPTED, ClientCore
 from .errors import ClientInUse
 from .forks import check_fork, generation
@@ -33,16 +33,17 @@ from .sockets import wait_for
 from .url import Address
 
 if TYPE_CHECKING:
+    from .results import Result
     from .tls import Trust
 
-QUIET = 0.005
+QUIET: Final = 0.005
 """Seconds without reading after which a send first looks whether the server has said something, such as goodbye."""
-SHORT_WAIT = 0.02
+SHORT_WAIT: Final = 0.02
 """Below this many seconds a deadline is waited for with poll, which keeps time better than SO_RCVTIMEO."""
-NAP = 0.05
+NAP: Final = 0.05
 """Seconds slept at a time where nothing can wake the sleeper, so that ``close`` is noticed."""
 
-IN_USE = (
+IN_USE: Final = (
     "this thread is in the middle of another call of this client, which a signal handler, a finalizer or an input's "
     "own code must not wait for: there, close() and cancel() may be used; for a call connect another client"
 )
@@ -122,6 +123,15 @@ class Driver:
             if self._late:
                 self._catch_up()
         return call
+
+    def run(
+        self, model: str, inputs: Mapping[str, Any], version: str, deadline: float | None, timing: bool, priority: int
+    ) -> Result:
+        """A call and its result, or what it failed with: what most callers want, all of it compiled."""
+        call = self.infer(model, inputs, version, deadline, timing, priority, UNARY, wait=True)
+        if call.error is not None:
+            raise call.error
+        return cast("Result", call.outcome)
 
     def control(self, kind: int, deadline: float | None) -> Call:
         """A call without a stream, done when this returns. Raises :class:`ClientInUse`."""

@@ -1,4 +1,4 @@
-"""What a call is while it runs and what it gives back: :class:`Call`, :class:`Result`, :class:`Timing`.
+"""What a call is while it runs: :class:`Call`.
 
 Plain data and its one transition (open -> done). Not here: when that happens (``core``), and how a caller waits for it
 (a client puts what it needs for that into ``waiter`` and gives ``notify``).
@@ -8,72 +8,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from ..codec import Encoded
 from .errors import TensorwireError
+from .results import Result, request_id
 
 if TYPE_CHECKING:
     from .link import Link
 
-FOREVER = float("inf")
+FOREVER: Final = float("inf")
 
-UNARY = 0
+UNARY: Final = 0
 """One message out, one back."""
-STREAM = 1
+STREAM: Final = 1
 """One message out, any number back."""
-PING = 2
+PING: Final = 2
 """No stream at all: a PING frame and its PONG."""
-CONNECT = 3
+CONNECT: Final = 3
 """Nothing is sent: done as soon as there is a connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where a call's time went, in microseconds. All but the last are the server's own measurements (SPEC 14)."""
-
-    receive: int
-    """From the first byte of the request to its last."""
-    queue: int
-    """Waiting for the engine."""
-    batch_wait: int
-    """Waiting for the batch to fill; 0 unless the model sets ``max_wait``."""
-    copy_in: int
-    """Request rows into the device's batch."""
-    compute: int
-    """The model itself."""
-    copy_out: int
-    """Results back into the reply."""
-    server_total: int
-    """From the first byte of the request to the hand-over of the reply to the socket."""
-    round_trip: int
-    """As this client saw it: from the call to the decoded reply."""
-
-
-class Result(dict[str, Any]):
-    """A reply: output name -> read-only numpy array (or ``RaggedArray``), with what else came along."""
-
-    __slots__ = ("connection_id", "model", "model_version", "stream_id", "timing")
-
-    model: str
-    """Name of the model that answered."""
-    model_version: str
-    """Version of the model that answered."""
-    timing: Timing | None
-    """Present where the call asked for it."""
-    connection_id: bytes
-    stream_id: int
-
-    @property
-    def request_id(self) -> str:
-        """The name of this call in the server's log."""
-        return request_id(self.connection_id, self.stream_id)
-
-
-def request_id(connection_id: bytes, stream_id: int) -> str:
-    """How both sides name a call: the connection's id in hex, a dash, the stream id."""
-    return f"{connection_id.hex()}-{stream_id}"
 
 
 @final

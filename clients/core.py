@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..codec import CodecError, Encoder
 from ..protocol import Flag, pack_extension
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from ..protocol import Config
     from ..protocol.capture import CaptureWriter
 
-ASK_TIMING = int(Flag.END_STREAM | Flag.WANT_TIMING)
+ASK_TIMING: Final = int(Flag.END_STREAM | Flag.WANT_TIMING)
 MAX_REPLY = 4 << 30
 """Bytes of one reply that are accepted unless the client is told otherwise: a lying length must not take all memory."""
 CONNECT_TIMEOUT = 10.0
 """Seconds for name lookup, connection and handshake, unless the client is told otherwise."""
-INTERRUPTED = "the client was interrupted in the middle of a change, and gave up its connections"
-STALE_TIMERS = 256
+INTERRUPTED: Final = "the client was interrupted in the middle of a change, and gave up its connections"
+STALE_TIMERS: Final = 256
 """Finished calls whose timers may lie about in the heap before it is swept."""
-EXTENSIONS_KEPT = 1024
+EXTENSIONS_KEPT: Final = 1024
 
 
 class ClientCore:

@@ -6,7 +6,7 @@ Here: what each event of the protocol core means for a call. Not here: what outl
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..codec import CodecError
 from ..protocol import (
@@ -28,7 +28,7 @@ from ..protocol import (
     parse_extension,
 )
 from ..protocol import LocalError as MisuseError
-from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, request_id
+from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call
 from .errors import (
     AuthenticationError,
     BadReply,
@@ -42,17 +42,18 @@ from .errors import (
 )
 from .keys import GIVE_A_KEY
 from .replies import allocate_body
+from .results import request_id
 
 if TYPE_CHECKING:
     from .core import ClientCore
 
-MAX_DEADLINE_US = (1 << 32) - 1
+MAX_DEADLINE_US: Final = (1 << 32) - 1
 """What the OPEN frame can say, about 71 minutes; beyond that only this side keeps the time."""
-WRITE_BUDGET = 1 << 20
+WRITE_BUDGET: Final = 1 << 20
 """Bytes asked for per write: enough to keep the kernel busy, little enough that a small call soon gets its turn."""
-ALONE_BUDGET = 4 << 20
+ALONE_BUDGET: Final = 4 << 20
 """The same while one call is all there is: nobody waits behind it, and the kernel may take it in one go."""
-SIGNED_BUDGET = 256 << 10
+SIGNED_BUDGET: Final = 256 << 10
 """The same where frames are signed: one chunk is on its way, and checked, while the next is signed."""
 CLOSED_UNDER = "the client was closed under the call"
 PASSING = frozenset({ErrorCode.NO_ERROR, ErrorCode.TIMEOUT, ErrorCode.CALM, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL})
@@ -63,7 +64,7 @@ NO_KEY_HINT = (
     "; where the server is meant to have no keys, connect with key='' (the command line: unset TENSORWIRE_KEY)"
 )
 
-END_STREAM = int(Flag.END_STREAM)
+END_STREAM: Final = int(Flag.END_STREAM)
 
 _PING_PAYLOAD = Struct("<Q")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..codec import MetadataCache, Resolved, decode_arrays, resolve
 from ..protocol import parse_extension
-from .calls import Result, Timing
+from .results import Result, Timing
 
 LAYOUT_ENTRIES = 1024
 """Layouts kept (models x shapes): at about 1 KiB each one MiB at most. A full table starts over."""

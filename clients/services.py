@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ..codec import CodecError, DescribeRequest, Description, HealthReport, HealthRequest, ModelList, pack_service
-from .calls import Result
 from .errors import BadReply
+from .results import Result
 
 MODELS = "$models"
 DESCRIBE = "$describe"

@@ -46,6 +46,10 @@ class TensorSpec:
     def __str__(self) -> str:
         return describe_tensor(self.dtype, self.shape, self.kind)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied and pickled by the constructor: a frozen class that is compiled has no other way to be filled.
+        return TensorSpec, (self.name, self.dtype, self.shape, self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Metadata:

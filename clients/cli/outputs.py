@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ..calls import Result, Timing
+    from ..results import Result, Timing
 
 FORMATS = ("table", "json", "npy")
 PREVIEW_VALUES = 6

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tensorwire.clients.calls import FOREVER, UNARY, Call, Result
+from tensorwire.clients.calls import FOREVER, UNARY, Call
 from tensorwire.clients.errors import LocalCancelled
+from tensorwire.clients.results import Result
 from tensorwire.codec import Encoded
 
 

@@ -67,7 +67,7 @@ def in_a_child(work: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-def finish(step: Awaitable[None]) -> None:
+def finish(step: Awaitable[object]) -> None:
     """Run a coroutine that must not have to wait: the child has no loop of its own."""
     with pytest.raises(StopIteration):
         step.__await__().__next__()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tensorwire.clients import services
-from tensorwire.clients.calls import Result
 from tensorwire.clients.errors import BadReply
+from tensorwire.clients.results import Result
 from tensorwire.codec import (
     DescribeRequest,
     Health,

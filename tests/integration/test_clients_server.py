@@ -14,7 +14,6 @@ import pytest
 import tensorwire
 from tensorwire.clients import aio
 from tensorwire.clients.blocking import Client
-from tensorwire.clients.calls import Result
 from tensorwire.clients.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -24,6 +23,7 @@ from tensorwire.clients.errors import (
     NotFound,
     Unavailable,
 )
+from tensorwire.clients.results import Result
 from tensorwire.codec import RaggedArray, State
 from tests.integration.models import DIES, ECHO, MEAN, RAISES, ROW, SLEEPS, TWO, TWO_DESCRIPTION, flat
 from tests.support.server import ServerProcess, running_server, write_model

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ...calls import Result
+from ...results import Result
 from ..group import Command
 from ..inputs import HELP, build_inputs, parse_argument
 from ..options import SECONDS, Server, model_argument, server_options, version_option

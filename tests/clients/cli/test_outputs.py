@@ -11,9 +11,9 @@ import click
 import numpy as np
 import pytest
 
-from tensorwire.clients.calls import Result, Timing
 from tensorwire.clients.cli import outputs
 from tensorwire.clients.cli.failures import Failure
+from tensorwire.clients.results import Result, Timing
 from tensorwire.codec import RaggedArray
 
 LABELS = ("ape", "bee", "cat")

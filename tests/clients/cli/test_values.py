@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorwire.clients.calls import Result
 from tensorwire.clients.cli import outputs
 from tensorwire.clients.cli.failures import Failure
 from tensorwire.clients.cli.inputs import build_inputs, parse_argument
+from tensorwire.clients.results import Result
 from tensorwire.codec import (
     DTYPES,
     DType,
