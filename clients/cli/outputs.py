@@ -128,7 +128,7 @@ def shape_text(dtype: str, shape: Iterable[int]) -> str:
 
 def top_labels(row: Array, labels: Sequence[str], count: int) -> list[tuple[int, str, float | None]]:
     """The ``count`` largest entries of a row of scores, best first: (index, label, score as JSON holds it)."""
-    best = np.argsort(-np.asarray(row, np.float64).reshape(-1), kind="stable")[:count]
+    best = np.argsort(-np.asarray(_widened(row), np.float64).reshape(-1), kind="stable")[:count]
     scores = as_list(row.reshape(-1)[best])
     return [(int(index), labels[int(index)], score) for index, score in zip(best, scores, strict=True)]
 
@@ -153,14 +153,19 @@ def as_list(array: Any) -> Any:
         return [as_list(np.asarray(row)) for row in array]
     if array.dtype.kind == "c":
         return as_list(np.stack([array.real, array.imag], axis=-1))
-    if not _is_numpys(array):
-        array = array.astype(np.float64)
+    array = _widened(array)
     return _without_nan(array.tolist()) if array.dtype.kind == "f" and not np.isfinite(array).all() else array.tolist()
 
 
 def _is_numpys(array: Array) -> bool:
     """False for ml_dtypes' kinds, one of which calls itself a float of numpy's."""
     return array.dtype.kind in "OU" or issubclass(array.dtype.type, np.number | np.bool_)
+
+
+def _widened(array: Array) -> Array:
+    """Numbers of ml_dtypes as float64, which holds them all; others as they are."""
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return array if _is_numpys(array) else array.astype(np.float64)
 
 
 def _without_nan(value: Any) -> Any:
@@ -288,7 +293,7 @@ def _preview(array: Any) -> str:
     elif array.dtype.kind in "biu":
         shown = [str(item) for item in flat.tolist()]
     else:
-        shown = [f"{item:.5g}" for item in (flat if _is_numpys(array) else flat.astype(np.float64)).tolist()]
+        shown = [f"{item:.5g}" for item in _widened(flat).tolist()]
     return ", ".join(shown) + (", ..." if array.size > PREVIEW_VALUES else "")
 
 

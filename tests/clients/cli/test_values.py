@@ -7,8 +7,9 @@ import io
 import json
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tensorwire.clients.cli import outputs
@@ -80,6 +81,7 @@ def same(left: Any, right: Any) -> bool:
     )
 
 
+@example((next(d for d in DTYPES if d.name == "bfloat16"), np.frombuffer(b"\x81\x7f", ml_dtypes.bfloat16)))
 @given(tensors())
 def test_hypothesis_printed_json_sent_again_is_the_same_tensor(tensor: tuple[DType, Any]) -> None:
     dtype, array = tensor
@@ -95,6 +97,7 @@ def test_hypothesis_printed_json_sent_again_is_the_same_tensor(tensor: tuple[DTy
         assert same(sent(f"x={json.dumps(shown)}", spec), array)
 
 
+@example((next(d for d in DTYPES if d.name == "bfloat16"), np.frombuffer(b"\x81\x7f", ml_dtypes.bfloat16)))
 @given(tensors())
 def test_hypothesis_an_npy_holds_the_same_tensor_or_is_refused(tensor: tuple[DType, Any]) -> None:
     dtype, array = tensor
@@ -110,6 +113,7 @@ def test_hypothesis_an_npy_holds_the_same_tensor_or_is_refused(tensor: tuple[DTy
     assert same(sent("x=-", TensorSpec("x", dtype, (-1,) * array.ndim, Kind.DENSE), file), array)
 
 
+@example((next(d for d in DTYPES if d.name == "bfloat16"), np.frombuffer(b"\x81\x7f", ml_dtypes.bfloat16)))
 @given(tensors())
 def test_hypothesis_the_table_shows_the_first_values(tensor: tuple[DType, Any]) -> None:
     _, array = tensor
