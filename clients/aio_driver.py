@@ -8,6 +8,9 @@ Not here: transports (``aio_wire``), the rules of calls, retries and deadlines (
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -21,7 +24,7 @@ from .core import ClientCore
 from .errors import ConnectFailed, TensorwireError
 from .forks import check_fork, generation
 from .link import CLOSED_UNDER, Link
-from .sockets import explain
+from .sockets import NEXT_ADDRESS, Found, explain, failures_of, in_turn, look_up, numeric
 from .tls import refused
 from .url import Address
 
@@ -78,6 +81,8 @@ class Driver:
         """The connection that new calls go to, until it is lost or replaced."""
         self._dialling: asyncio.Task[None] | None = None
         self._alarm = Alarm(self.loop.call_later, monotonic, self._ring)
+        self._tried: dict[Any, str] = {}
+        """What came of each address of the last dial so far."""
         self._generation = generation[0]
 
     # --- what the client asks for ------------------------------------------------------------------------------------
@@ -207,6 +212,8 @@ class Driver:
             except ssl.SSLError as error:
                 core.key_failed(refused(error), monotonic())
             except OSError as error:
+                if isinstance(error, TimeoutError) and self._tried:
+                    error = TimeoutError(errno.ETIMEDOUT, "; ".join(self._tried.values()))
                 core.dial_failed(explain(error, self._address), monotonic())
 
     async def _read_key(self) -> None:
@@ -225,16 +232,84 @@ class Driver:
         address = self._address
         if address.is_unix:
             await self.loop.create_unix_connection(partial(Wire, self), address.path)
-        elif self._trust is None:
-            await self.loop.create_connection(partial(Wire, self), address.host, address.port)
-        else:
-            await self.loop.create_connection(
-                partial(Wire, self),
-                address.host,
-                address.port,
-                ssl=self._trust.context(),
-                ssl_shutdown_timeout=GOODBYE_TIMEOUT,
-            )
+            return
+        context = None if self._trust is None else self._trust.context()
+        sock = await self._connect_first()
+        try:
+            if context is None:
+                await self.loop.create_connection(partial(Wire, self), sock=sock)
+            else:
+                await self.loop.create_connection(
+                    partial(Wire, self),
+                    sock=sock,
+                    ssl=context,
+                    server_hostname=address.host,
+                    ssl_shutdown_timeout=GOODBYE_TIMEOUT,
+                )
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _connect_first(self) -> socket.socket:
+        """A socket connected to whichever address of the name answers first, as ``sockets.connect_first`` does it:
+        uvloop's ``create_connection`` has none of asyncio's ``happy_eyeballs_delay``.
+        """
+        self._tried = {}
+        address = self._address
+        until = monotonic() + self._connect_timeout
+        found = numeric(address.host, address.port)
+        if not found:
+            # Not by the loop's getaddrinfo: its thread would hold up the end of the program.
+            given_up: list[bool] = []
+            asked = self.loop.run_in_executor(None, look_up, address.host, address.port, until, lambda: not given_up)
+            try:
+                found = await asked
+            finally:
+                given_up.append(True)
+        left = in_turn(found)
+        failures: list[OSError] = []
+        trying: set[asyncio.Task[socket.socket]] = set()
+        won: socket.socket | None = None
+        try:
+            while won is None and (left or trying):
+                if left:
+                    trying.add(self.loop.create_task(self._connect(left.pop(0))))
+                wait = NEXT_ADDRESS if left else None
+                done, trying = await asyncio.wait(trying, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    error = task.exception()
+                    if isinstance(error, OSError):
+                        failures.append(error)
+                    elif error is not None:
+                        raise error
+                    elif won is None:
+                        won = task.result()
+                    else:
+                        task.result().close()
+        finally:
+            for task in trying:
+                task.cancel()
+        if won is None:
+            raise failures_of(failures, list(self._tried.values()))
+        return won
+
+    async def _connect(self, found: Found) -> socket.socket:
+        family, kind, protocol, _, where = found
+        host = str(where[0])
+        self._tried[where] = f"{host}: no answer"
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await self.loop.sock_connect(sock, where)
+        except OSError as error:
+            sock.close()
+            code = error.errno or 0
+            self._tried[where] = f"{host}: {os.strerror(code).lower()}"
+            raise OSError(code, os.strerror(code)) from None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     # --- called by the wires -----------------------------------------------------------------------------------------
 

@@ -56,15 +56,20 @@ class Dialler:
                 return ""
             self._core.read_key()
             if self._trust is None:
-                return dial(self._address, timeout), None
+                return dial(self._address, timeout, self._is_wanted), None
             context = self._trust.context()
-            return self._secure(dial(self._address, timeout), context, until)
+            return self._secure(dial(self._address, timeout, self._is_wanted), context, until)
         except TensorwireError as error:
             return error
+        except InterruptedError:
+            return ""
         except OSError as error:
             return explain(error, self._address)
         finally:
             self._monitor.step_in()
+
+    def _is_wanted(self) -> bool:
+        return not (self._core.closed or self._monitor.late)
 
     def _secure(self, sock: socket.socket, context: SSLContext, until: float) -> tuple[socket.socket, Channel]:
         from .tls import secure

@@ -1,11 +1,18 @@
-"""Sockets for the blocking client: made, written without blocking, waited for. No protocol, no calls."""
+"""Sockets for the blocking client: made, written without blocking, waited for; and in which order both clients try the
+addresses of a name. No protocol, no calls.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import time
+from _thread import allocate_lock, start_new_thread
+from collections.abc import Callable, Sequence
 from select import POLLIN, POLLOUT, poll
 from struct import Struct
+from typing import Any
 
 from .url import Address
 
@@ -23,13 +30,31 @@ LONGEST_WAIT = 86400.0
 UNIX_SEND_BUFFER = 1 << 20
 """Bytes that a Unix socket takes before it makes its writer wait: unlike TCP's, its buffer never grows by itself."""
 
+NEXT_ADDRESS = 0.25
+"""Seconds after which the next address of a name is tried beside those that have not answered (RFC 8305, section 5)."""
+MAX_LOOKUPS = 16
+"""Names looked up at once: each takes a thread, which the system's resolver may hold for as long as it likes."""
+CONNECT_NAP = 0.05
+"""Seconds after which whoever waits for a connection asks whether it is still wanted."""
+
 _TIMEVAL = Struct("@ll")
 
 Buffers = list[bytes | memoryview]
+Found = tuple[Any, ...]
+"""One address of a name, as ``getaddrinfo`` tells it."""
+
+_looking_up: list[str] = []
 
 
-def dial(address: Address, timeout: float) -> socket.socket:
-    """A connected, blocking socket. Raises ``OSError``; ``timeout`` is in seconds."""
+def wanted() -> bool:
+    """A dial that nobody gives up."""
+    return True
+
+
+def dial(address: Address, timeout: float, still: Callable[[], bool] = wanted) -> socket.socket:
+    """A connected, blocking socket, to the first address of the name that answers. Raises ``OSError``, and
+    ``InterruptedError`` once it is not ``still`` wanted; ``timeout`` is in seconds, looking up the name included.
+    """
     if address.is_unix:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -40,10 +65,122 @@ def dial(address: Address, timeout: float) -> socket.socket:
             sock.close()
             raise
     else:
-        sock = socket.create_connection((address.host, address.port), timeout)
+        until = time.monotonic() + timeout
+        found = numeric(address.host, address.port) or look_up(address.host, address.port, until, still)
+        sock = connect_first(in_turn(found), until, still)
         tune_tcp(sock)
     sock.settimeout(None)
     return sock
+
+
+def numeric(host: str, port: int) -> list[Found]:
+    """The address that ``host`` is, [] where it is a name."""
+    try:
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    except (OSError, UnicodeError):
+        return []
+
+
+def look_up(host: str, port: int, until: float, still: Callable[[], bool]) -> list[Found]:
+    """The addresses of a name. The system's resolver knows no deadline, and is therefore asked in a thread."""
+    if len(_looking_up) >= MAX_LOOKUPS:
+        raise OSError(
+            errno.EAGAIN, f"{MAX_LOOKUPS} names are being looked up, and the system's resolver does not answer"
+        )
+    done = allocate_lock()
+    done.acquire()
+    found: list[list[Found] | OSError] = []
+
+    def ask() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:  # a name that cannot be written as one in DNS
+            found.append(error if isinstance(error, OSError) else OSError(errno.EINVAL, "no such name"))
+        finally:
+            _looking_up.remove(host)
+            done.release()
+
+    _looking_up.append(host)
+    try:
+        start_new_thread(ask, ())
+    except RuntimeError:
+        _looking_up.remove(host)
+        raise OSError(errno.EAGAIN, "no thread can be started to look up the name") from None
+    while not done.acquire(timeout=max(0.0, min(CONNECT_NAP, until - time.monotonic()))):
+        check_wanted(until, still, ["the name is still being looked up"])
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]
+
+
+def in_turn(found: Sequence[Found]) -> list[Found]:
+    """Addresses in the resolver's order, but families in turn: where one does not work at all, the other comes second
+    (RFC 8305, section 4).
+    """
+    first = [each for each in found if each[0] == found[0][0]]
+    others = [each for each in found if each[0] != found[0][0]]
+    order: list[Found] = []
+    for n in range(max(len(first), len(others))):
+        order += first[n : n + 1] + others[n : n + 1]
+    return order
+
+
+def connect_first(found: list[Found], until: float, still: Callable[[], bool]) -> socket.socket:
+    """A socket connected to whichever address answers first; each begins ``NEXT_ADDRESS`` after the one before, or as
+    soon as that has failed. Raises ``OSError`` that says what came of each.
+    """
+    trying: dict[int, tuple[socket.socket, str]] = {}
+    said: list[str] = []
+    failures: list[OSError] = []
+    left, next_at = list(found), 0.0
+    try:
+        while True:
+            now = time.monotonic()
+            check_wanted(until, still, said + [f"{host}: no answer" for _, host in trying.values()])
+            if left and (now >= next_at or not trying):
+                family, kind, protocol, _, where = left.pop(0)
+                next_at = now + NEXT_ADDRESS
+                sock = socket.socket(family, kind, protocol)
+                trying[sock.fileno()] = sock, str(where[0])
+                sock.setblocking(False)
+                code = sock.connect_ex(where)
+                if code == errno.EINPROGRESS:
+                    continue
+                ready = [(sock.fileno(), code)]
+            else:
+                poller = poll()
+                for descriptor in trying:
+                    poller.register(descriptor, POLLOUT)
+                wait = min(until - now, next_at - now if left else CONNECT_NAP, CONNECT_NAP)
+                ready = [(each, -1) for each, _ in poller.poll(max(1.0, wait * 1000.0))]
+            for descriptor, code in ready:
+                sock, host = trying.pop(descriptor)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if code < 0 else code
+                if code == 0:
+                    return sock
+                sock.close()
+                said.append(f"{host}: {os.strerror(code).lower()}")
+                failures.append(OSError(code, os.strerror(code)))
+                next_at = 0.0
+            if not left and not trying:
+                raise failures_of(failures, said)
+    finally:
+        for sock, _ in trying.values():
+            sock.close()
+
+
+def failures_of(failures: list[OSError], said: list[str]) -> OSError:
+    """One error for all addresses: the only one's own, or one that says what came of each."""
+    error = failures[-1]
+    return error if len(failures) == 1 else OSError(error.errno, "; ".join(said))
+
+
+def check_wanted(until: float, still: Callable[[], bool], said: list[str]) -> None:
+    """Raise ``TimeoutError`` that says what came of it so far, or ``InterruptedError``."""
+    if not still():
+        raise InterruptedError
+    if time.monotonic() >= until:
+        raise TimeoutError(errno.ETIMEDOUT, "; ".join(said))
 
 
 def tune_tcp(sock: socket.socket) -> None:
@@ -59,7 +196,8 @@ def tune_tcp(sock: socket.socket) -> None:
 def explain(error: OSError, address: Address) -> str:
     """Why a connection could not be made, and what to look at."""
     if isinstance(error, TimeoutError):
-        return "no answer in time; is the address right, and does a firewall drop packets?"
+        what = f" ({error.strerror})" if error.strerror else ""
+        return f"no answer in time{what}; is the address right, and does a firewall drop packets?"
     reason = error.strerror or str(error)
     if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
         return f"{reason.lower()}; is the server running and listening on {address}?"
