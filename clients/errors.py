@@ -15,6 +15,7 @@ Every one of them is a :class:`TensorwireError` with the same attributes. Not he
 from __future__ import annotations
 
 from ..protocol import Status
+from ..protocol.masking import masked
 
 DETAIL_CAP = 1024
 """Characters of a peer's text that are kept: more helps nobody and may flood a log."""
@@ -48,7 +49,7 @@ class TensorwireError(Exception):
         not_started: bool = False,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(masked(message))
         if status is not None:
             self.status = status
         self.request_id = request_id

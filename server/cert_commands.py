@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ..protocol.masking import masked
+
 DAYS = 30
 """Days that the certificates hold: enough to try, too few to be forgotten in production."""
 
@@ -73,7 +75,7 @@ def dev(out: Path, hosts: tuple[str, ...], client: str) -> None:
             _write(out / name, content)
     except OSError as error:
         raise click.ClickException(f"{error.filename!r}: {error.strerror}") from None
-    click.echo(_advice(out, client))
+    click.echo(masked(_advice(out, client)))
 
 
 def make_files(hosts: Sequence[str] = (), client: str = "client") -> dict[str, bytes]:

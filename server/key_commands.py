@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..protocol.masking import masked
 from . import key_edits
 from .key_file import (
     ACTIVE,
@@ -135,7 +136,7 @@ def list_command(file: Path) -> None:
 
     found = read_keys(file)
     if not found:
-        click.echo(f"{file} has no key; make one with: tensorwire keys new --principal NAME {file}")
+        click.echo(f"{masked(str(file))} has no key; make one with: tensorwire keys new --principal NAME {file}")
         return
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("id", "principal", "models", "calls/s", "valid (UTC)", "state"):
@@ -201,7 +202,8 @@ def revoke(key_id: str, file: Path) -> None:
       tensorwire keys revoke bidder-3f9c0a
     """  # noqa: D301
     key_edits.remove(file, key_id)
-    click.echo(f"Key {key_id} is gone from {file}; servers that use the file close its connections within a second.")
+    where = masked(str(file))
+    click.echo(f"Key {key_id} is gone from {where}; servers that use the file close its connections within a second.")
 
 
 # ---- parts ----

@@ -19,6 +19,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from ..protocol.masking import masked
+
 SECRET_BYTES: Final = 32
 FILE_BYTES: Final = 4 << 20
 """Most bytes of a key file: twenty thousand keys. It is read whole, on the loop: 0.15 s for each thousand of them."""
@@ -40,7 +42,10 @@ _FIELDS: Final = ("id", "secret", "principal", "models", "not_before", "not_afte
 
 
 class KeyFileError(Exception):
-    """The key file cannot be used: what is wrong, and what to do."""
+    """The key file cannot be used: what is wrong, and what to do. A key given for its path is not shown."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 @dataclass(frozen=True, slots=True)

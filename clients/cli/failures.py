@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import click
 
+from ...protocol.masking import masked
 from ..errors import (
     AuthenticationError,
     BadReply,
@@ -57,7 +58,7 @@ class Failure(click.ClickException):
     """An error that ends the command: ``message`` on one line, ``exit_code`` to the shell."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
-        super().__init__(message)
+        super().__init__(masked(message))
         self.exit_code = int(exit_code)  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: IO[Any] | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ... import __version__
+from ...protocol.masking import masked
 from ..errors import TensorwireError
 from .failures import EXIT_CODE_HELP, ExitCode, Failure, failure_of
 
@@ -131,6 +132,9 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             raise _usage_failure(error) from error
+        except click.ClickException as error:
+            error.message = masked(error.message)  # type: ignore[misc]  # its own class is to show it
+            raise
         except TensorwireError as error:
             raise failure_of(error, os.environ.get("TENSORWIRE_URL", "")) from error
         except BrokenPipeError:
