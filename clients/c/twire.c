@@ -3706,37 +3706,71 @@ uint64_t twire_connection_id(const twire_client *client) { return client ? twire
 
 /* ---------------------------------------------------------------------------------------------- connecting (SPEC 19.6) */
 
-/* Wait for a connection under way. */
-static int finish_connect(int fd, uint64_t until) {
-  struct pollfd p = {fd, POLLOUT, 0};
-  int error = 0;
-  socklen_t size = sizeof error;
-  for (;;) {
-    uint64_t now = twire_now(), left = until > now ? (until - now + 999999) / 1000000 : 0;
-    int n = poll(&p, 1, !until ? -1 : left > INT_MAX ? INT_MAX : (int)left);
-    if (n > 0) break;
-    if (n == 0 || errno != EINTR) return n == 0 ? ETIMEDOUT : errno;
-  }
-  return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) ? errno : error;
+#define ADDRESSES 16u             /* of one name, under way at once */
+#define NEXT_ADDRESS 250000000u   /* ns that one address has before the next is tried too (RFC 8305, 5) */
+
+/* A socket whose connect is under way or done, or -1 and errno. */
+static int begin_connect(const struct sockaddr *address, socklen_t size) {
+  int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), error;
+  if (fd < 0 || connect(fd, address, size) == 0 || errno == EINPROGRESS || errno == EINTR) return fd;
+  error = errno;
+  close(fd);
+  errno = error;
+  return -1;
 }
 
-/* A connected socket, or -1 and errno. */
-static int open_socket(const struct sockaddr *address, socklen_t size, uint64_t until) {
-  int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), error = 0, one = 1;
-  int lowat = (int)OUTPUT_BYTES;
-  if (fd < 0) return -1;
-  if (connect(fd, address, size) < 0) error = errno == EINPROGRESS || errno == EINTR ? finish_connect(fd, until) : errno;
+/* 0, or why it is not connected. */
+static int finish_connect(int fd) {
+  int error = 0, one = 1, lowat = (int)OUTPUT_BYTES;
+  socklen_t size = sizeof error;
+  if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size)) return errno;
   if (!error && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) < 0) error = errno; /* recv sleeps; writes say DONTWAIT */
-  if (error) {
-    close(fd);
-    errno = error;
-    return -1;
+  if (error) return error;
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* refused by a Unix socket, which needs none of it */
+  (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat); /* little unsent in the kernel (SPEC 7.10) */
+  return 0;
+}
+
+/* Sleep until one of the connects under way is done, or until `wake`; 0 = never. */
+static void wait_connects(struct pollfd *tries, size_t count, uint64_t wake) {
+  uint64_t now = twire_now(), left = wake > now ? (wake - now + 999999) / 1000000 : 0;
+  for (size_t i = 0; i < count; i++) tries[i].revents = 0; /* poll leaves them as they are when it fails */
+  (void)poll(tries, (nfds_t)count, !wake ? -1 : left > INT_MAX ? INT_MAX : (int)left);
+}
+
+/* The first address that answers: the next is tried beside the last once that has failed or been silent for a while. A connected
+ * socket, or -1 and errno. */
+static int open_socket(const struct addrinfo *next, uint64_t until) {
+  struct pollfd tries[ADDRESSES];
+  size_t count = 0;
+  uint64_t due = 0; /* when the next one is tried */
+  int error = ETIMEDOUT, fd = -1;
+  while (fd < 0 && (count || next)) {
+    uint64_t now = twire_now(), wake = until;
+    if (until && now >= until) {
+      error = ETIMEDOUT;
+      break;
+    }
+    if (next && count < ADDRESSES && (now >= due || count == 0)) {
+      int begun = begin_connect(next->ai_addr, next->ai_addrlen);
+      if (begun < 0) error = errno;
+      else tries[count++] = (struct pollfd){begun, POLLOUT, 0}, due = now + NEXT_ADDRESS;
+      next = next->ai_next;
+      continue;
+    }
+    if (next && count < ADDRESSES && (!wake || due < wake)) wake = due;
+    wait_connects(tries, count, wake);
+    for (size_t i = 0; i < count && fd < 0;) {
+      if (!tries[i].revents && ++i) continue;
+      int wrong = finish_connect(tries[i].fd);
+      if (wrong) close(tries[i].fd), error = wrong, due = 0;
+      else fd = tries[i].fd;
+      tries[i] = tries[--count];
+    }
   }
-  if (address->sa_family != AF_UNIX) {
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &lowat, sizeof lowat); /* little unsent in the kernel (SPEC 7.10) */
-  }
+  while (count) close(tries[--count].fd);
+  errno = error;
   return fd;
 }
 
@@ -3747,7 +3781,8 @@ static int dial_unix(const char *url, const char *path, uint64_t until, int *fd)
     return say(TWIRE_E_ADDRESS, "'%s': expected tw+unix:///path, with a path of at most %zu bytes", url,
                sizeof address.sun_path - 1);
   memcpy(address.sun_path, path, strlen(path));
-  *fd = open_socket((struct sockaddr *)&address, sizeof address, until);
+  const struct addrinfo only = {.ai_addr = (struct sockaddr *)&address, .ai_addrlen = sizeof address};
+  *fd = open_socket(&only, until);
   return *fd >= 0 ? TWIRE_OK : say(TWIRE_E_SYSTEM, "cannot connect to %s: %s. Does the server run?", url, strerror(errno));
 }
 
@@ -3784,9 +3819,7 @@ static int dial_tcp(const char *url, const char *rest, uint64_t until, int *fd) 
   hints.ai_socktype = SOCK_STREAM;
   int error = getaddrinfo(host, port, &hints, &found);
   if (error) return say(TWIRE_E_ADDRESS, "'%s': %s", url, gai_strerror(error));
-  errno = ETIMEDOUT;
-  *fd = -1;
-  for (struct addrinfo *a = found; a && *fd < 0; a = a->ai_next) *fd = open_socket(a->ai_addr, a->ai_addrlen, until);
+  *fd = open_socket(found, until);
   error = errno;
   freeaddrinfo(found);
   return *fd >= 0 ? TWIRE_OK : say(TWIRE_E_SYSTEM, "cannot connect to %s: %s. Does the server run?", url, strerror(error));

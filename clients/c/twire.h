@@ -256,7 +256,7 @@ typedef struct twire_options {
   uint64_t max_message;      /* largest body that this side will receive; 65,536 or more; default 2^40 */
   uint32_t chunk;            /* largest chunk body to receive, 16,384 to 1,048,576; default 262,144 */
   uint32_t receive_buffer;   /* bytes of the receive buffer; default and least 262,144 */
-  uint64_t connect_timeout;  /* for connecting and the handshake; default 5 s */
+  uint64_t connect_timeout;  /* for connecting and the handshake; default 5 s. The look-up of a name takes what the system lets it */
   uint64_t timeout;          /* deadline of every call that names none; default none */
   uint64_t spin;             /* wait for replies without sleeping for so long first: buys latency with a core */
   twire_allocator allocator; /* for large bodies that are received */
@@ -489,7 +489,8 @@ typedef struct twire_call_options {
 } twire_call_options;
 
 /*
- * Connect: "tw://host:port" (port 7411 if missing) or "tw+unix:///path". Blocks until the handshake is done. Errors:
+ * Connect: "tw://host:port" (port 7411 if missing) or "tw+unix:///path". Blocks until the handshake is done. Of a name with
+ * several addresses the next is tried too when one has been silent for 250 ms (RFC 8305). Errors:
  * TWIRE_E_ADDRESS, TWIRE_E_SYSTEM, TWIRE_E_REFUSED, TWIRE_E_AUTH, TWIRE_E_PROTOCOL, TWIRE_DEADLINE_EXCEEDED,
  * TWIRE_E_MEMORY, TWIRE_E_ARGUMENT; the text is twire_connect_error(). Never tries a second version or transport (SPEC 9.9).
  */

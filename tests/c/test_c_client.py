@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -389,6 +390,50 @@ def test_whoever_is_no_server_of_ours_gives_one_helpful_error(
     assert failure.startswith(f"failed {code}")
     assert "\x1b" not in failure
     assert all(word in failure for word in words), failure
+
+
+@contextlib.contextmanager
+def silent_address(port: int) -> Iterator[None]:
+    """127.0.0.2 with this port answers no SYN: a listener whose queue is full."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        yield
+
+
+@pytest.mark.parametrize("names", ["127.0.0.2,127.0.0.1", "127.0.0.3,127.0.0.2,127.0.0.3,127.0.0.1"])
+def test_an_address_that_is_silent_or_refuses_costs_the_next_one_little(
+    programs: Path, server: ServerProcess, names: str
+) -> None:
+    """127.0.0.2 is silent, 127.0.0.3 refuses: with a minute for it, the good one is reached within half of that."""
+    port = server.address[1]
+    with silent_address(port):
+        began = time.monotonic()
+        done = subprocess.run(
+            [str(programs / "call")],
+            input=f"connect tw://{names}:{port} 60000\nmodel echo x float32 1,4\ninfer 60000 0\n",
+            env={**os.environ, "LD_PRELOAD": str(programs / "addresses.so")},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert time.monotonic() - began < 30
+    assert done.stdout.splitlines() == ["connected", ".", ".", "reply OK 0 1 1 ", "."]
+
+
+def test_a_name_without_an_address_that_answers_fails_in_time(programs: Path, server: ServerProcess) -> None:
+    port = server.address[1]
+    with silent_address(port):
+        done = subprocess.run(
+            [str(programs / "call")], input=f"connect tw://127.0.0.2,127.0.0.3,127.0.0.2:{port} 600\n",
+            env={**os.environ, "LD_PRELOAD": str(programs / "addresses.so")},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.stdout.startswith("failed E_SYSTEM cannot connect to tw://127.0.0.2")
+    assert "timed out" in done.stdout
 
 
 @pytest.mark.parametrize(
