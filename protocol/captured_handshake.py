@@ -29,6 +29,7 @@ from .splitter import Piece
 SecretFor = Callable[[bytes], bytes | None]
 
 NOT_CHECKED: Final = "not checked"
+NOT_CAPTURED: Final = "not checked: the handshake was not captured"
 GOOD: Final = "good"
 BAD: Final = "bad"
 
@@ -38,10 +39,11 @@ _NO_PROOF: Final = bytes(PROOF_SIZE)
 class Handshake:
     """What both directions of a connection have said so far, shared by their splitters.
 
-    epoch: how many prefaces were seen; each begins anew. mac: what WELCOME chose, "" before it and for none.
+    epoch: how many prefaces were seen; each begins anew. mac: what WELCOME chose, "" before it and for none. plain: it
+    chose none.
     """
 
-    __slots__ = ("_client_nonce", "_hello", "_key_id", "_keys", "_secret_for", "epoch", "mac")
+    __slots__ = ("_client_nonce", "_hello", "_key_id", "_keys", "_secret_for", "epoch", "mac", "plain")
 
     def __init__(self, secret_for: SecretFor | None = None) -> None:
         self._secret_for = secret_for
@@ -52,6 +54,7 @@ class Handshake:
         """A preface: the connection begins."""
         self.epoch += 1
         self.mac = ""
+        self.plain = False
         self._hello = self._client_nonce = self._key_id = b""
         self._keys: KeySchedule | None = None
 
@@ -78,6 +81,7 @@ class Handshake:
         welcome = parse_welcome(piece.meta)
         name = MAC_NAMES.get(welcome.mac, "none")
         self.mac = "" if name == "none" else name
+        self.plain = not self.mac
         label = SERVER_RECORD if self.mac else b""
         if not welcome.proof:
             return "", label
@@ -105,4 +109,4 @@ class Handshake:
         return make_mac(self.mac, self._keys.key(label))
 
 
-__all__ = ["BAD", "GOOD", "NOT_CHECKED", "Handshake", "SecretFor"]
+__all__ = ["BAD", "GOOD", "NOT_CAPTURED", "NOT_CHECKED", "Handshake", "SecretFor"]

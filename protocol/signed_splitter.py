@@ -9,46 +9,52 @@ from __future__ import annotations
 from hmac import compare_digest
 from typing import Final
 
-from .captured_handshake import BAD, GOOD, NOT_CHECKED, Handshake
-from .header import HEADER, HEADER_SIZE, Header
+from .captured_handshake import BAD, GOOD, NOT_CAPTURED, NOT_CHECKED, Handshake
+from .header import HEADER, HEADER_SIZE, FrameType
 from .limits import INLINE_BODY, MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
 from .records import Buffer
+from .resync import CREDIT, CREDIT_PER, Resync
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
-from .splitter import Piece, Record, Splitter, header_problem
+from .splitter import Piece, Record, Splitter
 
 _PREFIX: Final = 4
 _HEAD: Final = _PREFIX + HEADER_SIZE
 _BATCH: Final = 65536
 _LARGEST: Final = HEADER_SIZE + MAX_EXTENSION + MAX_METADATA + INLINE_BODY  # bytes of a frame that is no chunk
 _MOST: Final = HEADER_SIZE + MAX_CHUNK
+_PART: Final = 16384  # bytes that are searched at a time
+_HANDSHAKE: Final = {FrameType.HELLO, FrameType.WELCOME, FrameType.AUTH}
+_CROSSES: Final = "FRAME: a frame does not end where its record ends"
 
 
 class SignedSplitter:
     """Takes the bytes of one direction in order and gives the pieces they make: of a record its frames, then itself.
 
-    The pieces of a record come when its tag has come. Framing that is lost is found again as in `Splitter`; tags cannot
-    be checked from there on, since nobody knows how many records went by.
+    The pieces of a record come when its tag has come. Framing that is lost is found again (`Resync`); tags cannot be
+    checked from there on, since nobody knows how many records went by. `lost`: why the bytes begin in the middle.
     """
 
     __slots__ = (
-        "_counter", "_epoch", "_frames", "_handshake", "_head", "_held", "_left", "_lost", "_lost_start", "_mac",
-        "_nbytes", "_reason", "_running", "_signed", "_text",
+        "_counter", "_credit", "_epoch", "_frames", "_guessed", "_handshake", "_head", "_held", "_left", "_mac",
+        "_nbytes", "_running", "_seek", "_signed", "_text",
     )  # fmt: skip
 
     def __init__(self, handshake: Handshake, lost: str = "") -> None:
         self._handshake = handshake
         self._epoch = handshake.epoch
-        self._start(lost)
+        self._credit = CREDIT
+        self._start()
+        if lost:
+            self._lose(lost)
 
-    def _start(self, lost: str = "") -> None:
+    def _start(self) -> None:
         """Bytes are frames."""
-        self._frames = Splitter(lost)
-        self._signed = False
+        self._frames = Splitter()
+        self._signed = False  # bytes are records
+        self._guessed = False  # which is known by their looks alone
         self._mac: Mac | None = None
         self._counter: int | None = 0  # None: not known
-        self._reason = ""
-        self._lost = 0
-        self._lost_start = b""
+        self._seek: Resync | None = None  # while framing is lost
         self._next_record()
 
     def _next_record(self) -> None:
@@ -64,48 +70,92 @@ class SignedSplitter:
         """The pieces that these bytes complete. They follow all earlier ones, and a write may have begun here."""
         pieces: list[Piece] = []
         view = memoryview(data)
+        if self._seek is not None:
+            self._seek.credit += max(len(view) // CREDIT_PER, 1)
+        else:
+            self._credit += max(len(view) // CREDIT_PER, 1)
         if self._epoch != self._handshake.epoch:
             pieces += self.finish()
             self._epoch = self._handshake.epoch
             self._start()
-        if self._reason and not self._found_again(view, pieces):
-            self._lose(view)
-            return pieces
-        while view:
-            if self._signed:
-                view = view[self._take(view, pieces) :]
-                if self._reason:
-                    self._lose(view)
-                    break
-            else:
-                view = view[self._frames.feed_until(view, pieces, self._see) :]
+        self._read(view, pieces, run=True)
         return pieces
 
     def skip(self, count: int) -> list[Piece]:
         """The next `count` bytes are not in the capture."""
-        if not self._signed:
-            return self._frames.skip(count)
-        if self._reason:
-            self._lost += count
-            return []
-        if 0 < count <= self._left:  # a record can be followed across a gap; its tag cannot be checked
-            self._held += self._frames.skip(count)
+        pieces: list[Piece] = []
+        self._end_search(pieces)
+        if self._seek is not None:
+            self._seek.skip(count)
+        elif not self._signed:
+            behind = self._frames.skip(count, pieces)
+            if behind:
+                self._lose(self._frames.broken, self._frames.head, behind)
+        elif 0 < count <= self._left:  # a record can be followed across a gap; its tag cannot be checked
+            self._frames.skip(count, self._held)
             self._left -= count
             self._cannot_check()
-            return []
-        pieces = self._cut_record()
-        self._reason = f"{count} bytes are missing in the capture"
-        self._lost = count
+        else:
+            pieces += self._cut_record()
+            self._lose(f"{count} bytes are missing in the capture", b"", count)
         return pieces
 
     def finish(self) -> list[Piece]:
         """No more bytes come: what is unfinished."""
-        if not self._signed:
-            return self._frames.finish()
-        pieces = self._cut_record()
-        if self._lost:
-            self._report_lost(pieces)
+        pieces: list[Piece] = []
+        self._end_search(pieces)
+        if self._seek is not None:
+            if self._seek.lost:
+                self._report_lost(self._seek, pieces)
+        elif self._signed:
+            pieces += self._cut_record()
+        else:
+            pieces += self._frames.finish()
         return pieces
+
+    def _read(self, view: memoryview, pieces: list[Piece], *, run: bool = False) -> None:
+        """Use all of `view`. `run`: a write may have begun with it."""
+        todo = [view]
+        while todo:
+            view = todo.pop()
+            while view:
+                if self._seek is not None:  # by parts: what was found is read before more is copied
+                    part, view = view[:_PART], view[_PART:]
+                    rest = self._seek.feed(part, run=run)
+                    run = False
+                    if rest is not None:
+                        self._found(self._seek, pieces)
+                        todo.append(view)
+                        view = memoryview(rest)
+                elif self._signed:
+                    view = view[self._take(view, pieces) :]
+                else:
+                    view = view[self._take_frame(view, pieces) :]
+                    if self._frames.broken:
+                        todo.append(view)
+                        view = memoryview(self._frames.head)
+                        self._lose(self._frames.broken)
+
+    def _end_search(self, pieces: list[Piece]) -> None:
+        """No more bytes follow the last ones: what is found in them."""
+        while self._seek is not None:
+            rest = self._seek.finish()
+            if rest is None:
+                break
+            self._found(self._seek, pieces)
+            self._read(memoryview(rest), pieces)
+
+    def _take_frame(self, view: memoryview, pieces: list[Piece]) -> int:
+        """Use bytes of `view` as far as the end of the next preface or handshake frame; how many."""
+        frames, at = self._frames, 0
+        while at < len(view) and not frames.broken:
+            head, count = frames.head, len(pieces)
+            used = frames.take(view[at:], pieces)
+            part, at = view[at : at + used], at + used
+            if len(pieces) > count and (pieces[-1].header is None or pieces[-1].header[1] in _HANDSHAKE):
+                pieces[-1] = self._see(pieces[-1], head + bytes(part))
+                break
+        return at
 
     # ---- frames before the seal ----
 
@@ -115,6 +165,7 @@ class SignedSplitter:
             if piece.body == PREFACE and not piece.problem:
                 self._handshake.begin()
                 self._epoch = self._handshake.epoch
+                self._frames.strict = False
             return piece
         check, label = self._handshake.see(piece, frame)
         if label:
@@ -129,7 +180,7 @@ class SignedSplitter:
         """Use bytes of `view` for the record that arrives; how many."""
         if self._left:
             part = view[: self._left]
-            self._held += self._frames.feed(part)
+            self._frames.feed(part, self._held)
             self._left -= len(part)
             self._cover(part)
             return len(part)
@@ -154,8 +205,7 @@ class SignedSplitter:
         if not HEADER_SIZE <= nbytes <= _MOST:
             code = "FRAME" if nbytes < HEADER_SIZE else "TOO_LARGE"
             pieces += self._cut_record()
-            self._reason = f"{code}: a record of {nbytes} bytes"
-            self._lost, self._lost_start = _PREFIX, nbytes.to_bytes(_PREFIX, "little")
+            self._lose(f"{code}: a record of {nbytes} bytes", nbytes.to_bytes(_PREFIX, "little"))
             return
         self._nbytes = self._left = nbytes
         self._text = self._head if self._mac is not None else None
@@ -187,15 +237,19 @@ class SignedSplitter:
         self._running = None
 
     def _end_record(self, pieces: list[Piece]) -> None:
-        tag, check = bytes(self._head), NOT_CHECKED
+        tag, check = bytes(self._head), NOT_CAPTURED if self._guessed else NOT_CHECKED
         if self._running is not None:
             check = GOOD if compare_digest(self._running.finish(), tag) else BAD
         elif self._text is not None and self._mac is not None:
             check = GOOD if compare_digest(self._mac.tag(bytes(self._text), ()), tag) else BAD
         problem = ""
         for piece in self._frames.finish():
-            problem = "FRAME: a frame does not end where its record ends"
+            problem = _CROSSES
             self._held.append(piece._replace(cut=True))
+        if self._frames.broken:
+            problem = self._frames.broken if self._frames.gap else _CROSSES
+            self._held.append(Piece(None, body=self._frames.head, problem=self._frames.broken, cut=True))
+            self._frames = Splitter()
         first = next((piece.header for piece in self._held if piece.header is not None), None)
         if not problem and self._nbytes > _BATCH and first is not None and first[0] != self._nbytes - HEADER_SIZE:
             problem = f"TOO_LARGE: several frames in a record of {self._nbytes} bytes"
@@ -219,30 +273,29 @@ class SignedSplitter:
 
     # ---- framing lost and found ----
 
-    def _lose(self, view: memoryview) -> None:
-        if not self._lost_start:
-            self._lost_start = bytes(view[:HEADER_SIZE])
-        self._lost += len(view)
+    def _lose(self, reason: str, start: bytes = b"", count: int = 0) -> None:
+        """Framing is lost with `start`, and `count` bytes that are not there; what follows is searched."""
+        seek = Resync(reason, frames=not self._signed, records=not self._handshake.plain, credit=self._credit)
+        seek.lost, seek.lost_start = len(start) + count, start
+        self._seek = seek
 
-    def _found_again(self, view: memoryview, pieces: list[Piece]) -> bool:
-        if bytes(view[: len(PREFACE)]) != PREFACE and not _record_begins(view):
-            return False
-        self._report_lost(pieces)
-        return True
+    def _found(self, seek: Resync, pieces: list[Piece]) -> None:
+        """Framing holds again."""
+        self._report_lost(seek, pieces)
+        self._credit = seek.credit
+        self._seek = None
+        if seek.signed:
+            self._cut_record()
+            self._guessed = not self._handshake.mac
+            self._signed = True
+        elif not self._signed:
+            self._frames = Splitter(strict=not self._handshake.plain)
 
-    def _report_lost(self, pieces: list[Piece]) -> None:
-        text = f"{self._reason}; {self._lost} bytes could not be read as records" if self._lost else self._reason
-        pieces.append(Piece(None, body=self._lost_start, problem=text))
-        self._reason, self._lost, self._lost_start = "", 0, b""
-
-
-def _record_begins(view: memoryview) -> bool:
-    """Whether these bytes may be a record: a possible n, and a header that is right in every field and fits in it."""
-    if len(view) < _HEAD:
-        return False
-    nbytes = int.from_bytes(view[:_PREFIX], "little")
-    header: Header = HEADER.unpack_from(view, _PREFIX)
-    return HEADER_SIZE + header[0] <= nbytes <= _MOST and not header_problem(header)
+    def _report_lost(self, seek: Resync, pieces: list[Piece]) -> None:
+        text, what = seek.reason, "records" if self._signed else "frames"
+        if seek.lost:
+            text += f"; {seek.lost} bytes could not be read as {what}"
+        pieces.append(Piece(None, body=seek.lost_start, problem=text))
 
 
 __all__ = ["SignedSplitter"]

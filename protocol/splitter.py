@@ -1,12 +1,12 @@
 """One direction of a captured connection, cut into frames: what stands behind `tensorwire decode`.
 
 Here lives cutting and the checks that a header allows by itself, in bounded memory whatever the bytes say: bodies are
-counted, not kept. It takes no part in a connection, judges no stream, and knows neither files nor packets.
+counted, not kept. It takes no part in a connection, judges no stream, and knows neither files nor packets. What is done
+when framing is lost is signed_splitter.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from .errors import ErrorCode, ProtocolError
@@ -20,7 +20,6 @@ from .header import (
     HEADER_SIZE,
     OPEN,
     OPEN_FLAGS,
-    FrameType,
     Header,
     check_control,
     check_first,
@@ -28,9 +27,7 @@ from .header import (
     type_name,
 )
 from .limits import MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
-from .records import Buffer
 
-_HANDSHAKE: Final = {FrameType.HELLO, FrameType.WELCOME, FrameType.AUTH}
 BODY_START: Final = 32  # bytes of a body that are kept: the fixed bodies of control frames fit
 
 
@@ -98,67 +95,42 @@ def _framing_holds(header: Header) -> bool:
 
 
 class Splitter:
-    """Takes the bytes of one direction in order and gives the pieces they make.
+    """Takes the bytes of frames in order and gives the pieces they make.
 
-    Framing that is lost (by a header with impossible lengths, or bytes that the capture lacks) is found again where a
-    run of bytes handed to `feed` begins with a header that is right in every field: senders write whole frames.
+    broken: why nothing behind can be read, "" while it can: a header with impossible lengths, or bytes that the capture
+    lacks (then `gap` too). strict: whether a header must be right in every field, since it alone says that it is one.
     """
 
-    __slots__ = ("_body_left", "_body_start", "_head", "_header", "_lost", "_lost_start", "_missing", "_reason")
+    __slots__ = ("_body_left", "_body_start", "_head", "_header", "_missing", "broken", "gap", "strict")
 
-    def __init__(self, lost: str = "") -> None:
+    def __init__(self, *, strict: bool = False) -> None:
         self._head = bytearray()  # header, extension and metadata of the frame that arrives
         self._header: Header | None = None
         self._body_left = 0
         self._body_start = b""
         self._missing = 0
-        self._reason = lost  # why there is no framing, "" while there is
-        self._lost = 0  # bytes since then
-        self._lost_start = b""
+        self.broken = ""
+        self.gap = False
+        self.strict = strict
 
-    def feed(self, data: Buffer) -> list[Piece]:
-        """The pieces that these bytes complete. They follow all earlier ones, and a write may have begun here."""
-        pieces: list[Piece] = []
-        view = memoryview(data)
-        if self._reason and not self._found_again(view, pieces):
-            self._lose(bytes(view[:BODY_START]), len(view))
-            return pieces
-        while view:
-            view = view[self._take(view, pieces) :]
-            if self._reason:
-                self._lose(bytes(view[:BODY_START]), len(view))
-                break
-        return pieces
+    @property
+    def head(self) -> bytes:
+        """What has arrived of a frame but for its body; of a header that broke the framing all of it."""
+        return bytes(self._head)
 
-    def feed_until(self, view: memoryview, pieces: list[Piece], see: Callable[[Piece, bytes], Piece]) -> int:
-        """The same as far as the end of the next preface or handshake frame; how many bytes that took. `see` is shown
-        that piece and all its bytes, and gives what stands for it.
-        """
-        if self._reason and not self._found_again(view, pieces):
-            self._lose(bytes(view[:BODY_START]), len(view))
-            return len(view)
+    def feed(self, data: memoryview, pieces: list[Piece]) -> int:
+        """Use bytes for the frames they make, until the framing breaks; how many were used."""
         at = 0
-        while at < len(view):
-            head = bytes(self._head)
-            count = len(pieces)
-            used = self._take(view[at:], pieces)
-            if self._reason:
-                self._lose(bytes(view[at + used : at + used + BODY_START]), len(view) - at - used)
-                return len(view)
-            if len(pieces) > count and (pieces[-1].header is None or pieces[-1].header[1] in _HANDSHAKE):
-                pieces[-1] = see(pieces[-1], head + bytes(view[at : at + used]))
-                return at + used
-            at += used
+        while at < len(data) and not self.broken:
+            at += self.take(data[at:], pieces)
         return at
 
-    def skip(self, count: int) -> list[Piece]:
-        """The next `count` bytes are not in the capture."""
-        pieces: list[Piece] = []
-        if self._reason:
-            self._lost += count
-            return pieces
+    def skip(self, count: int, pieces: list[Piece]) -> int:
+        """The next `count` bytes are not in the capture: how many of them lie behind the body that arrives. A body is
+        only counted, so the frame can be followed across them; else the framing breaks.
+        """
         total = count
-        if self._body_left:  # a body is only counted: the frame can be followed across the gap
+        if self._body_left:
             inside = min(count, self._body_left)
             self._missing += inside
             self._body_left -= inside
@@ -168,21 +140,15 @@ class Splitter:
         if count:
             if self._header is not None:
                 pieces.append(self._cut())
-            self._reason = f"{total} bytes are missing in the capture"
-            self._lost = len(self._head) + count
-            self._lost_start = bytes(self._head[:BODY_START])
-            self._reset()
-        return pieces
+            self.broken, self.gap = f"{total} bytes are missing in the capture", True
+        return count
 
     def finish(self) -> list[Piece]:
         """No more bytes come: what is unfinished."""
         pieces: list[Piece] = []
-        if self._reason:
-            if self._lost:
-                self._report_lost(pieces)
-        elif self._header is not None:
+        if self._header is not None:
             pieces.append(self._cut())
-        elif self._head:
+        elif self._head and not self.broken:
             text = f"cut off: {len(self._head)} of {HEADER_SIZE} bytes of a header are in the capture"
             pieces.append(Piece(None, body=bytes(self._head), problem=text, cut=True))
         self._reset()
@@ -190,7 +156,7 @@ class Splitter:
 
     # ---- one frame ----
 
-    def _take(self, view: memoryview, pieces: list[Piece]) -> int:
+    def take(self, view: memoryview, pieces: list[Piece]) -> int:
         """Use bytes of `view` for the frame that arrives; how many."""
         if self._body_left:
             n = min(self._body_left, len(view))
@@ -224,12 +190,12 @@ class Splitter:
             self._reset()
         elif len(self._head) == HEADER_SIZE:
             header: Header = HEADER.unpack(self._head)
-            if _framing_holds(header):
+            holds = _framing_holds(header)
+            problem = "" if holds and not self.strict else header_problem(header)
+            if holds and not problem:
                 self._header = header
             else:
-                self._reason = header_problem(header) or "no header of a frame"
-                self._lost, self._lost_start = HEADER_SIZE, bytes(self._head)
-                self._reset()
+                self.broken = problem or "no header of a frame"
 
     def _measure_body(self, pieces: list[Piece]) -> None:
         header = self._header
@@ -265,26 +231,6 @@ class Splitter:
         self._header = None
         self._body_left = self._missing = 0
         self._body_start = b""
-
-    # ---- framing lost and found ----
-
-    def _lose(self, start: bytes, count: int) -> None:
-        if not self._lost_start:
-            self._lost_start = start
-        self._lost += count
-
-    def _found_again(self, view: memoryview, pieces: list[Piece]) -> bool:
-        if bytes(view[: len(PREFACE)]) != PREFACE and (
-            len(view) < HEADER_SIZE or header_problem(HEADER.unpack_from(view))
-        ):
-            return False
-        self._report_lost(pieces)
-        return True
-
-    def _report_lost(self, pieces: list[Piece]) -> None:
-        text = f"{self._reason}; {self._lost} bytes could not be read as frames" if self._lost else self._reason
-        pieces.append(Piece(None, body=self._lost_start, problem=text))
-        self._reason, self._lost, self._lost_start = "", 0, b""
 
 
 __all__ = ["BODY_START", "Piece", "Record", "Splitter", "header_problem"]

@@ -283,6 +283,14 @@ local function header_problem(h)
   return problem
 end
 
+-- Whether a header that nothing vouches for may be one: right in every field, OPEN the first of its stream and with
+-- metadata, DATA with metadata or a chunk. Zeros behind a few small numbers would else be frames.
+local function plausible(h)
+  if h.type == OPEN and (h.seq ~= 0 or h.meta_len < 8) then return false end
+  if h.type == DATA and h.meta_len < 8 and (h.meta_len > 0 or h.ext_len > 0 or h.flags == 0) then return false end
+  return not header_problem(h)
+end
+
 -- What the sender may not send, or not so (SPEC 6.1, 6.5).
 local function misplaced_problem(h, sender)
   if SENDERS[h.type] and sender ~= "" and sender ~= SENDERS[h.type] then
@@ -349,6 +357,16 @@ local function place_of(h, sender)
   return sender == "server" and has(h.flags, END_STREAM) and ALLOWED.last or ALLOWED.data
 end
 
+-- Whether an item of this type and size may follow the last one; nil if it may, else what is wrong.
+local function item_problem(kind, size, last, last_size)
+  if kind < last or (kind == last and (kind ~= 1 or last_size < 248)) then
+    return "EXTENSION: item " .. kind .. " follows " .. last
+  end
+  if not (kind == 1 and size > 0 and size % 8 == 0 or ITEM_SIZES[kind] == size) then
+    return "EXTENSION: item " .. name_of(ITEMS, kind) .. " of " .. size .. " bytes"
+  end
+end
+
 -- Items to the tree; the dims and the length of the body that they name, and the first problem. dims are nil after one.
 local function add_extension(tree, range, h, sender)
   local found = { dims = {} }
@@ -358,15 +376,10 @@ local function add_extension(tree, range, h, sender)
       return { problem = "EXTENSION: the item at " .. at .. " runs past the end" }
     end
     local kind, size = range(at, 1):uint(), range(at + 1, 1):uint()
-    if kind < last or (kind == last and (kind ~= 1 or last_size < 248)) then
-      return { problem = "EXTENSION: item " .. kind .. " follows " .. last }
-    end
     local item = tree:add(F.item, range(at, 1))
     item:set_len(2 + size)
-    local right = kind == 1 and size > 0 and size % 8 == 0 or ITEM_SIZES[kind] == size
-    if not right then
-      return { problem = "EXTENSION: item " .. name_of(ITEMS, kind) .. " of " .. size .. " bytes" }
-    end
+    local problem = item_problem(kind, size, last, last_size)
+    if problem then return { problem = problem } end
     if place and not place[kind] then found.problem = "EXTENSION: " .. ITEMS[kind] .. " may not stand here" end
     add_item(item, kind, range(at + 2, size), found)
     at, last, last_size = at + 2 + size, kind, size
@@ -759,8 +772,9 @@ end
 ---- Connections: who is who, where frames begin, and what stream a frame is of ----
 
 -- Per pair of ends a list of connections, one for each preface: the packet it begins at, client (address and port), sides
--- (where framing was lost and found, per sender), streams (opened and ended in which packet). Written in the first pass,
--- in order; read by packet number in any later one. (The field tcp.stream would tell connections apart, but has no value
+-- (where framing was lost and found, per sender), streams (opened and ended in which packet), mac and plain (what WELCOME
+-- chose), signed (the packet in which records begin, per sender), guessed (whether that is known by their looks alone),
+-- carried (bytes of a packet without framing that stand before the next one's, per sender). Written in the first pass, in order; read by packet number in any later one. (The field tcp.stream would tell connections apart, but has no value
 -- in a pass that builds no tree.)
 local connections = {}
 
@@ -779,7 +793,8 @@ local function latest(list, number)
 end
 
 local function new_connection(list, number)
-  list[#list + 1] = { number = number, sides = {}, streams = {}, mac = 0, signed = {} }
+  list[#list + 1] =
+    { number = number, sides = {}, streams = {}, mac = 0, plain = false, signed = {}, guessed = {}, carried = {} }
   return list[#list]
 end
 
@@ -811,6 +826,18 @@ local function set_sync(connection, side, pinfo, synced)
   if pinfo.visited then return end
   connection.sides[side] = connection.sides[side] or {}
   table.insert(connection.sides[side], { number = pinfo.number, synced = synced })
+end
+
+-- How many bytes at the beginning are those of a packet before, which had no framing.
+local function carried_to(connection, side, pinfo)
+  local event = latest(connection.carried[side] or {}, pinfo.number - 1)
+  return event and event.size or 0
+end
+
+local function carry(connection, side, pinfo, size)
+  if pinfo.visited then return end
+  connection.carried[side] = connection.carried[side] or {}
+  table.insert(connection.carried[side], { number = pinfo.number, size = size })
 end
 
 -- Which packets a stream was opened and ended in.
@@ -855,7 +882,10 @@ local function add_regions(tree, range, h, sender, connection)
   if h.type == HELLO or h.type == WELCOME or h.type == AUTH then
     if meta then
       problem, mac = add_entries(tree, meta, h)
-      if h.type == WELCOME then connection.mac = not problem and not header_problem(h) and MACS[mac] and mac or 0 end
+      if h.type == WELCOME then 
+        local chosen = not problem and not header_problem(h) and mac
+        connection.mac, connection.plain = chosen and MACS[chosen] and chosen or 0, chosen and not (MACS[chosen] and chosen > 0)
+      end
     elseif h.type ~= AUTH then
       problem = "HANDSHAKE: " .. TYPES[h.type] .. " without entries"
     end
@@ -895,32 +925,33 @@ end
 
 ---- All bytes of one direction ----
 
-local function add_unread(tvb, at, tree, field, info, text)
-  local item = tree:add(tensorwire, tvb(at), "Tensorwire, " .. text)
-  item:add(field, tvb(at))
+local function add_unread(tvb, at, size, tree, field, info, text)
+  local item = tree:add(tensorwire, tvb(at, size), "Tensorwire, " .. text)
+  item:add(field, tvb(at, size))
   item:add_proto_expert_info(info, text)
   return "[" .. text .. "]"
 end
 
 ---- Records (SPEC 11.2): with a MAC, from WELCOME (server) and AUTH (client) on ----
 
--- Whether a header that is right in every field, and fits in a record of a possible length, stands behind the n at `at`.
-local function record_begins(tvb, at, left)
-  if left < PREFIX + HEADER_SIZE then return false end
-  local h, n = read_header(tvb, at + PREFIX), tvb(at, PREFIX):le_uint()
-  return HEADER_SIZE + h.length <= n and n <= HEADER_SIZE + MAX_CHUNK and not header_problem(h)
+-- Whether n and the header behind it, which are there, fit each other: the frame fills the record, or others may.
+local function head_begins_record(tvb, at)
+  local n, h = tvb(at, PREFIX):le_uint(), read_header(tvb, at + PREFIX)
+  local rest = n - HEADER_SIZE - h.length
+  local alone = rest == 0 and n <= HEADER_SIZE + MAX_CHUNK
+  return (alone or (n <= INLINE_BODY and rest >= HEADER_SIZE)) and plausible(h)
 end
 
 -- Whether a tvb begins with what comes before records, in the packet in which they begin.
-local function begins_handshake(tvb, left)
+local function begins_handshake(tvb, at, left)
   if left < HEADER_SIZE then return false end
-  local h = read_header(tvb, 0)
+  local h = read_header(tvb, at)
   return (h.type == HELLO or h.type == WELCOME or h.type == AUTH) and not header_problem(h)
 end
 
 -- The frames of a record of which `size` bytes are there, then the record; words for the info column. Its tag is not
 -- checked: Wireshark has no HMAC for Lua, and no place for keys.
-local function add_record(tvb, at, size, pinfo, tree, sender, connection, words)
+local function add_record(tvb, at, size, pinfo, tree, sender, connection, guessed, words)
   local n = tvb(at, PREFIX):le_uint()
   local first, stop, problem = at + PREFIX, math.min(at + PREFIX + n, at + size), nil
   local frame_at, count = first, 0
@@ -937,15 +968,87 @@ local function add_record(tvb, at, size, pinfo, tree, sender, connection, words)
     end
     frame_at, count = frame_at + HEADER_SIZE + h.length, count + 1
   end
-  local item = tree:add(tensorwire, tvb(at, size), "Tensorwire record, MAC " .. name_of(MACS, connection.mac))
+  local mac = guessed and "not captured" or name_of(MACS, connection.mac)
+  local item = tree:add(tensorwire, tvb(at, size), "Tensorwire record, MAC " .. mac)
   item:add_le(F.record_length, tvb(at, PREFIX))
   if size == PREFIX + n + TAG then
-    item:add(F.tag, tvb(at + PREFIX + n, TAG)):append_text(" (not checked)")
-    item:add(F.tag_check, "not checked"):set_generated()
+    local check = guessed and "not checked: the handshake was not captured" or "not checked"
+    item:add(F.tag, tvb(at + PREFIX + n, TAG)):append_text(" (" .. check .. ")")
+    item:add(F.tag_check, check):set_generated()
   else
     item:add_proto_expert_info(incomplete, size .. " of " .. PREFIX + n + TAG .. " bytes were captured")
   end
   if problem then item:add_proto_expert_info(malformed, problem) end
+end
+
+---- Framing lost and found, as in protocol/resync.py: a record at any byte, a frame where a segment begins ----
+
+-- What every record's n and first header have: the bytes that cannot be anything but small.
+local CANDIDATE = "..[\0-\16]\0..[\0-\16]\0[\1-\8\11-\13\15].[\0-\63]\0" .. ("."):rep(16) .. "..[\0\1]\0.[\0-\4]\0\0"
+local WALK = 4096 -- headers behind the first of a record that are looked at for one packet: two records of the most frames
+
+local function extension_holds(range)
+  local at, last, last_size = 0, 0, 0
+  while at < range:len() do
+    if at + 2 > range:len() or at + 2 + range(at + 1, 1):uint() > range:len() then return false end
+    local kind, size = range(at, 1):uint(), range(at + 1, 1):uint()
+    if item_problem(kind, size, last, last_size) then return false end
+    at, last, last_size = at + 2 + size, kind, size
+  end
+  return true
+end
+
+-- Whether extension and metadata of the frame at `at` are what they must be, as far as they are there.
+local function content_holds(tvb, at, total, h)
+  local ext_at, meta_at = at + HEADER_SIZE, at + HEADER_SIZE + h.ext_len
+  if h.ext_len > 0 and total >= meta_at and not extension_holds(tvb(ext_at, h.ext_len)) then return false end
+  local named = (h.type == OPEN or h.type == DATA) and h.meta_len > 0 and total >= meta_at + 8
+  return not named or tvb(meta_at + 4, 4):raw() == "TWM1"
+end
+
+-- Whether the candidate at `at` is a record, nil while more bytes must come: its frames fill it, and behind its tag nothing
+-- has come yet or another record begins. A large one is judged by its head. `walk` is what is left of WALK.
+local function judge_record(tvb, at, total, walk)
+  local n = tvb(at, PREFIX):le_uint()
+  if n > INLINE_BODY then return head_begins_record(tvb, at) end
+  local pos, stop = at + PREFIX, at + PREFIX + n
+  while pos < stop do
+    if stop - pos < HEADER_SIZE then return false end
+    if pos + HEADER_SIZE > total then return nil end
+    local h = read_header(tvb, pos)
+    if pos + HEADER_SIZE + h.length > stop or not plausible(h) then return false end
+    if pos + HEADER_SIZE + h.ext_len + math.min(h.meta_len, 8) > total then return nil end
+    if not content_holds(tvb, pos, total, h) then return false end
+    if pos > at + PREFIX then
+      if walk.left == 0 then return false end
+      walk.left = walk.left - 1
+    end
+    pos = pos + HEADER_SIZE + h.length
+  end
+  local last = stop + TAG
+  if total == last then return true end
+  if total < last + PREFIX + HEADER_SIZE then return nil end
+  return head_begins_record(tvb, last)
+end
+
+-- The first place from `at` on where framing holds, and what begins there: "record", "frame", or "wait" for what may be a
+-- record. nil if there is none. `start` is where a segment begins, nil where no frame is looked for.
+local function find_framing(tvb, at, total, start, records, can_wait)
+  local raw, from, walk = tvb(at):raw(), 1, { left = WALK }
+  while true do
+    local found = records and raw:find(CANDIDATE, from)
+    local place = found and at + found - 1
+    if start and (not place or start < place) then
+      local h = total - start >= HEADER_SIZE and read_header(tvb, start)
+      if h and plausible(h) and content_holds(tvb, start, total, h) then return start, "frame" end
+      start = nil
+    end
+    if not place then return nil end
+    local verdict = judge_record(tvb, place, total, walk)
+    if verdict then return place, "record" end
+    if verdict == nil and can_wait then return place, "wait" end
+    from = found + 1
+  end
 end
 
 local function begins_preface(tvb, at, left)
@@ -963,39 +1066,47 @@ local function dissect(tvb, pinfo, tree)
   local side, total = end_of(pinfo.src, pinfo.src_port), tvb:captured_len()
   local can_wait = pinfo.can_desegment > 0 and tvb:captured_len() == tvb:reported_len()
   local synced, at, words = in_sync(connection, side, pinfo.number), 0, {}
+  local carried = synced and 0 or carried_to(connection, side, pinfo)
+  local start, left_of = carried, total - carried -- where a segment begins
   local signed = connection.signed[side]
-  local sealed = signed and (pinfo.number > signed
-    or pinfo.number == signed and not begins_preface(tvb, 0, total) and not begins_handshake(tvb, total))
+  local sealed = signed and (pinfo.number > signed or pinfo.number == signed and not connection.guessed[side]
+    and not (left_of > 0 and begins_preface(tvb, start, left_of)) and not begins_handshake(tvb, start, left_of))
   pinfo.cols.protocol:set("tensorwire")
+
+  -- What is from `at` on, and why, is lost; true if framing is found again, at a later `at`.
+  local function find_again(info, text)
+    synced = false
+    set_sync(connection, side, pinfo, false)
+    local records = not connection.plain
+    local place, what = find_framing(tvb, at, total, not sealed and start or nil, records, can_wait)
+    start = nil
+    local stop = place or total
+    if stop > math.max(at, carried) then
+      words[#words + 1] = add_unread(tvb, at, stop - at, tree, F.unread, info, text)
+    end
+    if what == "wait" then
+      more_needed(pinfo, place, DESEGMENT_ONE_MORE_SEGMENT)
+      carry(connection, side, pinfo, 0)
+    elseif not what and records and can_wait then -- a head may have begun in the last bytes
+      local size = math.min(total - at, PREFIX + HEADER_SIZE - 1)
+      more_needed(pinfo, total - size, DESEGMENT_ONE_MORE_SEGMENT)
+      carry(connection, side, pinfo, size)
+    end
+    if what ~= "record" and what ~= "frame" then return false end
+    at, synced = place, true
+    set_sync(connection, side, pinfo, true)
+    if what == "record" and not sealed then
+      sealed = true
+      if not pinfo.visited and not connection.signed[side] then
+        connection.signed[side], connection.guessed[side] = pinfo.number, connection.mac == 0
+      end
+    end
+    return true
+  end
+
   while at < total do
     local left = total - at
-    if sealed and not (begins_preface(tvb, at, left) and left >= 4) then
-      if left < PREFIX and synced and can_wait then
-        more_needed(pinfo, at, DESEGMENT_ONE_MORE_SEGMENT)
-        break
-      end
-      local n = left >= PREFIX and tvb(at, PREFIX):le_uint() or 0
-      if not synced and not record_begins(tvb, at, left) then
-        words[#words + 1] = add_unread(tvb, at, tree, F.unread, incomplete, "no record begins here")
-        break
-      elseif left < PREFIX then
-        words[#words + 1] = add_unread(tvb, at, tree, F.unread, incomplete, "a record cut off")
-        break
-      elseif n < HEADER_SIZE or n > HEADER_SIZE + MAX_CHUNK then
-        set_sync(connection, side, pinfo, false)
-        words[#words + 1] = add_unread(tvb, at, tree, F.unread, malformed, "a record of " .. n .. " bytes")
-        break
-      end
-      if not synced then set_sync(connection, side, pinfo, true) end
-      synced = true
-      local size = PREFIX + n + TAG
-      if left < size and can_wait then
-        more_needed(pinfo, at, size - left)
-        break
-      end
-      add_record(tvb, at, math.min(size, left), pinfo, tree, sender_of(connection, pinfo), connection, words)
-      at = at + size
-    elseif begins_preface(tvb, at, left) and (left >= #PREFACE or can_wait) and (left >= 4 or synced) then
+    if begins_preface(tvb, at, left) and (left >= #PREFACE or can_wait) and left >= (sealed and 4 or synced and 1 or 4) then
       if left < #PREFACE then return more_needed(pinfo, at, #PREFACE - left) end
       sealed = false
       if not pinfo.visited then
@@ -1007,36 +1118,54 @@ local function dissect(tvb, pinfo, tree)
       tree:add(tensorwire, tvb(at, #PREFACE), "Tensorwire preface"):add(F.preface, tvb(at, #PREFACE))
       words[#words + 1] = "PREFACE"
       at = at + #PREFACE
-    elseif left < HEADER_SIZE then
-      if synced and can_wait then
-        more_needed(pinfo, at, DESEGMENT_ONE_MORE_SEGMENT)
+    elseif not synced then
+      if not find_again(incomplete, sealed and "no record begins here" or "no frame begins here") then break end
+    elseif sealed then
+      if left < PREFIX then
+        if can_wait then
+          more_needed(pinfo, at, DESEGMENT_ONE_MORE_SEGMENT)
+        else
+          words[#words + 1] = add_unread(tvb, at, left, tree, F.unread, incomplete, "a record cut off")
+        end
         break
       end
-      words[#words + 1] = add_unread(tvb, at, tree, F.unread, incomplete, "a header cut off")
+      local n = tvb(at, PREFIX):le_uint()
+      local size = PREFIX + n + TAG
+      if n < HEADER_SIZE or n > HEADER_SIZE + MAX_CHUNK then
+        if not find_again(malformed, "a record of " .. n .. " bytes") then break end
+      elseif left < size and can_wait then
+        more_needed(pinfo, at, size - left)
+        break
+      else
+        add_record(tvb, at, math.min(size, left), pinfo, tree, sender_of(connection, pinfo), connection,
+          connection.guessed[side], words)
+        at = at + size
+      end
+    elseif left < HEADER_SIZE then
+      if can_wait then
+        more_needed(pinfo, at, DESEGMENT_ONE_MORE_SEGMENT)
+      else
+        words[#words + 1] = add_unread(tvb, at, left, tree, F.unread, incomplete, "a header cut off")
+      end
       break
     else
       local h = read_header(tvb, at)
-      local problem = header_problem(h)
-      if not synced and problem then
-        words[#words + 1] = add_unread(tvb, at, tree, F.unread, incomplete, "no frame begins here")
-        break
-      elseif not framing_holds(h) then
-        set_sync(connection, side, pinfo, false)
-        words[#words + 1] = add_unread(tvb, at, tree, F.unread, malformed, problem or "no header of a frame")
-        break
-      end
-      if not synced then set_sync(connection, side, pinfo, true) end
-      synced = true
       local size = HEADER_SIZE + h.length
-      if left < size and can_wait then
+      -- Without the start of the connection nothing but a header itself says that it is one.
+      local vouched = connection.preface or connection.plain
+      local problem = (not framing_holds(h) or not vouched) and header_problem(h)
+      if problem or not framing_holds(h) then
+        if not find_again(malformed, problem or "no header of a frame") then break end
+      elseif left < size and can_wait then
         more_needed(pinfo, at, size - left)
         break
+      else
+        words[#words + 1] = add_frame(tvb, at, left, pinfo, tree, h, sender_of(connection, pinfo), connection)
+        if connection.mac ~= 0 and (h.type == WELCOME or h.type == AUTH) then
+          connection.signed[side], sealed = connection.signed[side] or pinfo.number, true
+        end
+        at = at + size
       end
-      words[#words + 1] = add_frame(tvb, at, left, pinfo, tree, h, sender_of(connection, pinfo), connection)
-      if connection.mac ~= 0 and (h.type == WELCOME or h.type == AUTH) then
-        connection.signed[side], sealed = connection.signed[side] or pinfo.number, true
-      end
-      at = at + size
     end
   end
   -- The space parts this from what the next frames that end in the same packet add.

@@ -20,9 +20,11 @@ from fuzz.strategies_frames import (
     dims,
     frame,
 )
+from tensorwire.protocol.captured_handshake import Handshake
 from tensorwire.protocol.header import HEADER as OUR_HEADER
 from tensorwire.protocol.limits import PREFACE
-from tensorwire.protocol.splitter import Piece, Splitter, header_problem
+from tensorwire.protocol.signed_splitter import SignedSplitter
+from tensorwire.protocol.splitter import Piece, header_problem
 
 CALL = frame(OPEN, 1, 1, ext=dims(2, 3), meta=b"meta", body=b"body")
 CHUNK = frame(DATA, 1, MORE, body=bytes(range(256)) * 100)
@@ -31,7 +33,7 @@ GONE = frame(END, 1, aux=5, meta=b"no such model")
 
 def pieces(*runs: bytes | int) -> list[Piece]:
     """What bytes, and numbers of bytes that are missing, give."""
-    splitter = Splitter()
+    splitter = SignedSplitter(Handshake())
     found: list[Piece] = []
     for run in runs:
         found += splitter.skip(run) if isinstance(run, int) else splitter.feed(run)
@@ -90,7 +92,7 @@ def test_bytes_missing_within_a_header_or_metadata_lose_the_framing() -> None:
 
 
 def test_a_capture_that_begins_in_the_middle_starts_at_the_first_whole_header() -> None:
-    splitter = Splitter("the start of the connection was not captured")
+    splitter = SignedSplitter(Handshake(), "the start of the connection was not captured")
     assert splitter.feed(CHUNK[500:900]) == []
     found = splitter.feed(GONE)
     assert found[0].problem == ("the start of the connection was not captured; 400 bytes could not be read as frames")
@@ -130,7 +132,7 @@ def test_a_header_is_judged_by_itself(fields: tuple[int, ...], problem: str) -> 
 
 def test_an_impossible_length_takes_no_memory_and_ends_the_framing() -> None:
     wrong = HEADER.pack(0xFFFFFFFF, DATA, 0, 0, 1, 0, 0, 0, 0, 0)
-    splitter = Splitter()
+    splitter = SignedSplitter(Handshake())
     tracemalloc.start()
     for _ in range(100):
         splitter.feed(wrong + bytes(100_000))
@@ -150,7 +152,7 @@ def test_ping_keeps_its_payload() -> None:
 
 @given(client_streams() | st.binary(max_size=300), st.lists(st.integers(1, 40), max_size=30))
 def test_property_every_byte_is_in_one_piece_however_it_is_split(data: bytes, sizes: list[int]) -> None:
-    splitter = Splitter()
+    splitter = SignedSplitter(Handshake())
     found: list[Piece] = []
     rest = data
     for size in sizes:

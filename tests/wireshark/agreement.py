@@ -19,15 +19,16 @@ from .tshark import Shown, shown
 Common = dict[str, Any]
 
 
-def by_decode(raw: bytes) -> list[Common]:
+def by_decode(raw: bytes, port: int | None = None) -> list[Common]:
     """The frames and prefaces, as decode reads them, by connection and packet."""
     found = []
-    for row in Rows(io.BytesIO(raw)):
+    for row in Rows(io.BytesIO(raw), port):
         fields = fields_of(row)
         if row.piece is not None and row.piece.cut:
             continue  # tshark shows nothing of what never became whole
         if "tag" in fields:
-            found.append({"packet": fields["packet"], "record": fields["length"], "tag": fields["tag"]})
+            tag, checked = fields["tag"], fields["tag_check"]
+            found.append({"packet": fields["packet"], "record": fields["length"], "tag": tag, "check": checked})
             continue
         if "frame" not in fields:
             continue
@@ -58,9 +59,8 @@ def by_tshark(file: Path, *options: str) -> list[Common]:
 
 def _common(item: Shown) -> Common:
     if "record.tag" in item.values:
-        assert item.one("record.check") == "not checked"
-        tag = item.one("record.tag").replace(":", "")
-        return {"packet": item.packet, "record": int(item.one("record.length")), "tag": tag}
+        tag, checked = item.one("record.tag").replace(":", ""), item.one("record.check")
+        return {"packet": item.packet, "record": int(item.one("record.length")), "tag": tag, "check": checked}
     common: Common = {"packet": item.packet, "frame": "preface" in item.values}
     if common["frame"]:
         return common

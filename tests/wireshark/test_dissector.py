@@ -15,6 +15,7 @@ from tensorwire.protocol.limits import PREFACE
 from tests.support.packets import START_US, Conversation, Packet, pcap
 from tests.support.sessions import Session, big_session, small_session
 from tests.support.vector_sessions import vector_sessions
+from tests.vectors.wire import metadata
 from tests.wireshark import generate
 from tests.wireshark import tshark as runner
 from tests.wireshark.agreement import by_decode, by_tshark
@@ -191,7 +192,7 @@ def test_a_preface_in_two_segments_is_known_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", [("-d", "tcp.port==9000,tensorwire"), ("-o", "tensorwire.port:9000")])
 def test_without_its_start_a_connection_is_read_from_the_first_frame(tmp_path: Path, option: tuple[str, str]) -> None:
-    call, answer = frame(OPEN, 5, 1, body=b"body"), frame(DATA, 5, 1, body=b"body")
+    call, answer = frame(OPEN, 5, 1, meta=metadata(), body=b"body"), frame(DATA, 5, 1, body=b"body")
     conversation = Conversation(server=("127.0.0.1", 9000)).send(True, bytes(range(100))).send(False, answer)
     file = save(tmp_path, conversation.send(True, call).send(False, answer).packets)
     assert shown(file) == []

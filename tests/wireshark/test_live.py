@@ -65,12 +65,12 @@ def test_a_live_session_is_read_frame_by_frame(tmp_path: Path) -> None:
     assert by_tshark(file, "-J", "tensorwire", "-o", "tcp.reassemble_out_of_order:TRUE") == ours
 
 
-def wait_until_quiet(file: Path) -> None:
+def wait_until_quiet(file: Path, port: int | None = None) -> None:
     """dumpcap writes in blocks: until the client's CLOSE is in the file."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         try:
-            if any(frame.get("code") == "NO_ERROR" for frame in by_decode(file.read_bytes())):
+            if any(frame.get("code") == "NO_ERROR" for frame in by_decode(file.read_bytes(), port)):
                 return
         except Exception:  # cut off: it is being written
             pass

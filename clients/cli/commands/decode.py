@@ -67,7 +67,8 @@ def command(
     tensors are never shown.
 
     Frames of a signed connection stand in records; each is shown behind its frames, with its tag, which is good, bad,
-    or not checked: that takes the key and the whole handshake.
+    or not checked: that takes the key and the whole handshake. A connection that was captured from the middle on, or
+    with gaps, is read from the next whole record on, or the next frame that begins a packet where nothing is signed.
     """
     secret_for = _secret_for(key_file)
     try:

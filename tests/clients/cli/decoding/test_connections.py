@@ -14,9 +14,10 @@ from tensorwire.clients.cli.decoding.rows import Rows
 from tensorwire.protocol.limits import PREFACE
 from tests.support.packets import ACK, ETHERNET, RST, SYN, Conversation, Packet, pcap, pcapng
 from tests.support.sessions import big_session, small_session
+from tests.vectors.wire import metadata
 
 HELLO = PREFACE + frame(1, meta=b"\x01\x00\x00\x00")
-CALL = frame(OPEN, 1, 1, body=b"body")
+CALL = frame(OPEN, 1, 1, meta=metadata(), body=b"body")
 ANSWER = frame(DATA, 1, 1, body=b"body")
 
 
@@ -179,7 +180,7 @@ def test_a_reset_is_noted() -> None:
 
 def test_an_unfinished_frame_at_the_end_of_the_file_is_told() -> None:
     found, _ = rows(Conversation().handshake().send(True, HELLO + CALL[:33]).packets)
-    assert problems(found)[-1] == "cut off: 33 of 36 bytes are in the capture"
+    assert problems(found)[-1] == f"cut off: 33 of {len(CALL)} bytes are in the capture"
     assert found[-1].packet == 4
 
 
