@@ -300,7 +300,10 @@ def test_a_model_that_closes_the_standard_descriptors_breaks_no_call(tmp_path: P
 
 def test_an_engine_that_terminates_itself_answers_first(tmp_path: Path) -> None:
     with running_server(folder(tmp_path, "process", model(CLOSES))) as server:
+        own = psutil.Process(server.process.pid)
+        before = set(own.children())
         call(server, "odd", 4.0)
+        wait(lambda: set(own.children()) - before)  # its successor
         wait(lambda: "odd/1 idle" in _ready(server))
         call(server, "odd", 0.0)
         others_answer(server)
