@@ -218,7 +218,7 @@ class CannedSocket:
 def blocking_call() -> Round:
     """The blocking client's ``infer``, all but the system calls."""
     canned = CannedSocket(ServerEnd())
-    with patch.object(blocking_dialler, "dial", lambda address, timeout: canned):
+    with patch.object(blocking_dialler, "dial", lambda address, timeout, still: canned):
         client = blocking.Client(Address("localhost", 1))
         client.wait_connected(10.0)
     client.infer("echo", SMALL)
