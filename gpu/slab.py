@@ -47,11 +47,13 @@ class Slab:
     Give it back exactly once, with `release()`; or `lease()` it and let the last dropped view do so.
     """
 
-    __slots__ = ("_order", "_pool", "nbytes", "offset", "released", "view")
+    __slots__ = ("_order", "_pool", "nbytes", "offset", "released", "room", "view")
 
     def __init__(self, pool: SlabPool, offset: int, nbytes: int, order: int, view: memoryview) -> None:
         self._pool = pool  # order: of a whole block; of a large slab the number of its pages, negative
         self._order = order
+        self.room = PAGE << order if order >= 0 else -order * PAGE
+        """Bytes of the pool that it takes."""
         self.offset = offset
         self.nbytes = nbytes
         self.view = view
@@ -84,11 +86,6 @@ class Slab:
     def _dropped(self, _owner: object) -> None:
         self._pool._leases.pop(self.offset, None)
         self.release()
-
-    @property
-    def room(self) -> int:
-        """Bytes of the pool that it takes."""
-        return PAGE << self._order if self._order >= 0 else -self._order * PAGE
 
     @property
     def plenty(self) -> bool:

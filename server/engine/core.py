@@ -144,9 +144,12 @@ class EngineCore:
         if requests:
             runs = runs_of(requests)
             self._run(requests, runs, rows, now, results)
-            executor = self._executor
-            if executor is not None and executor.inputs.lent is not None:
-                executor.inputs.take_back()
+            if self._executor is not None:
+                inputs = self._executor.inputs
+                lent = inputs.lent
+                inputs.lent = None
+                if lent is not None and not lent.is_ours():
+                    inputs.leave(lent)
         try:
             if results:
                 sink(results)

@@ -96,10 +96,12 @@ class Outputs:
             array: Any = values.get(expected.name)
             if type(array) is not _ndarray:
                 array = _as_array(expected.name, self.by_name(values)[expected.name])
-            if array.dtype is not expected.numpy and not array.dtype.isnative:
+            dtype = array.dtype
+            if dtype is not expected.numpy and not dtype.isnative:
                 array = _native(array)
+                dtype = array.dtype
             shape = array.shape
-            if shape != expected.shape or shape[0] != rows or array.dtype is not expected.numpy:
+            if shape != expected.shape or shape[0] != rows or dtype is not expected.numpy:
                 if shape != (rows, *expected.row_shape) or array.dtype != expected.numpy:
                     self._look_closer(expected, str(array.dtype), shape, rows)
                 expected.shape = shape

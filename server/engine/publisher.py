@@ -195,6 +195,9 @@ def _pieces(result: BatchResult, most: int) -> Iterator[BatchResult]:
 
 
 def _kept(requests: list[Request]) -> bool:
-    """Whether the model has kept the memory of these; then it is one request's, or one block's."""
+    """Whether the model has kept the memory of these, a lone request's; said once, the front then leaves the block."""
     block = requests[0].block
-    return block is not None and block.left is not None
+    if block is None or block.left is None:
+        return False
+    block.left = None
+    return True

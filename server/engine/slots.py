@@ -14,6 +14,7 @@ pool (1 MiB at most, unless one row is larger); `trim()` gives it back.
 
 from __future__ import annotations
 
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -104,7 +105,19 @@ class Block:
     """
 
     __slots__ = (
-        "_arrays", "_flat", "_kept", "bucket", "capacity", "left", "live", "memory", "offsets", "slab", "used", "views",
+        "_flat",
+        "_kept",
+        "_own",
+        "arrays",
+        "bucket",
+        "capacity",
+        "left",
+        "live",
+        "memory",
+        "offsets",
+        "slab",
+        "used",
+        "views",
     )  # fmt: skip
 
     def __init__(
@@ -119,8 +132,9 @@ class Block:
         self.live = 0
         self.left: list[Any] | None = None
         self.views: list[memoryview] = []
-        self._arrays: list[tuple[str, Array]] | None = None
+        self.arrays: list[tuple[str, Array]] | None = None  # see named_arrays
         self._flat: Array | None = None
+        self._own = 0  # what getrefcount says of it where nobody else has it
         self._kept: memoryview | None = None
         if bucket is not None:
             for field, offset in zip(bucket.fields, offsets, strict=True):
@@ -132,25 +146,30 @@ class Block:
 
         The base of any array made of these is `flat`.
         """
-        if self._arrays is None:
+        if self.arrays is None:
             fields = () if self.bucket is None else self.bucket.fields
-            self._arrays = [
-                (field.name, np.ndarray((self.capacity, *field.row_shape), field.dtype, self.flat, offset))
+            flat = self.flat
+            self.arrays = [
+                (field.name, np.ndarray((self.capacity, *field.row_shape), field.dtype, flat, offset))
                 for field, offset in zip(fields, self.offsets, strict=True)
             ]
-        return self._arrays
+            self._own += len(self.arrays)  # whose base it is
+        return self.arrays
 
     @property
     def flat(self) -> Array:
         """All bytes of the block, to tell whether an array lies in it."""
         if self._flat is None:
             self._flat = np.frombuffer(self.memory, np.uint8)
+            self._own = getrefcount(self._flat)
         return self._flat
 
-    @property
-    def references(self) -> int:
-        """How many references to `flat` the block has itself."""
-        return 1 if self._arrays is None else 1 + len(self._arrays)
+    def is_ours(self) -> bool:
+        """Whether nothing but the block itself refers to `flat`, and so to its memory (see ownership.py).
+
+        Weak references are not counted: those to what a model was given end with it, and nobody is given `flat`.
+        """
+        return getrefcount(self._flat) == self._own
 
     def keep(self) -> memoryview | None:
         """A view of the block that keeps its memory from being used again; None where others need it, too.
@@ -257,7 +276,7 @@ class Slots:
         if block.live:
             return
         bucket = block.bucket
-        if bucket is None or bucket.forming is not block:
+        if bucket is None or bucket.forming is not block or block.left is not None:
             self._drop(block)  # it may still be noted as the idle one, from before it was full
             return
         block.used = 0

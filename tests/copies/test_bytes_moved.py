@@ -49,12 +49,11 @@ def test_large_bodies_are_never_copied(copies: Copies, part: str, size: int) -> 
     ("part", "least", "most"),
     [
         ("client: submit {} sum", 0, 0),
-        # From the receive buffer into the batch, and from there to the model, more or less aligned.
-        ("server: {} sum", READ + 2, READ + 2.5),
+        ("server: {} sum", READ + 1, READ + 1),  # from the receive buffer into the batch
         ("client: reply to {} echo", READ + 1, READ + 1),  # from the receive buffer into memory of its own
         # And out: from the batch, whose rows are used again, with all rows of a small output, cut out of that (a slice
         # of all is the same bytes to the interpreter, a copy to compiled code), and into one write.
-        ("server: {} echo", READ + 4.8, READ + 5.9),
+        ("server: {} echo", READ + 3.8, READ + 4.9),
     ],
 )
 def test_small_bodies_are_copied_once_on_receive(copies: Copies, part: str, least: float, most: float) -> None:
