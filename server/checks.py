@@ -26,6 +26,7 @@ from .engine.neighbours import BELOW, MOST_ROWS, Found, alone_of, leak_of, look,
 from .engine.outputs import OutputError, Outputs
 from .engine.samples import Batch, ordinary
 from .engine.spec import ModelSpec, SpecError, load_spec
+from .engine.words import is_ctrl_c
 from .placement import INLINE_BELOW, choose_placement
 
 __all__ = ["check_model", "model_folders"]
@@ -111,9 +112,9 @@ class _Examination:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # what it does is told in the report
                 step()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a model may raise anything, and at its second run
+        except BaseException as error:  # a model may raise anything, and at its second run
+            if is_ctrl_c(error):
+                raise
             self._report.add(name, State.WRONG, told(error))
 
     # ---- what its file says ----
@@ -349,9 +350,9 @@ class _Examination:
             self._executor().answer(inputs)
         except OutputError as wrong:
             return str(wrong)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a model may raise anything
+        except BaseException as error:  # a model may raise anything
+            if is_ctrl_c(error):
+                raise
             return told(error)
         return ""
 

@@ -22,6 +22,7 @@ import numpy as np
 from ...codec import dtype_by_name
 from ...codec.errors import shown
 from .samples import Batch, difference, loud, not_finite, ordinary
+from .words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,11 +177,7 @@ ALONE = (
 
 def told(error: BaseException) -> str:
     """What a model raised, on one line."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an exception that cannot even be printed
-        text = "(no text)"
-    return f"{type(error).__name__[:80]}: {shown(text, 200)}"
+    return f"{type_of(error)}: {shown(text_of(error), 200)}"
 
 
 def rounding(dtype: str, device: str, largest: float) -> float:
@@ -226,9 +223,9 @@ class _Tries:
         """The answer to a batch; None where the model raised, which is no leak: its calls are then repeated alone."""
         try:
             return self._run(self._batch.of(values))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a model may raise anything
+        except BaseException as error:  # a model may raise anything
+            if is_ctrl_c(error):
+                raise
             self._found.raised = told(error)
             return None
 
