@@ -68,6 +68,11 @@ class StandardStreams:
         self.log.lines.close(timeout)
 
 
+_GIVEN: list[object] = []
+"""Streams that were sys.stdout or sys.stderr. A thread of a model may be in the middle of a print when they no longer
+are, and CPython 3.11 holds no reference to what it prints to: what goes then is memory in use."""
+
+
 @contextmanager
 def standard_streams(timeout: float) -> Iterator[StandardStreams]:
     """Take stdout and stderr over, and give them back."""
@@ -75,6 +80,7 @@ def standard_streams(timeout: float) -> Iterator[StandardStreams]:
     streams = StandardStreams()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_stream(descriptor, printed) for descriptor, printed in streams.printed.items())
+    _GIVEN.extend((sys.stdout, sys.stderr))
     try:
         yield streams
     finally:
