@@ -42,7 +42,10 @@ def main(arguments: list[str]) -> None:
 
     one_input(b"")  # what is imported on first use is imported now
     bound_address_space()
-    defaults = [f"-max_len={target.max_bytes}", "-timeout=20", "-rss_limit_mb=2048"]
+    peak = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    )  # that of whoever started us, too: a peak outlives fork and exec
+    defaults = [f"-max_len={target.max_bytes}", "-timeout=20", f"-rss_limit_mb={2048 + peak}"]
     # -merge starts this command again, through a shell.
     command = f"{sys.executable} -m fuzz.worker {name}"
     atheris.Setup([command, *defaults, *options], one_input, custom_mutator=change, internal_libfuzzer=True)
