@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -307,6 +308,7 @@ def test_a_wire_that_cannot_be_written_fails_its_calls() -> None:
         wire = client._driver._wire
         assert wire is not None
         wire.sock.shutdown(socket.SHUT_WR)
+        wire.read_at = time.monotonic() + 60  # as right behind a reply: nobody looks first whether the server has left
         with pytest.raises(tensorwire.errors.ConnectionLost, match="Broken pipe"):
             client.infer("m", {"x": X})
         np.testing.assert_array_equal(client.infer("m", {"x": X})["x"], X)

@@ -218,12 +218,15 @@ def test_anything_raised_at_its_end_is_logged(
 
 def test_a_ctrl_c_at_the_terminal_is_no_models_affair(tmp_path: Path) -> None:
     """Where Python's own handler is at work, as in a notebook, the interrupt goes to whoever pressed the keys."""
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     source = (ANYTHING % "signal.raise_signal(signal.SIGINT)").replace("import asyncio", "import signal")
     harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
     harness.submit(row(13))
-    with pytest.raises(KeyboardInterrupt):
-        harness.run()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            harness.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
