@@ -32,7 +32,7 @@ def build():
 
 @pytest.mark.parametrize("how", ["expired", "cancelled"])
 @pytest.mark.parametrize("max_batch", [1, 4])
-def test_what_ends_early_says_not_started_exactly_if_the_model_never_sees_it(
+def test_what_ends_early_says_not_started_only_if_the_model_never_sees_it(
     tmp_path: Path, how: str, max_batch: int
 ) -> None:
     models, seen = tmp_path / "models", tmp_path / "seen"
