@@ -24,7 +24,8 @@ def without_folders(text: str) -> str:
 
 def is_ctrl_c(error: BaseException) -> bool:
     """Whether this came from the terminal and not from a model: where the server runs, SIGINT raises nothing."""
-    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # Not isinstance, which asks the error for its __class__: that is the model's code, and may raise.
+    return issubclass(type(error), KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def raised(error: BaseException, limit: int) -> str:

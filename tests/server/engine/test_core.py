@@ -137,6 +137,13 @@ class NotText(Exception):
     def __str__(self):
         return 7
 
+class Classless(BaseException):
+    __class__ = property(lambda self: 1 / 0)
+
+class Silent(BaseException):
+    def __getattribute__(self, name):
+        raise Own("nothing can be had of it")
+
 class Meta(type):
     __name__ = property(lambda cls: 1 / 0)
 
@@ -164,6 +171,8 @@ RAISED = [
     ("Wordless", "model raised Wordless: '(no text)'"),
     ("Wordy", "model raised Wordy: 'words'"),
     ("NotText", "model raised NotText: '(no text)'"),
+    ("Classless('x')", "model raised Classless: 'x'"),
+    ("Silent('x')", "model raised Silent: 'x'"),
     ("Nameless('x')", "model raised Nameless: 'x'"),
     ("Odd('x')", r"model raised 'Odd\n\x1b name': 'x'"),
 ]
