@@ -229,7 +229,8 @@ def _as_array(name: str, value: Any) -> Array:
             f"mask as an output of its own"
         )
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        return array if type(value) is _ndarray else array.copy()  # what an object shows is its own memory
     except BaseException as error:  # the model's own object may raise anything
         if is_ctrl_c(error):
             raise

@@ -192,6 +192,15 @@ class Kept(torch.nn.Module, Ways):
         y = (x * 2 + 1).numpy()
         self.given.append(y)
         return torch.from_numpy(y), torch.from_numpy(y * 1)
+    def array_of_its_own(self, x):
+        array = (x * 2 + 1).numpy()
+        self.given.append(array)
+        return array, array * 1
+    def the_input_moved(self, x):
+        y = self.buffer.view(-1)[: x.numel()].view(x.shape)
+        y.copy_(x * 2 + 1)
+        x.data = y
+        return x, y * 1
     def lazy(self, x):
         return torch.complex(x, -2 * x - 1).conj().imag, (x * 2 + 1).t().contiguous().t()
     def forward(self, x):
@@ -205,6 +214,7 @@ def build():
 HARMLESS = "fresh the_same_twice a_part the_input a_part_of_the_input the_input_spoilt"
 SHARING = f"{HARMLESS} a_buffer a_part_of_what_it_keeps what_it_gave_before keep_weakly"
 KEEPING = f"{SHARING} keep in_a_thread"
+TENSORS = "numpys array_of_its_own the_input_moved lazy"
 
 
 class Script(torch.nn.Module):
@@ -298,12 +308,12 @@ def write(folder: Path) -> dict[str, bool]:
     program = torch.export.export(Exported(), (torch.ones(3, 5),), dynamic_shapes={"x": {0: rows, 1: width}})
     for engine in ("inline", "process"):
         add("numpy", "python", engine, NUMPY, f"{KEEPING} swapped backwards", warmup=True)
-        add("torch", "torch", engine, TORCH, f"{KEEPING} numpys lazy", warmup=True)
+        add("torch", "torch", engine, TORCH, f"{KEEPING} {TENSORS}", warmup=True)
         torch.jit.save(script, str(add("script", "torchscript", engine) / "model.pt"))
         torch.export.save(program, add("export", "torch_export", engine) / "model.pt2")
         onnx.save(_graph(), str(add("onnx", "onnx", engine) / "model.onnx"))
     add("numpy-lent", "python", "inline", NUMPY, f"{SHARING} swapped backwards")
-    add("torch-lent", "torch", "inline", TORCH, f"{SHARING} numpys lazy")
+    add("torch-lent", "torch", "inline", TORCH, f"{SHARING} {TENSORS}")
     add("numpy-lent", "python", "process", NUMPY, SHARING)
     add("numpy-alone", "python", "inline", NUMPY, KEEPING)
     add("torch-alone", "torch", "inline", TORCH, SHARING)

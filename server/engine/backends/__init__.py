@@ -38,7 +38,8 @@ class Backend(ABC):
 
     stager: Stager | None = None
     gives_own: bool = False
-    """Whether `run` gives arrays in memory that is provably ours (ownership.py), or in that of the inputs, only."""
+    """Whether `run` gives arrays in memory that is provably ours (ownership.py), or in that of the inputs; what is no
+    array may show any memory, and is copied."""
 
     @abstractmethod
     def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> Any:

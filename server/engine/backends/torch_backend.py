@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchBackend", "load"]
 
+Array = np.ndarray[Any, Any]
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 HEAP_KEPT = 256 << 20
 """Bytes of freed memory at the end of the heap that stay with the process."""
@@ -90,7 +92,7 @@ class TorchBackend(Backend):
             if self.stager is not None:
                 return self._call(inputs)
             tensors = {name: self._tensor(name, array) for name, array in inputs.items()}
-            return _arrays([self._eager(tensors)], 0, [*tensors.values()])
+            return _arrays([self._eager(tensors)], 0, [*inputs.values()])
 
     def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """See Backend.declared: an exported program knows its inputs; TorchScript and modules know nothing."""
@@ -134,16 +136,16 @@ class TorchBackend(Backend):
     def _eager(self, tensors: Mapping[str, Any]) -> Any:
         return self._module(*[tensors[name] for name in self._names])
 
-    def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> torch.Tensor:
+    def _tensor(self, name: str, array: Array) -> torch.Tensor:
         carried = self._carried.get(name)
         if carried is None:
             return torch.from_numpy(array)
         return torch.from_numpy(array.view(CARRIERS[array.dtype.itemsize])).view(carried)
 
 
-def _arrays(taken: list[Any], index: int, inputs: list[torch.Tensor]) -> Any:
+def _arrays(taken: list[Any], index: int, inputs: list[Array]) -> Any:
     """Tensors in whatever the module gave, taken out of `taken`, as numpy arrays: over the same memory if that is
-    provably ours, or that of `inputs`, else copied.
+    provably ours, or that of `inputs`, else copied. So are arrays that stand there instead.
     """
     raw = taken[index]
     if isinstance(raw, torch.Tensor):
@@ -158,10 +160,10 @@ def _arrays(taken: list[Any], index: int, inputs: list[torch.Tensor]) -> Any:
         values = list(raw)
         taken[index] = raw = None
         return [_arrays(values, at, inputs) for at in range(len(values))]
-    return raw
+    return raw.copy() if isinstance(raw, np.ndarray) else raw
 
 
-def _own(taken: list[Any], index: int, inputs: list[torch.Tensor]) -> None:
+def _own(taken: list[Any], index: int, inputs: list[Array]) -> None:
     """Put a copy in the place of a tensor whose memory may be somebody else's; small ones are copied later anyway."""
     if taken[index].is_conj() or taken[index].is_neg():  # lazy: what is in memory is not yet what the tensor says
         taken[index] = taken[index].resolve_conj().resolve_neg()
@@ -169,15 +171,16 @@ def _own(taken: list[Any], index: int, inputs: list[torch.Tensor]) -> None:
         taken[index] = taken[index].detach().clone(memory_format=torch.contiguous_format)
 
 
-def _lies_in(tensor: torch.Tensor, inputs: list[torch.Tensor]) -> bool:
+def _lies_in(tensor: torch.Tensor, inputs: list[Array]) -> bool:
+    """By the arrays: the tensors over them are the module's, who can make them lie elsewhere (`x.data = ...`)."""
     start = tensor.data_ptr()
-    return any(0 <= start - whole.data_ptr() <= whole.nbytes - tensor.nbytes for whole in inputs)
+    return any(0 <= start - whole.ctypes.data <= whole.nbytes - tensor.nbytes for whole in inputs)
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+def _array(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach()
     try:
-        array: np.ndarray[Any, Any] = tensor.numpy()
+        array: Array = tensor.numpy()
     except TypeError:  # a dtype numpy does not have: through an integer of the same width, to ml_dtypes' kind
         dtype = dtype_by_name(str(tensor.dtype).removeprefix("torch."))
         if dtype.numpy is None:

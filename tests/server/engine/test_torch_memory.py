@@ -130,7 +130,7 @@ def test_memory_that_somebody_else_may_write_to_is_copied(model: Model) -> None:
         first = first["y"] if isinstance(first, dict) else first[0]
     where = first.data_ptr()
     del first
-    array = one(_arrays(raw, 0, [x]))
+    array = one(_arrays(raw, 0, [x.numpy()]))
     assert (array == 2).all()
     assert array.ctypes.data != where
     if model is held_by_a_thread:
@@ -156,7 +156,7 @@ def test_memory_that_is_ours_alone_is_not_copied(model: Model) -> None:
         first = first["y"] if isinstance(first, dict) else first[0]
     where = first.data_ptr()
     del first
-    array = one(_arrays(raw, 0, [x]))
+    array = one(_arrays(raw, 0, [x.numpy()]))
     assert (array == 2).all()
     assert array.ctypes.data == where
 
@@ -252,3 +252,69 @@ def test_a_reply_read_late_is_what_forward_returned(tmp_path: Path, backend: str
     for n, requests, results in replies:
         for k, request in enumerate(requests):
             assert (outputs_of(results, request)["y"] == 2 * (n + k)).all()
+
+
+OTHERS = """
+import numpy as np
+import torch
+
+class Object:
+    def __init__(self, array):
+        self.array = array
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kept = np.zeros((64, 4096), np.float32)
+    def forward(self, x):
+        mine = self.kept[: len(x)]
+        np.multiply(x.numpy(), 2, out=mine)
+        return self.way(x, mine)
+    def way(self, x, mine):
+        {way}
+
+def build():
+    return Model()
+"""
+
+
+@pytest.mark.parametrize("shape", ["[-1, 4096]", "[-1, -1]"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "return mine",
+        "return {'y': mine}",
+        "return [mine.view()]",
+        "return mine.view(np.recarray)",
+        "return Object(mine)",
+        "return mine.data",
+        "x.data = torch.from_numpy(mine); return x",
+        "x.set_(torch.from_numpy(mine)); return x",
+    ],
+)
+def test_what_a_module_gives_in_the_place_of_a_tensor_is_copied_too(tmp_path: Path, way: str, shape: str) -> None:
+    """Arrays, objects that show one, and inputs that were made to lie in memory of the module's own."""
+    toml = TOML.format(backend="torch", warmup="false").replace("[-1, 4096]", shape)
+    harness = Harness(python_spec(tmp_path, toml, OTHERS.replace("{way}", way)))
+    replies = []
+    for n in range(6):
+        requests = [harness.submit({"x": np.full((1, 4096), n + k, np.float32)}) for k in range(1 + n % 3)]
+        replies.append((n, requests, harness.run()))
+    for n, requests, results in replies:
+        for k, request in enumerate(requests):
+            assert (outputs_of(results, request)["y"] == 2 * (n + k)).all()
+
+
+@pytest.mark.parametrize(
+    "way", ["return mine[0]", "return Object(mine[0])", "x.data = torch.from_numpy(mine[0]); return x"]
+)
+def test_it_is_copied_where_calls_run_alone(tmp_path: Path, way: str) -> None:
+    toml = TOML.format(backend="torch", warmup="false").replace("[-1, 4096]", "[4096]") + "\n"
+    harness = Harness(
+        python_spec(tmp_path, "max_batch = 0\n" + toml, OTHERS.replace("{way}", way).replace("len(x)", "1"))
+    )
+    replies = [(n, harness.submit({"x": np.full(4096, n, np.float32)}), harness.run()) for n in range(6)]
+    for n, request, results in replies:
+        assert (outputs_of(results, request)["y"] == 2 * n).all()
