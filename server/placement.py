@@ -1,8 +1,8 @@
 """Where a model runs: makes its engine, ties it to the loop, and waits until it is loaded.
 
 `inline` runs on the loop, `process` in a process of its own, `auto` is measured: a model stays on the loop only if one
-call costs less than handing it over would, and if its code does nothing that concerns a whole process. Which model a
-name leads to is registry.py's.
+call costs less than handing it over would, if its code does nothing that concerns a whole process, and if it loads
+there. Which model a name leads to is registry.py's.
 """
 
 from __future__ import annotations
@@ -85,8 +85,13 @@ class Placer:
             text = "model stays in a process of its own, cheap as it is: its code %s (%s/%s)"
             logger.info(text, " and ".join(engine.habits), spec.name, spec.version)
             return
+        try:
+            self._inline(spec, attach)
+        except PlacementError as error:  # such as one that runs an event loop: there can be none within ours
+            logger.warning("model stays in a process of its own, since on the loop it does not load: %s", error)
+            attach(engine, "process")
+            return
         self.remove(engine)
-        self._inline(spec, attach)
 
     def remove(self, engine: Engine) -> None:
         """Stop an engine and take it from the loop."""

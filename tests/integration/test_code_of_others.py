@@ -255,6 +255,27 @@ def test_auto_keeps_a_model_away_whose_code_concerns_a_whole_process(tmp_path: P
     assert f"its code {habit} (loads/1)" in log.read_text()
 
 
+LOOP = """
+loop = asyncio.new_event_loop()
+async def answer():
+    return 7
+"""
+
+
+def test_auto_keeps_a_model_away_that_does_not_load_on_the_loop(tmp_path: Path) -> None:
+    """One event loop cannot run within another, so this model runs in a process only, cheap as it is."""
+    models = tmp_path / "models"
+    code = model("assert loop.run_until_complete(answer()) == 7", f"import asyncio\n{LOOP}")
+    write_model(models, "odd", code, flat(engine="auto", max_batch=1))
+    write_model(models, "echo", ECHO, flat(engine="auto"))
+    write_model(models, "apart", ECHO, flat(engine="process"))
+    with running_server(models) as server:
+        assert "odd/1 (process)" in server.ready
+        call(server, "odd", 3.0)
+        others_answer(server)
+        assert server.terminate() == 0
+
+
 # -- descriptors, folder, environment
 
 
