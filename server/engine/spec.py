@@ -31,10 +31,11 @@ threads       CPU threads for torch or ONNX Runtime inside one batch; 0 (default
 warmup        false skips warm-up and the measurement of batch sizes; default true.
 lend_inputs   true: the model promises not to write into its inputs and not to keep them, and gets no copies of them;
               default false. What a model may do without it is in docs/models.md, "Whose memory it is".
-labels        Path inside the folder of a text file, one class name a line, at most 1 MiB; given out by describe.
+labels        Path inside the folder of a text file, one class name a line, at most 1 MiB; given out by describe
+              where they fit into its message.
 
-[[inputs]] and [[outputs]], at least one each, in the order the model takes and gives them:
-name          required. At most 128 characters.
+[[inputs]] and [[outputs]], 1 to 256 each, in the order the model takes and gives them:
+name          required. At most 256 bytes of UTF-8.
 dtype         required. "float32", "int64", "bfloat16", "bool" ... the codec's names; "string" kind needs none.
 shape         required. List of sizes; -1 is an axis that is free per call. When max_batch is not 0, a first axis of -1
               on every dense input and output is the batch axis.
@@ -58,7 +59,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
-from ...codec import CodecError, Kind, TensorSpec, dtype_by_name
+from ...codec import CodecError, Kind, TensorSpec, dtype_by_name, encode_metadata
 
 __all__ = ["ImageHint", "ModelSpec", "SpecError", "load_spec"]
 
@@ -145,7 +146,7 @@ class _Image(_Section):
 
 
 class _Tensor(_Section):
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: str
     dtype: str | None = None
     shape: Annotated[list[Size], Field(max_length=8)]
     kind: Literal["dense", "string", "ragged"] = "dense"
@@ -189,6 +190,11 @@ def load_spec(folder: Path) -> ModelSpec:
     where = folder / "model.toml"
     model = _parse(where)
     inputs, outputs = _tensors(where, "inputs", model.inputs), _tensors(where, "outputs", model.outputs)
+    for key, tensors in (("inputs", inputs), ("outputs", outputs)):
+        try:
+            encode_metadata(name, version, tensors)
+        except CodecError as error:
+            raise SpecError(f"{where}: {key}: no message can carry them: {error}") from error
     return ModelSpec(
         name=name,
         version=version,

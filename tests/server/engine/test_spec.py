@@ -93,6 +93,12 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     )
 
 
+def many_outputs(count: int) -> str:
+    """So many outputs with names of about 250 bytes each: more metadata than a message has room for."""
+    entry = '\n[[outputs]]\nname = "{}"\ndtype = "float32"\nshape = [-1, 2]\n'
+    return "".join(entry.format(f"{index}".rjust(250, "n")) for index in range(count))
+
+
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
@@ -115,6 +121,9 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         ('backend = "python"\nfile = "/etc/passwd"\n' + TENSORS, ["file", "leaves the model's folder"]),
         ('backend = "python"\nfile = "none.py"\n' + TENSORS, ["file", "no file 'none.py'"]),
         ('backend = "python"\n' + TENSORS + TENSORS.partition("[[outputs]]")[0], ["inputs[1] ('x')", "used twice"]),
+        ('backend = "python"\n' + TENSORS.replace('"x"', f'"{"名" * 86}"'), ["inputs", "has 258 bytes"]),
+        ('backend = "python"\n' + TENSORS.replace('"y"', f'"{"y" * 257}"'), ["outputs", "has 257 bytes"]),
+        ('backend = "python"\n' + TENSORS + many_outputs(250), ["outputs", "bytes for 251 tensors, at most 65536"]),
         ("backend = ", ["is not TOML"]),
     ],
 )
@@ -122,6 +131,13 @@ def test_a_mistake_is_named_with_its_key(tmp_path: Path, toml: str, words: list[
     message = refusal(tmp_path, toml)
     for word in ["model.toml", *words]:
         assert word in message
+
+
+def test_a_name_is_as_long_as_the_wire_carries(tmp_path: Path) -> None:
+    name = "名" * 85 + "x"
+    (output,) = spec_of(tmp_path, 'backend = "python"\n' + TENSORS.replace('"y"', f'"{name}"')).outputs
+    assert output.name == name
+    assert len(name.encode()) == 256
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
