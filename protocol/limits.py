@@ -19,7 +19,7 @@ INLINE_BODY: Final = 65536  # bytes; a larger body goes in chunks, so that a sma
 MIN_CHUNK: Final = 16384  # bytes; the smallest chunk but the last: header cost stays under 0.2%, dribbling is refused
 MAX_CHUNK: Final = 1 << 20  # bytes; the longest time one frame holds the socket
 MAX_METADATA: Final = 65536  # bytes in one frame after authentication; a thousand tensors of ordinary names
-MAX_EXTENSION: Final = 1024  # bytes; 124 free dims and every other item once
+MAX_EXTENSION: Final = 1024  # bytes; 124 free dims beside BODY_LENGTH, or 122 beside BODY_LENGTH and TRACE
 RECEIVE_BUFFER: Final = (
     128 + MAX_EXTENSION + MAX_METADATA + INLINE_BODY
 )  # bytes: the largest frame, its record, and what stands before the frame after it
@@ -41,7 +41,7 @@ class Limits:
 
     chunk: bytes of body in one chunk this side accepts, 16 KiB to 1 MiB; sending uses the smaller of both sides'.
     max_message: bytes of one body; above it a message is refused, not the connection. The pool is the real limit.
-    max_streams: streams open at once (server); OPENs above it are refused as not started.
+    max_streams: streams open at once (server, whose settings say 1024); OPENs above it are refused as not started.
     handshake_timeout: seconds from accept (or connect) to AUTH (server) or READY (client).
     ping_interval: seconds of silence, while a stream is open, before a PING is sent; 0 = never (TCP keepalive).
     ping_timeout: seconds of further silence before the connection is given up.

@@ -76,7 +76,7 @@ def _metavar(field: FieldInfo) -> str:
 
 def _default_text(field: FieldInfo) -> str:
     default = field.default
-    if default is None or default == {} or default is PydanticUndefined:
+    if default in (None, "", {}) or default is PydanticUndefined:
         return ""
     if isinstance(default, bool):
         return f"Default: {'on' if default else 'off'}. "
