@@ -269,6 +269,18 @@ def test_what_is_wrong_is_told_and_nothing_is_raised(
     assert words in seen(report, name)
 
 
+def test_a_model_that_is_served_without_warm_up_may_refuse_inputs_of_the_check(tmp_path: Path) -> None:
+    body = "if x.max() < 16000: raise ValueError('rate')\n            return x"
+    warm = check_model(python_model(tmp_path / "warm", body))
+    cold = check_model(
+        python_model(tmp_path / "cold", body, ECHO_TOML.replace("[[inputs]]", "warmup = false\n[[inputs]]"))
+    )
+    assert (states(warm)["runs"], warm.wrong) == (State.WRONG, True)  # the server would not start with it
+    assert (states(cold)["runs"], cold.wrong) == (State.NOTE, False)
+    assert "warmup = false" in seen(cold, "runs")
+    assert "rate" in seen(cold, "runs")
+
+
 def test_a_model_that_takes_zeros_only_is_not_called_independent(tmp_path: Path) -> None:
     report = check_model(python_model(tmp_path, "assert not x.any(), 'zeros, please'; return x"))
     assert states(report)["runs"] == "note"
