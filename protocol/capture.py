@@ -141,7 +141,7 @@ def split_records(records: Iterable[CaptureRecord], secret_for: SecretFor | None
             key = (record.connection_id, record.received)
             splitter = directions.pop(key, None)
             if splitter is None:
-                handshake = handshakes.setdefault(record.connection_id, Handshake(secret_for))
+                handshake = handshakes.setdefault(record.connection_id, Handshake(secret_for, maybe_tls=True))
                 splitter = SignedSplitter(handshake)
             directions[key] = splitter  # the last used stands last
             last[key] = record.time_us

@@ -32,6 +32,7 @@ NOT_CHECKED: Final = "not checked"
 NOT_CAPTURED: Final = "not checked: the handshake was not captured"
 GOOD: Final = "good"
 BAD: Final = "bad"
+BAD_OR_TLS: Final = "bad, or made over TLS: the certificate in it is not captured"
 
 _NO_PROOF: Final = bytes(PROOF_SIZE)
 
@@ -40,13 +41,14 @@ class Handshake:
     """What both directions of a connection have said so far, shared by their splitters.
 
     epoch: how many prefaces were seen; each begins anew. mac: what WELCOME chose, "" before it and for none. plain: it
-    chose none.
+    chose none. maybe_tls: the bytes may have been read inside TLS, whose certificate is in the proofs (SPEC 11.3).
     """
 
-    __slots__ = ("_client_nonce", "_hello", "_key_id", "_keys", "_secret_for", "epoch", "mac", "plain")
+    __slots__ = ("_client_nonce", "_hello", "_key_id", "_keys", "_maybe_tls", "_secret_for", "epoch", "mac", "plain")
 
-    def __init__(self, secret_for: SecretFor | None = None) -> None:
+    def __init__(self, secret_for: SecretFor | None = None, *, maybe_tls: bool = False) -> None:
         self._secret_for = secret_for
+        self._maybe_tls = maybe_tls
         self.epoch = 0
         self.begin()
 
@@ -91,7 +93,7 @@ class Handshake:
         th = transcript(self._hello, with_proof(frame, _NO_PROOF), b"")
         keys = KeySchedule(secret, self._client_nonce, welcome.nonce, th)
         if not compare_digest(keys.server_proof(), welcome.proof):
-            return BAD, label
+            return BAD_OR_TLS if self._maybe_tls else BAD, label
         self._keys = keys
         return GOOD, label
 
@@ -109,4 +111,4 @@ class Handshake:
         return make_mac(self.mac, self._keys.key(label))
 
 
-__all__ = ["BAD", "GOOD", "NOT_CAPTURED", "NOT_CHECKED", "Handshake", "SecretFor"]
+__all__ = ["BAD", "BAD_OR_TLS", "GOOD", "NOT_CAPTURED", "NOT_CHECKED", "Handshake", "SecretFor"]

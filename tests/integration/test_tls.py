@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import signal
 import socket
 import ssl
@@ -22,6 +23,7 @@ from click.testing import CliRunner
 
 import tensorwire
 from tensorwire.clients import aio
+from tensorwire.clients.cli.commands.decode import command as decode
 from tensorwire.clients.errors import (
     AuthenticationError,
     ConnectFailed,
@@ -125,6 +127,21 @@ def test_the_asyncio_client_calls_over_tls(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(run())
+
+
+def test_a_capture_with_the_right_key_calls_no_proof_made_over_tls_bad(
+    server: ServerProcess, url: str, certificates: Certificates, key: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = f"tw://127.0.0.1:{server.address[1]}"
+    for address, ca, said in ((plain, None, "good"), (url, certificates.ca, "bad, or made over TLS")):
+        capture = tmp_path / "call.twcap"
+        with tensorwire.connect(address, key=key[1], tls_ca=ca, capture=capture) as client:
+            client.infer("echo", {"x": X})
+        shown = CliRunner().invoke(decode, [str(capture), "--key-file", str(key[1]), "--json"])
+        assert shown.exit_code == 0, shown.output
+        frames = [json.loads(line) for line in shown.output.splitlines()]
+        (proof,) = [frame["proof_check"] for frame in frames if frame.get("frame") == "WELCOME"]
+        assert proof.startswith(said)
 
 
 def test_threads_send_and_wait_on_one_connection_at_once(url: str, options: dict[str, Any]) -> None:

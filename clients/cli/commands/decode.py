@@ -69,6 +69,7 @@ def command(
     Frames of a signed connection stand in records; each is shown behind its frames, with its tag, which is good, bad,
     or not checked: that takes the key and the whole handshake. A connection that was captured from the middle on, or
     with gaps, is read from the next whole record on, or the next frame that begins a packet where nothing is signed.
+    Proofs and tags made over TLS cannot be checked: the server's certificate is in them, and not in the capture.
     """
     secret_for = _secret_for(key_file)
     try:
