@@ -9,9 +9,11 @@ import re
 from typing import Final
 
 # A secret is 43 characters of base64url; a few more or less are one that was copied badly. A digest in hex is 64.
-_KEY: Final = re.compile(r"([A-Za-z0-9._-]{1,64}:)[A-Za-z0-9_=-]{40,46}(?![A-Za-z0-9_=-])")
+_SECRET: Final = re.compile(r"(?<=[A-Za-z0-9._-]:)[A-Za-z0-9_=-]{40,46}(?![A-Za-z0-9_=-])")
 
 
 def masked(text: str) -> str:
-    """``text`` with ``***`` for every secret that stands behind its key's id, ``ID:SECRET``."""
-    return _KEY.sub(r"\1***", text) if ":" in text else text
+    """``text`` with ``***`` for every secret that stands behind its key's id, ``ID:SECRET``. Mask before a text is cut:
+    a part of a secret is not recognised.
+    """
+    return _SECRET.sub("***", text) if ":" in text else text

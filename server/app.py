@@ -23,6 +23,7 @@ import uvloop
 from .. import __version__
 from ..gpu import SlabPool
 from ..protocol.capture import CaptureWriter
+from ..protocol.masking import masked
 from .engine.api import Engine, HealthState
 from .engine.forks import leave_to_parent
 from .engine.spec import ModelSpec
@@ -57,7 +58,10 @@ log = get_logger("server")
 
 
 class StartError(Exception):
-    """The server cannot start; the message says why and what to do."""
+    """The server cannot start; the message says why and what to do. A key given for something else is not shown."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class Server:
@@ -83,7 +87,12 @@ class Server:
         check_access(settings)
         self._loop = asyncio.get_running_loop()
         self._pool = SlabPool(int(settings.pool_bytes), keep=int(settings.pool_keep_bytes))
-        self._capture = None if settings.capture is None else CaptureWriter(settings.capture)
+        try:
+            self._capture = None if settings.capture is None else CaptureWriter(settings.capture)
+        except OSError as error:
+            raise StartError(
+                f"capture: {error.filename!r}: {error.strerror}; give a file that can be written"
+            ) from None
         try:
             keys = None if settings.keys is None else KeyStore(settings.keys)
         except KeyFileError as error:
@@ -239,7 +248,7 @@ class Server:
         """One line for people: where the server is and what it serves."""
         models = ", ".join(f"{s.spec.name}/{s.spec.version} ({s.placement})" for s in self.registry.all())
         admin = f", admin {self.admin_url}" if self.admin_url else ""
-        return f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}"
+        return masked(f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}")
 
     def _keep_house(self, now: float) -> None:
         self.front.deadlines.add(now + HOUSEKEEPING, SessionTimer(self._keep_house))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic_core import PydanticUndefined
 
-from ..protocol.masking import masked
 from .settings import ENV_PREFIX, Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -96,13 +95,13 @@ def _serve(models_dir: Path, config: Path | None, **flags: Any) -> None:
     try:
         settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
     except SettingsError as error:
-        raise click.ClickException(masked(str(error))) from error
+        raise click.ClickException(str(error)) from error
     from .app import StartError, run  # only now: a wrong flag is told before the server's parts are imported
 
     try:
         run(models_dir, settings)
     except StartError as error:
-        _leave_with(1, click.ClickException(masked(str(error))))
+        _leave_with(1, click.ClickException(str(error)))
     _leave_with(0)
 
 

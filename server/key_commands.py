@@ -136,7 +136,7 @@ def list_command(file: Path) -> None:
 
     found = read_keys(file)
     if not found:
-        click.echo(f"{masked(str(file))} has no key; make one with: tensorwire keys new --principal NAME {file}")
+        click.echo(masked(f"{file} has no key; make one with: tensorwire keys new --principal NAME {file}"))
         return
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("id", "principal", "models", "calls/s", "valid (UTC)", "state"):

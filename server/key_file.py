@@ -35,6 +35,9 @@ ACTIVE: Final = 2
 ANONYMOUS: Final = "anonymous"
 """The principal of callers without a key."""
 
+LONGEST_FIELD: Final = 24
+"""Characters of an unknown field's name that is shown: a longer one may be a secret."""
+
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PRINCIPAL: Final = re.compile(r"[A-Za-z0-9._@:/+-]{1,64}")
 _SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -144,8 +147,11 @@ def parse_keys(text: str, source: str) -> tuple[Key, ...]:
         try:
             keys.append(_key(entry))
         except ValueError as error:
-            known = isinstance(entry.get("id"), str) and _ID.fullmatch(entry["id"])
-            name = f"key {entry['id']!r}" if known else f"key number {number}"
+            key_id = entry.get("id")
+            known = isinstance(key_id, str) and _ID.fullmatch(key_id) is not None
+            if known and _SECRET.fullmatch(key_id):  # perhaps id and secret were taken for one another
+                known = False
+            name = f"key {key_id!r}" if known else f"key number {number}"
             raise KeyFileError(f"{source}: {name}: {error}") from None
     try:
         _check_together(keys)
@@ -156,9 +162,10 @@ def parse_keys(text: str, source: str) -> tuple[Key, ...]:
 
 def _key(entry: Mapping[str, Any]) -> Key:
     """One [[keys]] table. Raises ValueError with a text that holds nothing of the secret."""
-    unknown = sorted(name[:24] for name in entry if name not in _FIELDS)
+    unknown = sorted(name for name in entry if name not in _FIELDS)
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r}; a key has {', '.join(_FIELDS)}")
+        which = f"unknown field {unknown[0]!r}" if len(unknown[0]) <= LONGEST_FIELD else "an unknown field"
+        raise ValueError(f"{which}; a key has {', '.join(_FIELDS)}")
     key_id, secret, principal = (entry.get(name) for name in ("id", "secret", "principal"))
     if not isinstance(key_id, str) or not _ID.fullmatch(key_id):
         raise ValueError("id must be 1 to 64 characters of A-Z a-z 0-9 . _ -")

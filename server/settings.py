@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from ..gpu.slab import PAGE
+from ..protocol.masking import masked
 from .engine.spec import MIN_RESULT_BYTES
 from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
 from .front.mask import MASKABLE, MIN_SALT
@@ -32,7 +33,12 @@ MIB = 1 << 20
 
 
 class SettingsError(Exception):
-    """A setting is unknown or has a value that is not allowed; the message names each one and what was expected."""
+    """A setting is unknown or has a value that is not allowed; the message names each one and what was expected.
+    A key given for a value is not shown.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 def _setting(default: Any, group: str, description: str, **constraints: Any) -> Any:
@@ -347,6 +353,14 @@ class Settings(BaseSettings):
         if self.unsent_low_water is None:
             return NEAR_LOW_WATER if is_loopback(self.host) else FAR_LOW_WATER
         return int(self.unsent_low_water)
+
+    def __repr__(self) -> str:
+        """All settings; a key given in the wrong place is masked."""
+        return masked(super().__repr__())
+
+    def __str__(self) -> str:
+        """As `repr`, without the name of the class."""
+        return masked(super().__str__())
 
     def from_here(self) -> Self:
         """The same with the paths of files absolute: a model may change the working folder. Not that of the Unix

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from ...protocol.masking import masked
+
 logger = logging.getLogger("tensorwire.engine")
 
 #: Characters of one line that reach the log.
@@ -80,6 +82,7 @@ class Printed:
 
 
 def printable(text: str) -> str:
-    """One line of bounded length without control characters, for logs and error texts."""
+    """One line of bounded length without control characters or keys, for logs and error texts."""
+    text = masked(text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:LINE_LENGTH])
     return shown if len(text) <= LINE_LENGTH else shown + " ..."

@@ -10,6 +10,7 @@ import re
 import signal
 
 from ...codec.errors import shown
+from ...protocol.masking import masked
 
 __all__ = ["is_ctrl_c", "raised", "text_of", "type_of", "without_folders"]
 
@@ -40,9 +41,11 @@ def type_of(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What it says, as a plain str: `__str__` is the model's, and may raise, or return a str with its own methods."""
+    """What it says, as a plain str, keys masked: `__str__` is the model's, and may raise, or return a str with its own
+    methods.
+    """
     try:
-        return "".join(("", str(error)))
+        return masked("".join(("", str(error))))
     except BaseException as again:
         if is_ctrl_c(again):
             raise

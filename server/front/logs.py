@@ -1,4 +1,4 @@
-"""Logging: structlog, as JSON lines or for a console, with everything a peer sent made harmless.
+"""Logging: structlog, as JSON lines or for a console, with everything a peer sent made harmless and keys masked.
 
 Only rare things are logged: start, stop, models, connections that break a rule. Nothing here runs per request, and
 nothing waits for whoever reads the log or fails with it: lines are lost and counted instead (lines.py).
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
+from ...protocol.masking import masked
 from .lines import LineWriter
 
 MAX_WAITING = 1 << 20
@@ -32,11 +33,9 @@ def printable(text: str, limit: int = MAX_VALUE_CHARS) -> str:
 
 def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str):
-            if key != "exception":  # our own traceback: its line ends are wanted
-                event[key] = printable(value)
-        elif not isinstance(value, int | float | bool | None):
-            event[key] = printable(str(value))
+        if not isinstance(value, int | float | bool | None):
+            text = masked(str(value))
+            event[key] = text if key == "exception" else printable(text)  # our own traceback: its line ends are wanted
     return event
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from ...protocol.masking import masked
 from .logs import printable
 
 MASKABLE = ("principal", "key_id", "peer", "model")
@@ -41,7 +42,7 @@ class Mask:
         if field in self._fields:
             text = f"{field}\0{value}".encode("utf-8", "surrogatepass")
             return f'"{hmac.digest(self._salt, text, "sha256").hex()[:MASK_DIGITS]}"'
-        return json.dumps(printable(value, MAX_NAME))
+        return json.dumps(printable(masked(value), MAX_NAME))
 
 
 def read_salt(path: Path) -> bytes:

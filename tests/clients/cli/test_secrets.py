@@ -19,7 +19,7 @@ from tensorwire.clients.cli.group import cli
 
 SECRET = "Zm9v-_" * 7 + "a"
 KEY = f"robot:{SECRET}"
-SHAPES = [KEY, f"tw://{KEY}@localhost:1", f"tw://localhost:1/{KEY}", f"/nowhere/{KEY}", f"x={KEY}", f"x=@{KEY}"]
+SHAPES = [KEY, f"tw://{KEY}@localhost:1", f"tw://localhost:1/{KEY}", f"/proc/nowhere/{KEY}", f"x={KEY}", f"x=@{KEY}"]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_no_command_prints_a_key_given_for_something_else(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("variable", ["TENSORWIRE_KEY_FILE", "TENSORWIRE_KEY", "TENSORWIRE_URL", "TENSORWIRE_KEYS"])
-@pytest.mark.parametrize("value", [KEY, f"{KEY}x", f"tw://{KEY}@h", f"/nowhere/{KEY}"])
+@pytest.mark.parametrize("value", [KEY, f"{KEY}x", f"tw://{KEY}@h", f"/proc/nowhere/{KEY}"])
 def test_no_variable_of_the_environment_is_printed(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     for arguments in (["ping"], ["serve", "nowhere"], ["keys", "list"]):
