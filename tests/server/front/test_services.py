@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from tensorwire.protocol import Status
 from tensorwire.server.engine.api import HealthState
 from tensorwire.server.front.services import WATCH_INTERVAL
 from tests.server.front.harness import Client, Harness
+from tests.support.timers import WORST, Unruly
 
 EMPTY = b"\x80"  # msgpack of {}
 
@@ -103,3 +107,43 @@ def test_a_watch_does_not_hold_a_drain_up(harness: Harness, client: Client) -> N
     harness.loop.advance(1.0)
     assert client.ended(stream).status == Status.UNAVAILABLE
     assert client.wire.eof
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_watch_looks_again_in_time_whatever_its_timers_do(seed: int) -> None:
+    """Early, late and twice: each change is told once, WATCH_INTERVAL later at most, and only one look is due."""
+    loop = Unruly(Random(seed), time.monotonic())
+    harness = Harness(loop=loop)
+    client = harness.client()
+    stream = client.service("$health", HealthRequest("m", watch=True).pack())
+    assert len(client.replies(stream)) == 1
+    for state in (HealthState.STALLED, HealthState.IDLE) * 5:
+        due = len(harness.front.deadlines)
+        harness.engine.state = state
+        loop.now = max(loop.now, time.monotonic())  # connections take the time by the real clock
+        loop.run(WATCH_INTERVAL + WORST)
+        assert [unpack_service(bytes(reply.body))["models"][0]["state"] for reply in client.replies(stream)] == [
+            state.name.lower()
+        ]
+        loop.run(2 * WATCH_INTERVAL)
+        assert client.replies(stream) == []
+        assert len(harness.front.deadlines) <= due
+
+
+def test_a_watch_whose_look_fails_looks_again(
+    harness: Harness, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = client.service("$health", HealthRequest("m", watch=True).pack())
+    client.read()
+
+    def broken() -> None:
+        monkeypatch.undo()
+        raise RuntimeError
+
+    monkeypatch.setattr(harness.engine, "health", broken)
+    harness.loop.now = time.monotonic()
+    with pytest.raises(RuntimeError):
+        harness.loop.advance(WATCH_INTERVAL + 0.01)
+    harness.engine.state = HealthState.STALLED
+    harness.loop.advance(WATCH_INTERVAL + 0.01)
+    assert len(client.replies(stream)) == 1
