@@ -38,12 +38,26 @@ class Dialler:
         self._connect_timeout = connect_timeout
         self._monitor = monitor
         self._trust = trust
+        self._spent = 0.0
+        """Seconds without an answer in dials that their callers cut short, since the last that came to an end."""
 
     def dial(self, timeout: float) -> Wire | None:
-        """A connection that has said its first words; None where there is none, as the core was told."""
+        """A connection that has said its first words; None where there is none, as the core was told.
+
+        timeout: seconds that the caller has. Where they end first, that is no failure for the others who wait: one of
+        them dials next, and all of it counts as one for ``connect_timeout``.
+        """
+        began, left = time.monotonic(), self._connect_timeout - self._spent
         try:
             self.lead.holder = get_ident()
-            return self._introduce(self._connect(min(timeout, self._connect_timeout)))
+            made = self._connect(min(timeout, left))
+            spent = time.monotonic() - began
+            if isinstance(made, str) and timeout <= spent < left:
+                self._spent += spent
+                made = ""
+            else:
+                self._spent = 0.0
+            return self._introduce(made)
         finally:
             self.lead.holder = 0
             self.lead.wake_all()

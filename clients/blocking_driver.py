@@ -528,7 +528,7 @@ class Driver:
         elif self._dialler.lead.holder:
             self._follow(self._dialler.lead, call, until)
         elif dial_at <= now:
-            self._wire = self._dialler.dial(min(timer, until) - now)
+            self._wire = self._dialler.dial(min(call.deadline, until) - now)  # others keep theirs themselves
             self._resume()
             self._settle()
         else:

@@ -18,7 +18,8 @@ import uvloop
 
 import tensorwire
 from tensorwire.clients import aio, sockets
-from tensorwire.clients.errors import ConnectFailed
+from tensorwire.clients.errors import ConnectFailed, ConnectionLost, DeadlineExceeded, TensorwireError
+from tensorwire.clients.url import parse_url
 from tests.support.peer import Peer
 
 X = np.ones((1, 4), np.float32)
@@ -143,3 +144,36 @@ def test_families_take_turns() -> None:
     six = [(socket.AF_INET6, n) for n in range(2)]
     assert sockets.in_turn([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
     assert sockets.in_turn(four) == four
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.3, 60.0), (60.0, 0.3)], ids=["short dials", "long dials"])
+def test_a_short_deadline_ends_no_other_call_that_waits_for_the_same_connection(
+    silent: int, first: float, second: float
+) -> None:
+    """Whichever of the two dials: the short one ends at its deadline, the other when no connection can be had."""
+    ended: dict[float, tuple[float, BaseException]] = {}
+    with Peer() as peer, tensorwire.connect(f"tw://127.0.0.1:{peer.port}", timeout=3.0) as client:
+        client.infer("m", {"x": X})
+        dialler = client._driver._dialler
+        dialler._address = parse_url(f"tw://127.0.0.2:{silent}")
+        peer.connection().hang_up()
+        with pytest.raises(ConnectionLost):
+            client.infer("m", {"x": X})
+
+        def call(deadline: float) -> None:
+            before = time.monotonic()
+            with pytest.raises(TensorwireError) as caught:
+                client.infer("m", {"x": X}, deadline=deadline)
+            ended[deadline] = (time.monotonic() - before, caught.value)
+
+        threads = [threading.Thread(target=call, args=(deadline,)) for deadline in (first, second)]
+        for thread in threads:
+            thread.start()
+            while thread.is_alive() and not dialler.lead.holder:
+                threading.Event().wait(0.001)
+        for thread in threads:
+            thread.join(60.0)
+    assert isinstance(ended[0.3][1], DeadlineExceeded)
+    assert isinstance(ended[60.0][1], ConnectFailed)
+    assert ended[0.3][0] < ended[60.0][0]
+    assert ended[60.0][0] > 2.5
