@@ -5,7 +5,8 @@ What lives here: the measurement, and what follows from it for who may share a b
 
 A row's bits may change with the *size* of its batch and with its place in it: other kernels round otherwise. They must
 not change with what its neighbours *hold*. So batches of one size are compared, in which one row stays where and what
-it is and all others are exchanged: for other ordinary values, for values 1,000 times as large, for NaN and infinity.
+it is and all others are exchanged: for other ordinary values, for values 1,000 times as large, for NaN and infinity;
+where there are integers and bools, small ones for large ones.
 Any bit of difference is a leak. A model that is quantised while it runs (dynamic int8) takes one scale for the whole
 batch: beside a loud row a quiet one is nothing but zeros.
 """
@@ -21,7 +22,7 @@ import numpy as np
 
 from ...codec import dtype_by_name
 from ...codec.errors import shown
-from .samples import Batch, difference, loud, not_finite, ordinary
+from .samples import Batch, difference, large, loud, not_finite, ordinary, small
 from .words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
@@ -120,10 +121,11 @@ def look(
         for name, make in kinds:
             if found.leak or (name != kinds[0][0] and clock() > began + seconds):
                 break
-            for stays in sorted({0, rows // 2, rows - 1}):
-                tries.compare(name, tries.exchanged(base, make, stays), stays)
+            tries.beside(name, base, make)
         if not found.leak:
             tries.alone(base)
+        if not found.leak and clock() <= began + seconds and any(array.dtype.kind in "biu" for array in base.values()):
+            tries.integers()
     return found
 
 
@@ -228,6 +230,20 @@ class _Tries:
                 raise
             self._found.raised = told(error)
             return None
+
+    def beside(self, name: str, base: dict[str, Array], make: Callable[..., Array]) -> None:
+        """Compare rows at three places beside others."""
+        rows = self._found.rows
+        for stays in sorted({0, rows // 2, rows - 1}):
+            self.compare(name, self.exchanged(base, make, stays), stays)
+
+    def integers(self) -> None:
+        """Compare small integers beside such with the same beside large ones: any ordinary row holds the largest."""
+        base = self._draw(small, 0, self._found.below)
+        answer = self.run(base)
+        if answer is not None:
+            self.answer = answer
+            self.beside("larger integers", base, large)
 
     def exchanged(self, base: dict[str, Array], make: Callable[..., Array], stays: int) -> dict[str, Array]:
         """The base, all rows but one exchanged."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ...codec import TensorSpec
 
-__all__ = ["LOUD", "Batch", "difference", "loud", "not_finite", "ordinary"]
+__all__ = ["LOUD", "Batch", "difference", "large", "loud", "not_finite", "ordinary", "small"]
 
 Array = np.ndarray[Any, Any]
 
@@ -55,6 +55,26 @@ def not_finite(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) 
         return values
     with np.errstate(all="ignore"):
         return np.resize(np.array([np.nan, np.inf, -np.inf]), values.shape).astype(values.dtype)
+
+
+def small(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) -> Array:
+    """Integers 0 and 1 in turn, only 0 where `below` is less than 8, and False; floats are ordinary."""
+    values: Array = ordinary(tensor, shape, seed, below)
+    if values.dtype.kind in "biu":
+        values[...] = np.resize([0, int(below >= 8 and values.dtype.kind != "b")], values.shape)
+    return values
+
+
+def large(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) -> Array:
+    """The largest integers that the model is known to take (`below` - 1), of those of 8 bits the largest there is, and
+    True; floats are ordinary. Wider ones may be ids and sizes.
+    """
+    values: Array = ordinary(tensor, shape, seed, below)
+    if values.dtype.kind in "biu":
+        values[...] = np.iinfo(values.dtype).max if values.dtype in (np.int8, np.uint8) else max(1, below) - 1
+        if values.dtype.kind == "b":
+            values[...] = True
+    return values
 
 
 class Batch:

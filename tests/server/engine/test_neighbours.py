@@ -157,6 +157,29 @@ def test_integers_that_mix_are_found(tmp_path: Path) -> None:
     assert found_of(python_spec(tmp_path, "return x - x.max(axis=0)", "int64")).leak == "other values"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "body"),
+    [
+        ("int64", "return x + x.max()"),
+        ("int32", "return np.zeros_like(x) + (x != 0).sum(1).max().astype(x.dtype)"),
+        ("uint8", "return x // max(1, x.max() // 16)"),
+        ("int8", "return (x / max(16, x.max()) * 127).astype(np.int8)"),
+        ("bool", "return x ^ x.any()"),
+    ],
+)
+@pytest.mark.parametrize("rows", [2, 8])
+def test_integers_and_bools_that_only_a_larger_neighbour_changes_are_found(
+    tmp_path: Path, dtype: str, body: str, rows: int
+) -> None:
+    assert found_of(python_spec(tmp_path, body, dtype), rows).leak
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_integers_and_bools_that_keep_to_their_row_are_no_leak(tmp_path: Path, dtype: str) -> None:
+    found = found_of(python_spec(tmp_path, "return x ^ x.max(axis=1, keepdims=True)", dtype))
+    assert (found.tested, found.leak, found.beyond) == (True, "", False)
+
+
 def test_outputs_as_wide_as_the_longest_row_are_a_leak(tmp_path: Path) -> None:
     spec = python_spec(tmp_path, "return np.repeat(x, int(x.sum()), axis=1)", "int32", width=-1)
     assert found_of(spec).leak

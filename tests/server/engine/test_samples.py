@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tensorwire.codec import Kind, RaggedArray, TensorSpec, dtype_by_name
-from tensorwire.server.engine.samples import LOUD, Batch, difference, loud, not_finite, ordinary
+from tensorwire.server.engine.samples import LOUD, Batch, difference, large, loud, not_finite, ordinary, small
 
 FLOATS = ["float16", "float32", "float64", "complex64", "complex128", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -43,6 +43,21 @@ def test_loud_values_are_louder_and_the_others_no_numbers(dtype: str) -> None:
 def test_integers_are_never_loud(dtype: str) -> None:
     for make in (loud, not_finite):
         assert make(spec(dtype), SHAPE, 1, 2).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "below", "least", "most"),
+    [("int64", 8, 1, 7), ("uint16", 2, 0, 1), ("int32", 1, 0, 0), ("uint8", 8, 1, 255), ("int8", 2, 0, 127)],
+)
+def test_large_integers_are_larger_than_small_ones_and_no_larger_than_known(
+    dtype: str, below: int, least: int, most: int
+) -> None:
+    assert small(spec(dtype), SHAPE, 1, below).max() == least
+    assert (large(spec(dtype), SHAPE, 1, below) == most).all()
+    assert not small(spec("bool"), SHAPE, 1, below).any()
+    assert large(spec("bool"), SHAPE, 1, below).all()
+    for make in (small, large):
+        assert make(spec("float32"), SHAPE, 1, below).tobytes() == ordinary(spec("float32"), SHAPE, 1, below).tobytes()
 
 
 def test_words_and_ragged_rows() -> None:
