@@ -269,6 +269,8 @@ class Front:
             try:
                 engine.step()
             except BaseException:  # the others were promised their turn, and will not ask for it again
+                if self.forked:  # Ctrl-C in a model's child: the loop, which it shares with its parent, must not see it
+                    os._exit(1)
                 self.woken = woken[woken.index(engine) + 1 :] + self.woken
                 self._schedule()
                 raise

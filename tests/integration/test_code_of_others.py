@@ -180,6 +180,27 @@ def test_a_child_that_comes_back_from_the_call_answers_nobody(tmp_path: Path, en
         assert server.terminate() == 0
 
 
+INTERRUPTED = """
+if x[0, 0] == 1:
+    child = os.fork()
+    if child == 0:
+        signal.raise_signal(signal.SIGINT)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1, status
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_child_that_is_interrupted_ends_and_leaves_the_loop_alone(tmp_path: Path, engine: str) -> None:
+    """One epoll is both its own and its parent's, which did not hear engines in processes any more."""
+    with running_server(folder(tmp_path, engine, model(INTERRUPTED))) as server:
+        call(server, "odd", 1.0)
+        call(server, "odd")
+        others_answer(server)
+        assert server.terminate() == 0
+
+
 # -- signals
 
 ALARM = """
