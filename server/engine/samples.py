@@ -70,10 +70,10 @@ def large(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) -> Ar
     True; floats are ordinary. Wider ones may be ids and sizes.
     """
     values: Array = ordinary(tensor, shape, seed, below)
-    if values.dtype.kind in "biu":
-        values[...] = np.iinfo(values.dtype).max if values.dtype in (np.int8, np.uint8) else max(1, below) - 1
-        if values.dtype.kind == "b":
-            values[...] = True
+    if values.dtype.kind == "b":
+        values[...] = True
+    elif values.dtype.kind in "iu":
+        values[...] = np.iinfo(values.dtype).max if values.dtype.itemsize == 1 else max(1, below) - 1
     return values
 
 
