@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -96,7 +97,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may have been meant."""
-        if args[0] not in self.list_commands(ctx):
+        if args[0] not in BUILT_IN and args[0] not in self.list_commands(ctx):
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "'tensorwire --help' lists them"
             raise Failure(f"there is no command {args[0]!r}: {hint}")
@@ -151,6 +152,7 @@ def _usage_failure(error: click.UsageError) -> Failure:
     return Failure(f"{error.format_message()}{help_at}")
 
 
+@cache  # it reads the metadata of every package that is installed
 def _plugged() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
 

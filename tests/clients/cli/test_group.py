@@ -99,6 +99,15 @@ def test_a_plugged_command_that_does_not_load_is_named_and_spoils_nothing(monkey
     assert "a_module_that_is_not_there" in result.stderr
 
 
+def test_a_command_of_ours_runs_without_asking_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> dict[str, EntryPoint]:
+        raise AssertionError
+
+    monkeypatch.setattr(group, "_plugged", asked)
+    for name in BUILT_IN:
+        assert run(name, "--help").exit_code == 0
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
