@@ -13,6 +13,10 @@ TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration tests/copies tests/gpu
 # Not the reading of captures: what little of it is compiled is tested by the others.
 COMPILED_TESTS += --ignore tests/clients/cli/decoding --ignore tests/clients/cli/test_decode.py
+# What is over soon and needs no server process, built C program or capture tool: the rest is left to `make test`.
+UNIT_TESTS := tests/protocol tests/vectors tests/codec tests/model tests/server tests/clients tests/meta/test_citations.py
+UNIT_TESTS += --ignore tests/server/engine/test_process.py --ignore tests/server/engine/test_process_cuda.py
+UNIT_TESTS += --ignore tests/clients/cli/test_commands.py --ignore tests/clients/test_forks.py --ignore tests/clients/test_reentry.py
 SECONDS ?= 600
 # Every test that starts a process would compile our modules anew.
 export PYTHONDONTWRITEBYTECODE :=
@@ -40,6 +44,12 @@ test: $(STAMP)  ## lint, types, import contracts, every test, the core's also co
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target compiled lint types contracts c-programs
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory unit-compiled
+
+check: $(STAMP)  ## lint, types, import contracts, the tests without server processes
+	@$(MAKE) --no-print-directory -j 3 --output-sync=target lint types contracts quick
+
+quick: $(STAMP)  ## the tests that start no server process and need nothing built
+	$(BIN)/python -m pytest -n 2 $(UNIT_TESTS) $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -142,4 +152,4 @@ format:  ## let ruff mend what it can
 clean:  ## remove what was built, keep the virtual environment
 	rm -rf build dist ./*.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 
-.PHONY: c-programs cuda-wheels debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
+.PHONY: check quick c-programs cuda-wheels debian help setup demo test lint types contracts unit compiled unit-compiled generate vectors bench bench-check bench-baseline fuzz fuzz-properties attacks-optimised soak mutants gpu-check format clean
