@@ -19,7 +19,7 @@ from .backends import LoadError
 from .inputs import Inputs
 from .neighbours import MOST_ROWS, Answer, Batching, look, rule_for
 from .outputs import OutputError, Outputs
-from .ownership import nobody_else
+from .ownership import arrays_in, nobody_keeps
 from .words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Executor:
     def _time(self, inputs: dict[str, Any], rows: int) -> float:
         """Seconds of one batch of these inputs, which stay as they are: the model gets copies. Raises LoadError."""
         mine = {name: _copy(value) for name, value in inputs.items()}
-        arrays = [(name, array) for name, array in mine.items() if isinstance(array, np.ndarray)]
+        arrays = arrays_in(mine)
         given = [mine]
         del mine
         begin = time.perf_counter()
@@ -259,7 +259,7 @@ class Executor:
                 f"set warmup_shape to sizes it takes, or warmup = false"
             ) from error
         seconds = max(time.perf_counter() - begin, 1e-9)
-        if not all(nobody_else(pair, 1) for pair in arrays):
+        if not nobody_keeps(arrays):
             self.inputs.note_kept()
         return seconds
 

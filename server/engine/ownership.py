@@ -16,7 +16,7 @@ from weakref import getweakrefcount
 
 import numpy as np
 
-__all__ = ["is_ours", "nobody_else"]
+__all__ = ["arrays_in", "is_ours", "nobody_else", "nobody_keeps"]
 
 
 def _references(holder: Any, index: int) -> int:
@@ -33,6 +33,16 @@ def nobody_else(holder: Any, index: int, known: int = 0) -> bool:
     A weak reference counts, for it can become a full one.
     """
     return getrefcount(holder[index]) == _ALONE + known and not getweakrefcount(holder[index])
+
+
+def arrays_in(inputs: dict[str, Any]) -> list[Any]:
+    """The arrays among these. Here, since a compiled function holds what it has iterated over until it returns."""
+    return [value for value in inputs.values() if isinstance(value, np.ndarray)]
+
+
+def nobody_keeps(arrays: list[Any]) -> bool:
+    """Whether nothing but this list refers to any of these."""
+    return all(nobody_else(arrays, index) for index in range(len(arrays)))
 
 
 def is_ours(holder: list[Any], index: int) -> bool:
