@@ -57,7 +57,7 @@ extern "C" {
 #define TWIRE_NOEXCEPT
 #endif
 
-#define TWIRE_VERSION "0.1.0"
+#define TWIRE_VERSION "0.2.0-dev"
 
 /* What this implementation speaks (SPEC 9.4). */
 #define TWIRE_PROTOCOL_VERSION 1
