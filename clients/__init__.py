@@ -1,3 +1,3 @@
 """The thin clients: ``blocking``, ``aio``, what they share (``core`` and below), their errors, and the command line."""
 
-from .. import __version__ as __version__
+from ..version import __version__ as __version__

@@ -13,9 +13,9 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .. import __version__
 from ..protocol import Config, Role
 from ..protocol.signing import SECRET_SIZE, available_macs
+from ..version import __version__
 from .errors import ConnectFailed, InvalidInput, InvalidKey
 from .url import Address
 

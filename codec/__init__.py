@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__ as __version__
+from ..version import __version__ as __version__
 from .cache import BoundedCache, FairCache, MetadataCache, metadata_cost
 from .decoder import check_body, decode_arrays
 from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of

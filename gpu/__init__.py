@@ -1,6 +1,6 @@
 """Memory and devices: the slabs that bodies live in, what devices there are, and how rows reach them."""
 
-from .. import __version__ as __version__
+from ..version import __version__ as __version__
 from .devices import Device as Device
 from .devices import cuda_problem as cuda_problem
 from .devices import discover as discover

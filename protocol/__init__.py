@@ -3,7 +3,7 @@
 Here: frames, handshake, streams, the order of sending. Never: sockets, threads, asyncio, numpy, or any other part.
 """
 
-from .. import __version__ as __version__
+from ..version import __version__ as __version__
 from .assembly import Refusal, Reserve
 from .connection import Connection
 from .errors import ErrorCode, LocalError, ProtocolError

@@ -1,3 +1,3 @@
 """The server: front (sockets, sessions), engine (queue, batcher, executors), registry, settings, app."""
 
-from .. import __version__ as __version__
+from ..version import __version__ as __version__

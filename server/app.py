@@ -20,10 +20,10 @@ from time import monotonic
 
 import uvloop
 
-from .. import __version__
 from ..gpu import SlabPool
 from ..protocol.capture import CaptureWriter
 from ..protocol.masking import masked
+from ..version import __version__
 from .engine.api import Engine, HealthState
 from .engine.forks import leave_to_parent
 from .engine.spec import ModelSpec

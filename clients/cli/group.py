@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from ... import __version__
 from ...protocol.masking import masked
+from ...version import __version__
 from ..errors import TensorwireError
 from .failures import EXIT_CODE_HELP, ExitCode, Failure, failure_of
 

@@ -1,3 +1,3 @@
 """Queue, batcher and executor of one model instance. No asyncio here."""
 
-from ... import __version__ as __version__
+from ...version import __version__ as __version__

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ... import __version__
 from ...codec import (
     CodecError,
     DescribeRequest,
@@ -34,6 +33,7 @@ from ...codec.errors import shown
 from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
+from ...version import __version__
 from ..engine.words import without_folders
 from .calls import body_length_text
 

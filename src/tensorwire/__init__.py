@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0.dev0"
+from .version import __version__
 
 if TYPE_CHECKING:
     from .clients import aio as aio

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .... import __version__ as __version__
+from ....version import __version__ as __version__
 from ..words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
