@@ -20,7 +20,7 @@ from _thread import get_ident
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ..protocol.patience import Patience
+from ..protocol.adaptive_spin import AdaptiveSpin
 from .blocking_dialler import Dialler
 from .blocking_wire import LOST_TURN, SPIN, Wire, ask
 from .calls import FOREVER, UNARY, Call
@@ -63,7 +63,7 @@ class Driver:
         trust: Trust | None = None,
     ) -> None:
         self._core = core
-        self._patience = Patience(spin, SPIN, LOST_TURN)
+        self._adaptive_spin = AdaptiveSpin(spin, SPIN, LOST_TURN)
         self._monitor = Monitor(core)
         self._lock = self._monitor.lock
         self._late = self._monitor.late
@@ -373,7 +373,7 @@ class Driver:
         due = self._core.next_timer()
         if until != FOREVER:
             due = min(due, until)
-        if not wire.unsent and self._patience.asks() and self._spin_read(wire, due):
+        if not wire.unsent and self._adaptive_spin.should_spin() and self._spin_read(wire, due):
             return
         if (due != FOREVER or wire.unsent or wire.receive_timeout < LOOK_AROUND) and not self._may_block(wire, due):
             return
@@ -420,7 +420,7 @@ class Driver:
         try:
             try:
                 if monitor.step_out():
-                    n = ask(wire.sock, buffer, due, self._patience)
+                    n = ask(wire.sock, buffer, due, self._adaptive_spin)
             finally:
                 monitor.step_in()
             self._core.changing = True

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..protocol.patience import Patience
+from ..protocol.adaptive_spin import AdaptiveSpin
 from .calls import FOREVER
 from .forks import parents
 from .lead import LOOK_AROUND, Lead
@@ -27,18 +27,18 @@ SPIN = 0.0002
 """Seconds that asking for a reply may take before sleeping is tried: as long as a Linux guest polls before it halts
 (haltpoll's guest_halt_poll_ns). To sleep and be woken costs a third to a half of it, so that a reply that comes just
 after costs three to four times the best choice (Karlin et al., Competitive randomized algorithms for nonuniform
-problems, 1990); `Patience` sees to it that this is rare."""
+problems, 1990); `AdaptiveSpin` sees to it that this is rare."""
 LOST_TURN = 0.000_05
 """Seconds that asking once stays well below, unless another thread took the interpreter or the core meanwhile."""
 
 
-def ask(sock: socket.socket, buffer: memoryview, until: float, patience: Patience) -> int:
+def ask(sock: socket.socket, buffer: memoryview, until: float, spin: AdaptiveSpin) -> int:
     """Ask for bytes until some came (how many, 0 at the end of the stream) or it is time to sleep (-1).
 
     Raises ``OSError`` where the connection broke.
     """
     now = monotonic()
-    until, turn = min(until, now + patience.seconds), FOREVER  # the first turn may be a cold one
+    until, turn = min(until, now + spin.seconds), FOREVER  # the first turn may be a cold one
     while now < until:
         try:
             n = sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
@@ -46,11 +46,11 @@ def ask(sock: socket.socket, buffer: memoryview, until: float, patience: Patienc
             before, now = now, monotonic()
             if now - before > turn:
                 break
-            turn = patience.turn
+            turn = spin.turn
         else:
-            patience.learn(True)
+            spin.learn(True)
             return n
-    patience.learn(False)
+    spin.learn(False)
     return -1
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from tensorwire.protocol import Config, ErrorCode, ProtocolError, Role
+from tensorwire.protocol.frame_builder import control_frame
 from tensorwire.protocol.handshake import pack_entries, parse_entries, with_proof
 from tensorwire.protocol.header import HEADER_SIZE
 from tensorwire.protocol.limits import PREFACE
-from tensorwire.protocol.outframes import control_frame
 from tensorwire.protocol.records import SignedRecords
 from tensorwire.protocol.signing import CLIENT_RECORD, SERVER_RECORD, KeySchedule, make_mac, transcript
 

@@ -21,10 +21,10 @@ from .events import (
     Refused,
 )
 from .extension import Extension, pack_extension, parse_extension
+from .frame_builder import ReplyForm
 from .handshake import Hello, Welcome
 from .header import Flag, FrameType
 from .limits import Config, Limits, PeerLimits, Role
-from .outframes import ReplyForm
 from .states import State
 from .status import Status
 

@@ -14,9 +14,9 @@ from .assembly import Handler, Refusal, Reserve
 from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event, Refused
 from .extension import insert_body_length
+from .frame_builder import control_frame, detail_bytes, too_long
 from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, Config, Role
-from .outframes import control_frame, detail_bytes, too_long
 from .reader import Reader
 from .records import Buffer
 from .states import State

@@ -16,11 +16,11 @@ from pathlib import Path
 from struct import Struct
 from typing import BinaryIO, Final
 
+from .capture_splitter import Piece
 from .captured_handshake import Handshake, SecretFor
 from .header import Header
 from .records import Buffer
-from .signed_splitter import SignedSplitter
-from .splitter import Piece
+from .signed_capture_splitter import SignedSplitter
 
 MAGIC: Final = b"TWCAP\r\n\x01"
 _RECORD: Final = Struct("<IB3xQ8s")

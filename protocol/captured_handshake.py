@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hmac import compare_digest
 from typing import Final
 
+from .capture_splitter import Piece
 from .errors import ProtocolError
 from .handshake import MAC_NAMES, PROOF, parse_entries, parse_hello, parse_welcome, with_proof
 from .header import FrameType
@@ -23,7 +24,6 @@ from .signing import (
     make_mac,
     transcript,
 )
-from .splitter import Piece
 
 # The 32 bytes of a key by its id; None for one that the reader of the capture does not have.
 SecretFor = Callable[[bytes], bytes | None]

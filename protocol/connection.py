@@ -15,10 +15,10 @@ from .assembly import Refusal, Reserve
 from .control import Control
 from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event
-from .foreign import NO_SERVER, printable_start
+from .frame_builder import control_frame, text_frame
 from .header import HEADER_SIZE, FrameType
 from .limits import MAX_METADATA, RECEIVE_BUFFER, Config, Role
-from .outframes import control_frame, text_frame
+from .peer_detection import NO_SERVER, printable_start
 from .records import Buffer
 from .signing import SecretOf, available_macs
 from .states import State

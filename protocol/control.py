@@ -16,11 +16,11 @@ from .calls import Calls
 from .errors import ErrorCode, ProtocolError, error_code
 from .events import Authenticated, Cancelled, Closed, Ended, Event, GoAway, Pong, Ready
 from .extension import checked_extension
-from .foreign import foreign_answer, foreign_server
+from .frame_builder import control_frame, text_frame
 from .handshake import Hello, Welcome
 from .header import CANCEL, CONTROL_RULES, END, HEADER, FrameType, Header, check_control, type_name
 from .limits import PREFACE, UNKNOWN_LIMITS, Config, PeerLimits, Role
-from .outframes import control_frame, text_frame
+from .peer_detection import answer_foreign_client, explain_foreign_server
 from .record_reader import RecordReader
 from .records import SignedRecords
 from .signing import (
@@ -201,7 +201,7 @@ class Control(Calls):
         """The client's first bytes (SPEC 2 and 10)."""
         reader = self._reader
         first = self._preface + reader.next_buffer()[:n].tobytes()
-        answer = foreign_answer(first)
+        answer = answer_foreign_client(first)
         if answer is not None:
             line, detail = answer
             self._over(ErrorCode.NOT_TENSORWIRE, detail, events, remote=False, frame=line)
@@ -218,7 +218,7 @@ class Control(Calls):
 
     def _check_server(self, first: bytes) -> None:
         """The server's first bytes; raises ProtocolError (NOT_TENSORWIRE) (SPEC 10.4)."""
-        wrong = foreign_server(first)
+        wrong = explain_foreign_server(first)
         if wrong is not None:
             raise ProtocolError(ErrorCode.NOT_TENSORWIRE, wrong)
 

@@ -12,12 +12,12 @@ from collections import deque
 from struct import Struct
 from typing import Final
 
+from .capture_splitter import header_problem
 from .errors import ProtocolError
 from .extension import parse_extension
 from .header import DATA, HEADER, HEADER_SIZE, OPEN, Header
 from .limits import MAX_CHUNK, PREFACE
 from .signing import TAG_SIZE
-from .splitter import header_problem
 
 _PREFIX: Final = 4
 _HEAD: Final = _PREFIX + HEADER_SIZE

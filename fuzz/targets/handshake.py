@@ -28,10 +28,10 @@ from fuzz import keyed, streams
 from fuzz.peers import KEY_ID, READY, WELCOME, Peer, Transcript
 from fuzz.target import Havoc, Target
 from tensorwire.protocol import FrameType, ProtocolError, State
+from tensorwire.protocol.frame_builder import control_frame
 from tensorwire.protocol.handshake import MAC_NAMES, pack_entries, parse_entries
 from tensorwire.protocol.header import HEADER_SIZE
 from tensorwire.protocol.limits import PREFACE
-from tensorwire.protocol.outframes import control_frame
 
 CLIENT, INSIDER, PERMISSIVE = 1, 2, 4
 MOST_READS = 64

@@ -1,7 +1,7 @@
 """Looking for the next bytes for a moment before the loop sleeps until they come.
 
 To fall asleep and be woken costs a lone caller more than the call itself, and the waking is paid by the writer. So when
-all is done the loop takes turns without waiting for a moment, each of which asks the kernel once; `Patience` knows
+all is done the loop takes turns without waiting for a moment, each of which asks the kernel once; `AdaptiveSpin` knows
 whether that has paid. What the loop finds is dealt with as always: nothing is read here.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ...protocol.patience import Patience
+from ...protocol.adaptive_spin import AdaptiveSpin
 
 SPIN: Final = 0.0001
 """Seconds to look for bytes: enough for a caller who slept for its reply, and calls again as soon as it is awake. Half
@@ -26,8 +26,19 @@ class Spin:
     (`seconds`). `clock` gives seconds.
     """
 
-    __slots__ = ("_again", "_awake", "_call_soon", "_clock", "_idle_since", "_looked", "_patience", "_stirred",
-                 "_until", "_works_apart", "spent")  # fmt: skip
+    __slots__ = (
+        "_adaptive_spin",
+        "_again",
+        "_awake",
+        "_call_soon",
+        "_clock",
+        "_idle_since",
+        "_looked",
+        "_stirred",
+        "_until",
+        "_works_apart",
+        "spent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -36,7 +47,7 @@ class Spin:
         works_apart: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._patience = Patience(seconds, SPIN, LOST_TURN)
+        self._adaptive_spin = AdaptiveSpin(seconds, SPIN, LOST_TURN)
         self._call_soon = call_soon
         self._works_apart = works_apart
         self._clock = clock
@@ -52,22 +63,22 @@ class Spin:
     def stir(self) -> None:
         """Something was done, and more may follow soon."""
         self._stirred = True
-        if not self._awake and self._patience.asks():
+        if not self._awake and self._adaptive_spin.should_spin():
             self._awake = True
             self._call_soon(self._again)
 
     def _turn(self) -> None:
         now = self._clock()
-        patience = self._patience
+        spin = self._adaptive_spin
         if self._stirred:
             self._stirred = False
             if self._idle_since:
                 self._rest(now, paid=True)
-            if patience.learns and self._works_apart():
+            if spin.learns and self._works_apart():
                 self._awake = False
                 return
-            self._until = now + patience.seconds
-        elif now >= self._until or (self._idle_since and now - self._looked > patience.turn):
+            self._until = now + spin.seconds
+        elif now >= self._until or (self._idle_since and now - self._looked > spin.turn):
             self._rest(now, paid=False)
             self._awake = False
             return
@@ -80,4 +91,4 @@ class Spin:
         if self._idle_since:
             self.spent += now - self._idle_since
             self._idle_since = 0.0
-        self._patience.learn(paid)
+        self._adaptive_spin.learn(paid)

@@ -13,15 +13,15 @@ import tensorwire
 from tensorwire.clients.blocking_wire import LOST_TURN, SPIN, ask
 from tensorwire.clients.calls import FOREVER
 from tensorwire.protocol import Message
-from tensorwire.protocol.patience import Patience
+from tensorwire.protocol.adaptive_spin import AdaptiveSpin
 from tests.support.peer import Peer, PeerConnection
 
 X = np.ones((1, 4), np.float32)
 
 
-def usual() -> Patience:
+def usual() -> AdaptiveSpin:
     """What a client has whose caller said nothing."""
-    return Patience(None, SPIN, LOST_TURN)
+    return AdaptiveSpin(None, SPIN, LOST_TURN)
 
 
 class Silent(socket.socket):
@@ -43,17 +43,17 @@ class Silent(socket.socket):
 
 def test_another_thread_that_takes_the_interpreter_ends_the_asking() -> None:
     """The second turn is lost (30 ms for 0.01 ms): no third. The first is not judged."""
-    patience = usual()
-    patience.seconds = 10.0
+    spin = usual()
+    spin.seconds = 10.0
     with Silent(iter([0.03, 0.03, 0.0])) as sock:
-        assert ask(sock, memoryview(bytearray(8)), FOREVER, patience) == -1
+        assert ask(sock, memoryview(bytearray(8)), FOREVER, spin) == -1
         assert sock.asked == 2
-    assert not patience.asks()
+    assert not spin.should_spin()
 
 
 def test_a_caller_who_said_how_long_keeps_asking_when_a_turn_is_lost() -> None:
     with Silent(iter([0.001] * 1000)) as sock:
-        assert ask(sock, memoryview(bytearray(8)), FOREVER, Patience(0.02, SPIN, LOST_TURN)) == -1
+        assert ask(sock, memoryview(bytearray(8)), FOREVER, AdaptiveSpin(0.02, SPIN, LOST_TURN)) == -1
         assert sock.asked > 3
 
 
@@ -65,7 +65,7 @@ def test_a_client_of_a_slow_model_sleeps() -> None:
 
     with Peer(late) as peer, tensorwire.connect(peer.url) as client:
         client.infer("m", {"x": X})
-        patience = client._driver._patience
+        spin = client._driver._adaptive_spin
         for _ in range(50):
             client.infer("m", {"x": X})
-        assert patience._pause >= 7
+        assert spin._pause >= 7

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from fuzz.strategies_frames import CANCEL, DATA, END_STREAM, OPEN, PING, client_streams, frame
 from tensorwire.protocol import resync
+from tensorwire.protocol.capture_splitter import Piece
 from tensorwire.protocol.captured_handshake import NOT_CAPTURED, Handshake
 from tensorwire.protocol.header import HEADER, Header
 from tensorwire.protocol.resync import Resync
-from tensorwire.protocol.signed_splitter import SignedSplitter
-from tensorwire.protocol.splitter import Piece
+from tensorwire.protocol.signed_capture_splitter import SignedSplitter
 from tests.support.sessions import big_session, small_session
 
 SUITES = ("hmac-sha256", "aes-256-gmac")

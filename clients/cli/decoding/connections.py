@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ....protocol.capture_splitter import Piece
 from ....protocol.captured_handshake import Handshake, SecretFor
 from ....protocol.limits import PREFACE
-from ....protocol.signed_splitter import SignedSplitter
-from ....protocol.splitter import Piece
+from ....protocol.signed_capture_splitter import SignedSplitter
 from .packets import ACK, RST, SYN, Endpoint, Segment
 from .tcp import SEGMENT_COST, Direction, Run
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ....codec import CodecError, Metadata, Ready, decode_metadata, resolve
 from ....protocol import handshake
+from ....protocol.capture_splitter import Piece, Record
 from ....protocol.errors import ErrorCode, ProtocolError
 from ....protocol.extension import (
     ALLOWED,
@@ -26,7 +27,6 @@ from ....protocol.extension import (
 from ....protocol.header import DATA, END, END_STREAM, MORE, OPEN, Flag, FrameType, Header, type_name
 from ....protocol.limits import NO_NEW_STREAMS, PREFACE
 from ....protocol.signing import PROOF_SIZE
-from ....protocol.splitter import Piece, Record
 from ....protocol.status import Status
 from .connections import CLIENT, SERVER, Row
 

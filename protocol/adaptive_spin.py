@@ -13,7 +13,7 @@ LONGEST_PAUSE: Final = 1024
 """Things slept for, at most, before asking is tried again where it has not paid."""
 
 
-class Patience:
+class AdaptiveSpin:
     """How long to keep asking for the next thing before sleeping until it comes.
 
     Where nobody has said, it learns: asking goes on while it pays. Each time it did not, twice as many things are slept
@@ -34,7 +34,7 @@ class Patience:
         self.turn = turn if seconds is None else inf
         """Seconds that asking once may take, but for the first time; after more, asking ends."""
 
-    def asks(self) -> bool:
+    def should_spin(self) -> bool:
         """Whether to ask for the next thing."""
         if self._skip:
             self._skip -= 1

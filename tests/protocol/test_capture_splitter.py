@@ -20,11 +20,11 @@ from fuzz.strategies_frames import (
     dims,
     frame,
 )
+from tensorwire.protocol.capture_splitter import Piece, header_problem
 from tensorwire.protocol.captured_handshake import Handshake
 from tensorwire.protocol.header import HEADER as OUR_HEADER
 from tensorwire.protocol.limits import PREFACE
-from tensorwire.protocol.signed_splitter import SignedSplitter
-from tensorwire.protocol.splitter import Piece, header_problem
+from tensorwire.protocol.signed_capture_splitter import SignedSplitter
 
 CALL = frame(OPEN, 1, 1, ext=dims(2, 3), meta=b"meta", body=b"body")
 CHUNK = frame(DATA, 1, MORE, body=bytes(range(256)) * 100)

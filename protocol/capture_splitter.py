@@ -2,7 +2,7 @@
 
 Here lives cutting and the checks that a header allows by itself, in bounded memory whatever the bytes say: bodies are
 counted, not kept. It takes no part in a connection, judges no stream, and knows neither files nor packets. What is done
-when framing is lost is signed_splitter.py's.
+when framing is lost is signed_capture_splitter.py's.
 """
 
 from __future__ import annotations

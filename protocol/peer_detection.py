@@ -23,7 +23,7 @@ HTTP_ANSWER: Final = (
 ) + LINE
 
 
-def foreign_answer(first: bytes) -> tuple[bytes, str] | None:
+def answer_foreign_client(first: bytes) -> tuple[bytes, str] | None:
     """The answer to a client's first bytes and what it seems to speak; None while they may be tensorwire or HTTP."""
     if PREFACE.startswith(first[: len(PREFACE)]):
         return None
@@ -35,7 +35,7 @@ def foreign_answer(first: bytes) -> tuple[bytes, str] | None:
     return LINE, "the peer sent no tensorwire preface"
 
 
-def foreign_server(first: bytes) -> str | None:
+def explain_foreign_server(first: bytes) -> str | None:
     """What is wrong with a server's first bytes; None while they may be the header of a frame.
 
     A TLS record (22 3 1 .. in a handshake, 21 3 1 .. in an alert) cannot be one: read as a length it is above 64 KiB.

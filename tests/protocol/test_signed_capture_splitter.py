@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tensorwire.protocol.capture_splitter import Piece, Record
 from tensorwire.protocol.captured_handshake import BAD, GOOD, NOT_CHECKED, Handshake, SecretFor
 from tensorwire.protocol.limits import PREFACE
-from tensorwire.protocol.signed_splitter import SignedSplitter
-from tensorwire.protocol.splitter import Piece, Record
+from tensorwire.protocol.signed_capture_splitter import SignedSplitter
 from tests.support.sessions import KEY_ID, SECRET, big_session, small_session
 
 SUITES = ("hmac-sha256", "aes-256-gmac")

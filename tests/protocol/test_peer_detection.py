@@ -6,7 +6,7 @@ import pytest
 
 from fuzz.strategies_frames import frame
 from tensorwire.protocol import Closed, ErrorCode
-from tensorwire.protocol.foreign import HTTP_ANSWER, LINE
+from tensorwire.protocol.peer_detection import HTTP_ANSWER, LINE
 from tests.protocol.wiring import feed, make_client, make_server, wire_bytes
 
 HTTP = [

@@ -1,7 +1,7 @@
 """One direction of a captured connection that may be signed: frames, and from some point on records of frames.
 
-Here lives what splitter.py lacks: where records begin and end, and whether their tags are right, where the keys are
-known (captured_handshake.py). Of a record its bytes are kept only where its tag is checked.
+Here lives what capture_splitter.py lacks: where records begin and end, and whether their tags are right, where the keys
+are known (captured_handshake.py). Of a record its bytes are kept only where its tag is checked.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from hmac import compare_digest
 from typing import Final
 
+from .capture_splitter import Piece, Record, Splitter
 from .captured_handshake import BAD, GOOD, NOT_CAPTURED, NOT_CHECKED, Handshake
 from .header import HEADER, HEADER_SIZE, FrameType
 from .limits import INLINE_BODY, MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
 from .records import Buffer
 from .resync import CREDIT, CREDIT_PER, Resync
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
-from .splitter import Piece, Record, Splitter
 
 _PREFIX: Final = 4
 _HEAD: Final = _PREFIX + HEADER_SIZE
