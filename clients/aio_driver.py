@@ -154,7 +154,7 @@ class Driver:
             return
         now = monotonic()
         self._core.close(now)
-        self._alarm.off()
+        self._alarm.cancel()
         if self._dialling is not None:
             self._dialling.cancel()
         wires = list(self._wires)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..version import __version__ as __version__
 from .cache import BoundedCache, FairCache, MetadataCache, metadata_cost
+from .conversion import as_numpy, convert
 from .decoder import check_body, decode_arrays
 from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of
 from .encoder import Encoded, Encoder
 from .errors import CodecError, SignatureError
-from .exact import as_numpy, convert
 from .layout import Placed, Resolved, count_dims, resolve
 from .metadata import FREE, Kind, Metadata, TensorSpec, decode_metadata, encode_metadata
 from .ragged import RaggedArray

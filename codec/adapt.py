@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .conversion import Array, as_numpy, refuse_masked
 from .dlpack import from_dlpack
 from .dtypes import UINT8, DType, dtype_of, find_numpy
 from .errors import CodecError, shown
-from .exact import Array, as_numpy, refuse_masked
 from .limits import MAX_DIMS
 from .metadata import Kind
 from .ragged import RaggedArray

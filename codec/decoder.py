@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .conversion import Array
 from .errors import CodecError, shown
-from .exact import Array
 from .layout import Placed, Resolved
 from .metadata import Kind
 from .ragged import RaggedArray, check_offsets

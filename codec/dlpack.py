@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .conversion import Array, first_line
 from .dtypes import DType, dtype_by_triple, dtype_of
 from .errors import CodecError
-from .exact import Array, first_line
 
 _NO_MEMORY = "array has no memory (a placeholder, or zeros that are not written anywhere); make a real one of it"
 _HOST_DEVICES = frozenset({1, 3, 11, 13})  # kDLCPU, kDLCUDAHost, kDLROCMHost, kDLCUDAManaged: all readable from here
@@ -46,7 +46,7 @@ _get_pointer.restype = ctypes.c_void_p
 _get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
-class _Lent:
+class _Borrowed:
     """Tells numpy where the memory is (its array interface) and keeps the capsule, and so the memory, alive."""
 
     __slots__ = ("__array_interface__", "capsule")
@@ -108,5 +108,5 @@ def _from_capsule(source: DLPackArray) -> tuple[DType, Array]:
         raise CodecError(_NO_MEMORY)
     address = tensor.data + tensor.byte_offset
     interface = {"version": 3, "typestr": dtype.storage.str, "shape": shape, "strides": strides}
-    array: Array = np.asarray(_Lent(capsule, interface | {"data": (address, True)}))
+    array: Array = np.asarray(_Borrowed(capsule, interface | {"data": (address, True)}))
     return dtype, array

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .conversion import Array, as_numpy, convert, join
 from .errors import CodecError
-from .exact import Array, as_numpy, convert, join
 
 _INT64 = np.dtype("<i8")
 

@@ -507,7 +507,7 @@ class Machine(RuleBasedStateMachine):
 def queued(end: End) -> int:
     """Bytes that wait in an end's writer, counted one by one."""
     writer = end.connection._writer
-    total = sum(map(len, writer.greeting)) + sum(map(len, writer.control))
+    total = sum(map(len, writer.handshake)) + sum(map(len, writer.control))
     for lane in writer.order:
         batches = [lane.small, *(batch for batch, _ in lane.full)]
         total += sum(memoryview(part).nbytes for batch in batches for part in batch)

@@ -35,7 +35,7 @@ from tensorwire.protocol.limits import RECEIVE_BUFFER
 from . import streams
 from .streams import HEADER, PREFACE
 
-LIMITS = Limits(chunk=16384, max_streams=4, max_message=1 << 20, max_control=4096, max_nuisance=20)
+LIMITS = Limits(chunk=16384, max_streams=4, max_message=1 << 20, max_control=4096, max_abuse=20)
 NONCE = bytes(range(32))
 READY = b"\x80"
 POISON = b"\xee" * RECEIVE_BUFFER

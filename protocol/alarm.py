@@ -41,7 +41,7 @@ class Alarm:
             self.moment = moment
             self._start(moment - self._clock())
 
-    def off(self) -> None:
+    def cancel(self) -> None:
         """Do not ring."""
         self.moment = inf
         self._stop()
@@ -63,5 +63,5 @@ class Alarm:
         if now < self.moment:
             self._start(self.moment - now + GRAIN)
             return
-        self.off()
+        self.cancel()
         self._ring(now)

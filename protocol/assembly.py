@@ -47,7 +47,7 @@ class Handler(ABC):
         """Tell the peer that its message is refused."""
 
     @abstractmethod
-    def nuisance(self) -> None:
+    def count_abuse(self) -> None:
         """Count a late or refused frame; raises ProtocolError (CALM) above the limit."""
 
     @abstractmethod

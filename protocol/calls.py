@@ -14,7 +14,7 @@ from .assembly import Handler, Refusal, Reserve
 from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event, Refused
 from .extension import insert_body_length
-from .frame_builder import control_frame, detail_bytes, too_long
+from .frame_builder import control_frame, encode_detail, too_long_error
 from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, Config, Role
 from .reader import Reader
@@ -81,10 +81,10 @@ class Calls(Handler):
         if body_length <= INLINE_BODY:
             meta_len, ext_len = len(meta), len(ext)
             if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:
-                raise too_long(meta_len, ext_len)
+                raise too_long_error(meta_len, ext_len)
             length = meta_len + ext_len + body_length
             header = _pack(length, OPEN, priority, flags, stream_id, 0, deadline_us, meta_len, ext_len, 0)
-            self._writer.small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
+            self._writer.queue_small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
             if flags & END_STREAM:
                 streams.unary[stream_id] = priority
             else:
@@ -104,7 +104,7 @@ class Calls(Handler):
         stream.state = TRANSITIONS[stream.state, Action.CANCEL]
         self._reader.abort(stream_id)
         self._writer.drop(stream_id)
-        self._writer.small(stream_id, 0, control_frame(CANCEL, stream_id=stream_id), (), HEADER_SIZE)
+        self._writer.queue_small(stream_id, 0, control_frame(CANCEL, stream_id=stream_id), (), HEADER_SIZE)
 
     # ---- both sides' calls ----
 
@@ -125,11 +125,11 @@ class Calls(Handler):
         if priority >= 0 and flags == END_STREAM and body_length <= INLINE_BODY and self.role is _SERVER:
             meta_len, ext_len = len(meta), len(ext)
             if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION or self.state is not _OPEN:
-                raise too_long(meta_len, ext_len) if self.state is _OPEN else LocalError("accept() comes first")
+                raise too_long_error(meta_len, ext_len) if self.state is _OPEN else LocalError("accept() comes first")
             del self._streams.unary[stream_id]
             length = meta_len + ext_len + body_length
             header = _pack(length, DATA, priority, END_STREAM, stream_id, 0, 0, meta_len, ext_len, 0)
-            self._writer.small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
+            self._writer.queue_small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
             return
         self._send(stream_id, meta, ext, body, body_length, flags)
 
@@ -147,7 +147,7 @@ class Calls(Handler):
                 for before in stream_ids[:taken]:
                     unary[before] = priority
                 return False
-        self._writer.frames(priority, frames, nbytes)
+        self._writer.queue_frames(priority, frames, nbytes)
         return True
 
     def _send(
@@ -174,10 +174,10 @@ class Calls(Handler):
         seq, priority = stream.sent, stream.priority
         if body_length <= INLINE_BODY:
             if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
-                raise too_long(len(meta), len(ext))
+                raise too_long_error(len(meta), len(ext))
             length = len(meta) + len(ext) + body_length
             header = _pack(length, DATA, priority, last, stream_id, seq, 0, len(meta), len(ext), 0)
-            self._writer.small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
+            self._writer.queue_small(stream_id, priority, _join((header, ext, meta)), body, HEADER_SIZE + length)
         else:
             self._large(DATA, stream_id, seq, last, priority, 0, meta, ext, body, body_length)
         stream.sent = seq + 1
@@ -216,10 +216,10 @@ class Calls(Handler):
         outgoing = Outgoing(stream_id, seq, flags & END_STREAM, priority, body, body_length)
         ext = insert_body_length(ext, body_length)
         if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
-            raise too_long(len(meta), len(ext))
+            raise too_long_error(len(meta), len(ext))
         length = len(meta) + len(ext)
         header = _pack(length, kind, priority, flags | MORE, stream_id, seq, aux, len(meta), len(ext), 0)
-        self._writer.large(_join((header, ext, meta)), outgoing)
+        self._writer.queue_chunked(_join((header, ext, meta)), outgoing)
 
     # ---- the server's calls ----
 
@@ -240,7 +240,7 @@ class Calls(Handler):
         self, stream_id: int, stream: Stream, status: Status | int, detail: str, not_started: bool, ext: bytes
     ) -> None:
         frame = self._ended(stream_id, stream, status, detail, not_started, ext)
-        self._writer.small(stream_id, stream.priority, frame, (), len(frame))
+        self._writer.queue_small(stream_id, stream.priority, frame, (), len(frame))
 
     def _ended(
         self, stream_id: int, stream: Stream, status: Status | int, detail: str, not_started: bool, ext: bytes
@@ -251,13 +251,13 @@ class Calls(Handler):
         del self._streams.open[stream_id]
         # SPEC 6.5: a call that has sent a reply, or that succeeded, has started.
         flags = NOT_STARTED if not_started and status and not stream.sent else 0
-        text = detail_bytes(detail)
+        text = encode_detail(detail)
         return control_frame(END, stream_id=stream_id, flags=flags, aux=int(status), ext=ext, meta=text)
 
-    def _owe(self, frame: bytes) -> None:
+    def _queue_control_reply(self, frame: bytes) -> None:
         """Queue an answer that costs the peer next to nothing; raises ProtocolError (CALM) if too many wait unread."""
         writer = self._writer
-        writer.urgent(frame)
+        writer.queue_control(frame)
         if writer.control_bytes > self.config.limits.max_control:
             raise ProtocolError(
                 ErrorCode.CALM, f"{writer.control_bytes} bytes of answers wait unread; read them, or ask for fewer"
@@ -278,10 +278,10 @@ class Calls(Handler):
             first = stream.received == 1
             frame = self._ended(stream_id, stream, refusal.status, refusal.message, first, b"")
             if stream.sent:  # END goes behind the replies
-                self._writer.small(stream_id, stream.priority, frame, (), len(frame))
+                self._writer.queue_small(stream_id, stream.priority, frame, (), len(frame))
             else:
-                self._owe(frame)
-            self.nuisance()
+                self._queue_control_reply(frame)
+            self.count_abuse()
         events.append(Refused(stream_id, refusal.status))
 
     def finished(self, stream_id: int) -> None:

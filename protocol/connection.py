@@ -18,7 +18,7 @@ from .events import Event
 from .frame_builder import control_frame, text_frame
 from .header import HEADER_SIZE, FrameType
 from .limits import MAX_METADATA, RECEIVE_BUFFER, Config, Role
-from .peer_detection import NO_SERVER, printable_start
+from .peer_detection import NOT_A_SERVER, printable_start
 from .records import Buffer
 from .signing import SecretOf, available_macs
 from .states import State
@@ -131,7 +131,7 @@ class Connection(Control):
             elif self.state is State.PREFACE:
                 self._receive_preface(n, events)
             else:
-                self._take(n, events)
+                self._receive_handshake(n, events)
                 if self.state is State.WELCOME:
                     self._check_server(self._reader.tail)
         except ProtocolError as error:
@@ -148,12 +148,12 @@ class Connection(Control):
         code = ErrorCode.NO_ERROR
         if self.state is State.WELCOME and 0 < len(reader.tail) < HEADER_SIZE:
             code = ErrorCode.NOT_TENSORWIRE
-            detail = f"{NO_SERVER}; it sent {printable_start(reader.tail)} and ended"
+            detail = f"{NOT_A_SERVER}; it sent {printable_start(reader.tail)} and ended"
         elif reader.partial or self._preface:
             detail = "truncated: the connection ended within a frame"
         else:
             detail = "the connection ended without CLOSE"
-        self._over(code, detail, events, remote=True, frame=None)
+        self._end_session(code, detail, events, remote=True, frame=None)
         return events
 
     # ---- sending ----
@@ -198,7 +198,7 @@ class Connection(Control):
         if len(payload) != 8:
             raise ValueError(f"a PING carries 8 bytes, not {len(payload)}")
         if not self.closed:
-            self._writer.urgent(control_frame(_T.PING, body=payload))
+            self._writer.queue_control(control_frame(_T.PING, body=payload))
 
     def close(self, code: ErrorCode, detail: str = "") -> None:
         """Queue CLOSE behind the whole frames that are queued; chunked messages are dropped. Idempotent.
@@ -206,7 +206,7 @@ class Connection(Control):
         Memory reserved for unfinished messages is given back by MessageAborted of the next `received` or `receive_eof`.
         """
         if not self.closed:
-            self._shut(text_frame(_T.CLOSE, 0, code, detail))
+            self._shut_down(text_frame(_T.CLOSE, 0, code, detail))
 
     def accept(self, ready_payload: bytes) -> None:
         """Answer Authenticated with READY; ready_payload is a msgpack map."""
@@ -215,7 +215,7 @@ class Connection(Control):
         if not 0 < len(ready_payload) <= MAX_METADATA:
             raise LocalError(f"READY carries 1 to {MAX_METADATA} bytes, not {len(ready_payload)}")
         self.state = State.OPEN
-        self._writer.greet(control_frame(_T.READY, meta=ready_payload))
+        self._writer.queue_handshake(control_frame(_T.READY, meta=ready_payload))
         self._writer.held = False
 
     def goaway(self, last_stream_id: int, code: ErrorCode, detail: str = "") -> None:
@@ -227,4 +227,4 @@ class Connection(Control):
         if self._goaway is not None and last_stream_id > self._goaway:
             raise LocalError(f"GOAWAY named stream {self._goaway} before; it cannot rise to {last_stream_id}")
         self._goaway = last_stream_id
-        self._writer.urgent(text_frame(_T.GOAWAY, last_stream_id, code, detail))
+        self._writer.queue_control(text_frame(_T.GOAWAY, last_stream_id, code, detail))

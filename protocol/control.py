@@ -32,27 +32,27 @@ from .signing import (
     make_mac,
     transcript,
 )
-from .states import BUILT, RECEIVES, State
+from .states import KNOWN_TYPES, RECEIVES, State
 from .status import Status
 from .streams import Action, StreamState
 
 _T = FrameType
-_NUISANCE_WINDOW: Final = 10.0  # seconds
+_ABUSE_WINDOW: Final = 10.0  # seconds
 _NO_PROOF: Final = bytes(PROOF_SIZE)
 
 # One answer to whoever cannot authenticate, whatever is wrong (SPEC 11.4).
-REFUSED: Final = (
+AUTH_REFUSED: Final = (
     "authentication: unknown key, wrong secret, or a key that is not valid now; check both with whoever runs the server"
 )
-NO_KEYS: Final = "authentication: this server has no keys and takes callers without one only; call without a key"
-NOT_THE_SERVER: Final = (
+KEYS_NOT_TAKEN: Final = "authentication: this server has no keys and takes callers without one only; call without a key"
+SERVER_NOT_PROVEN: Final = (
     "authentication: the server's proof does not fit this key: it does not know the key id, or has another secret for"
     " it, or the key is not valid now, or somebody in between changes what is sent"
 )
 
 
 @lru_cache(maxsize=64)
-def _agreed(features: tuple[int, ...], limits: PeerLimits) -> tuple[tuple[int, ...], PeerLimits]:
+def _interned(features: tuple[int, ...], limits: PeerLimits) -> tuple[tuple[int, ...], PeerLimits]:
     """The same two objects for all connections that agree on the same: most do, and idle ones are many."""
     return features, limits
 
@@ -61,9 +61,24 @@ class Control(Calls):
     """What a connection does by itself when control frames arrive."""
 
     __slots__ = (
-        "_binding", "_deadline", "_hello", "_hello_frame", "_keys", "_last_received", "_nonce", "_nuisances",
-        "_preface", "_secret_of", "_valid", "_window_start", "boot_id", "connection_id", "features", "mac",
-        "peer_limits", "version",
+        "_abuse_count",
+        "_binding",
+        "_deadline",
+        "_hello",
+        "_hello_frame",
+        "_keys",
+        "_last_received",
+        "_nonce",
+        "_preface",
+        "_secret_of",
+        "_valid",
+        "_window_start",
+        "boot_id",
+        "connection_id",
+        "features",
+        "mac",
+        "peer_limits",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -95,12 +110,12 @@ class Control(Calls):
         self._preface = b""
         self._deadline: float | None = now + config.limits.handshake_timeout
         self._last_received = now
-        self._nuisances = 0
+        self._abuse_count = 0
         self._window_start = now
         if config.role is Role.CLIENT:
-            self._writer.greet(PREFACE)
+            self._writer.queue_handshake(PREFACE)
             self._hello_frame = control_frame(_T.HELLO, meta=handshake.pack_hello(config, nonce))
-            self._writer.greet(self._hello_frame)
+            self._writer.queue_handshake(self._hello_frame)
 
     # ---- Handler: what the reader asks ----
 
@@ -110,7 +125,7 @@ class Control(Calls):
         allowed = RECEIVES[self.role, self.state]
         if self.state is State.WELCOME:
             self._check_server(HEADER.pack(*header))
-        if kind not in BUILT:
+        if kind not in KNOWN_TYPES:
             raise ProtocolError(ErrorCode.FRAME, f"{type_name(kind)}: unknown, or not negotiated")
         if kind not in allowed:
             text = (
@@ -131,34 +146,34 @@ class Control(Calls):
         elif kind == END:
             self._on_end(header, ext, meta, events)
         elif kind == _T.PING:
-            self._owe(control_frame(_T.PONG, body=body))
+            self._queue_control_reply(control_frame(_T.PONG, body=body))
         elif kind == _T.PONG:
             events.append(Pong(body))
         elif kind == _T.GOAWAY:
             self._on_goaway(header, meta, events)
         elif kind == _T.CLOSE:
-            self._over(error_code(header[6]), _text(meta), events, remote=True, frame=None)
+            self._end_session(error_code(header[6]), _text(meta), events, remote=True, frame=None)
             return False
         else:
             self._on_handshake(kind, header, meta, events)
         return True
 
-    def nuisance(self) -> None:
+    def count_abuse(self) -> None:
         """Count a late or refused frame."""
         limits = self.config.limits
-        if self._last_received - self._window_start > _NUISANCE_WINDOW:
+        if self._last_received - self._window_start > _ABUSE_WINDOW:
             self._window_start = self._last_received
-            self._nuisances = 0
-        self._nuisances += 1
-        if self._nuisances > limits.max_nuisance:
-            raise ProtocolError(ErrorCode.CALM, f"more than {limits.max_nuisance} late or refused frames in 10 s")
+            self._abuse_count = 0
+        self._abuse_count += 1
+        if self._abuse_count > limits.max_abuse:
+            raise ProtocolError(ErrorCode.CALM, f"more than {limits.max_abuse} late or refused frames in 10 s")
 
     # ---- control frames ----
 
     def _on_cancel(self, stream_id: int, events: list[Event]) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
-            self.nuisance()
+            self.count_abuse()
             return
         if stream.state is StreamState.FINISHING:  # the owner has done its part: the terminal becomes END
             self._end(stream_id, stream, Status.CANCELLED, "cancelled by the client", not_started=False, ext=b"")
@@ -169,7 +184,7 @@ class Control(Calls):
             self._reader.abort(stream_id, events)
             events.append(Cancelled(stream_id))
         else:
-            self.nuisance()
+            self.count_abuse()
 
     def _on_end(self, header: Header, ext: bytes, meta: bytes, events: list[Event]) -> None:
         flags, stream_id, number = header[3], header[4], header[6]
@@ -204,7 +219,7 @@ class Control(Calls):
         answer = answer_foreign_client(first)
         if answer is not None:
             line, detail = answer
-            self._over(ErrorCode.NOT_TENSORWIRE, detail, events, remote=False, frame=line)
+            self._end_session(ErrorCode.NOT_TENSORWIRE, detail, events, remote=False, frame=line)
             return
         if not first.startswith(PREFACE):
             self._preface = first
@@ -214,7 +229,7 @@ class Control(Calls):
         rest = first[len(PREFACE) :]
         buffer = reader.next_buffer()
         buffer[: len(rest)] = rest
-        self._take(len(rest), events)
+        self._receive_handshake(len(rest), events)
 
     def _check_server(self, first: bytes) -> None:
         """The server's first bytes; raises ProtocolError (NOT_TENSORWIRE) (SPEC 10.4)."""
@@ -242,22 +257,22 @@ class Control(Calls):
         config, writer = self.config, self._writer
         choice = handshake.choose(config, hello)
         if not hello.key_id and not config.keyless:
-            raise ProtocolError(ErrorCode.AUTHENTICATION, handshake.KEY_WANTED)
+            raise ProtocolError(ErrorCode.AUTHENTICATION, handshake.KEY_REQUIRED)
         if hello.key_id and self._secret_of is None:
-            raise ProtocolError(ErrorCode.AUTHENTICATION, NO_KEYS)
+            raise ProtocolError(ErrorCode.AUTHENTICATION, KEYS_NOT_TAKEN)
         self._hello = hello
-        self._agree(choice, hello.limits)
+        self._apply_choice(choice, hello.limits)
         proof = _NO_PROOF if hello.key_id else b""
         entries = handshake.pack_welcome(config, self._nonce, self.connection_id, self.boot_id, choice, proof=proof)
         welcome = control_frame(_T.WELCOME, meta=entries)
         self.state = State.AUTH
         if self._secret_of is None or not hello.key_id:
-            writer.greet(welcome)
+            writer.queue_handshake(welcome)
             return
         secret, self._valid = self._secret_of(hello.key_id)
         th = transcript(frame, welcome, self._binding)
         self._keys = keys = KeySchedule(secret, hello.nonce, self._nonce, th)
-        writer.greet(handshake.with_proof(welcome, keys.server_proof()))
+        writer.queue_handshake(handshake.with_proof(welcome, keys.server_proof()))
         if self.mac != "none":
             writer.records = SignedRecords(make_mac(self.mac, keys.key(SERVER_RECORD)))
 
@@ -265,7 +280,7 @@ class Control(Calls):
         """Check the server's proof and answer with our own."""
         config, writer = self.config, self._writer
         handshake.check_welcome(config, welcome)
-        self._agree((welcome.version, welcome.features, welcome.mac), welcome.limits)
+        self._apply_choice((welcome.version, welcome.features, welcome.mac), welcome.limits)
         self.connection_id = welcome.connection_id
         self.boot_id = welcome.boot_id
         hello, self._hello_frame = self._hello_frame, b""
@@ -273,14 +288,14 @@ class Control(Calls):
             th = b"" if not welcome.proof else transcript(hello, handshake.with_proof(frame, _NO_PROOF), self._binding)
             keys = KeySchedule(config.secret, self._nonce, welcome.nonce, th)
             if not welcome.proof or not compare_digest(keys.server_proof(), welcome.proof):
-                raise ProtocolError(ErrorCode.AUTHENTICATION, NOT_THE_SERVER)
+                raise ProtocolError(ErrorCode.AUTHENTICATION, SERVER_NOT_PROVEN)
             auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, _NO_PROOF)]))
-            writer.greet(handshake.with_proof(auth, keys.client_proof(auth)))
+            writer.queue_handshake(handshake.with_proof(auth, keys.client_proof(auth)))
             if self.mac != "none":
                 self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(SERVER_RECORD)))
                 writer.records = SignedRecords(make_mac(self.mac, keys.key(CLIENT_RECORD)))
         else:
-            writer.greet(control_frame(_T.AUTH))
+            writer.queue_handshake(control_frame(_T.AUTH))
         writer.held = False
         self.state = State.READY
 
@@ -290,10 +305,10 @@ class Control(Calls):
         if keys is not None:
             proof = entries.get(handshake.PROOF, b"")
             if len(proof) != PROOF_SIZE:
-                raise ProtocolError(ErrorCode.AUTHENTICATION, REFUSED)
+                raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
             proven = compare_digest(keys.client_proof(handshake.with_proof(frame, _NO_PROOF)), proof)
             if not (proven and self._valid):
-                raise ProtocolError(ErrorCode.AUTHENTICATION, REFUSED)
+                raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
             if self.mac != "none":
                 self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
         self._nonce = b""  # it has done its work, and idle connections are many
@@ -304,7 +319,7 @@ class Control(Calls):
             events.append(Authenticated(self._hello))
             self._hello = None
 
-    def _take(self, n: int, events: list[Event]) -> None:
+    def _receive_handshake(self, n: int, events: list[Event]) -> None:
         """Give the reader `n` bytes of the handshake; what comes behind its last frame may be records."""
         reader = self._reader
         reader.received(n, events)
@@ -312,9 +327,9 @@ class Control(Calls):
         if records is not reader and isinstance(records, RecordReader):
             records.begin(reader.tail, events)
 
-    def _agree(self, choice: tuple[int, tuple[int, ...], int], limits: PeerLimits) -> None:
+    def _apply_choice(self, choice: tuple[int, tuple[int, ...], int], limits: PeerLimits) -> None:
         self.version, features, number = choice
-        self.features, self.peer_limits = _agreed(features, limits)
+        self.features, self.peer_limits = _interned(features, limits)
         self.mac = handshake.MAC_NAMES[number]
         self._reader.chunk = self._writer.chunk = min(limits.chunk, self.config.limits.chunk)
 
@@ -323,16 +338,18 @@ class Control(Calls):
     def _fail(self, code: ErrorCode, detail: str, events: list[Event]) -> None:
         """The peer broke a rule, or was too slow: tell it, unless it would not understand."""
         if code is ErrorCode.NOT_TENSORWIRE or self.state is State.PREFACE:
-            self._over(code, detail, events, remote=False, frame=None)
+            self._end_session(code, detail, events, remote=False, frame=None)
         else:
-            self._over(code, detail, events, remote=False, frame=text_frame(_T.CLOSE, 0, code, detail))
+            self._end_session(code, detail, events, remote=False, frame=text_frame(_T.CLOSE, 0, code, detail))
 
-    def _over(self, code: ErrorCode, detail: str, events: list[Event], *, remote: bool, frame: bytes | None) -> None:
-        self._shut(frame)
+    def _end_session(
+        self, code: ErrorCode, detail: str, events: list[Event], *, remote: bool, frame: bytes | None
+    ) -> None:
+        self._shut_down(frame)
         self._reader.abort_all(events)
         events.append(Closed(code, detail, remote))
 
-    def _shut(self, frame: bytes | None) -> None:
+    def _shut_down(self, frame: bytes | None) -> None:
         self.closed = True
         self.state = State.CLOSED
         self._deadline = None

@@ -28,7 +28,7 @@ class ReplyForm:
         if body_length > INLINE_BODY:
             raise LocalError(f"a body of {body_length} bytes does not fit in one frame: at most {INLINE_BODY}")
         if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
-            raise too_long(len(meta), len(ext))
+            raise too_long_error(len(meta), len(ext))
         self.meta = meta
         self.ext = ext
         self.body_length = body_length
@@ -49,7 +49,7 @@ class ReplyForm:
         return _pack(length, DATA, priority, END_STREAM, 0, 0, 0, len(self.meta), len(self.ext), 0)
 
 
-def too_long(meta_len: int, ext_len: int) -> LocalError:
+def too_long_error(meta_len: int, ext_len: int) -> LocalError:
     """The error for a message whose metadata or extension is above the protocol's bounds."""
     return LocalError(
         f"{meta_len} bytes of metadata and {ext_len} of extension; at most {MAX_METADATA} and {MAX_EXTENSION}"
@@ -73,10 +73,10 @@ def control_frame(
 
 def text_frame(kind: int, stream_id: int, code: int, detail: str) -> bytes:
     """A control frame with a text for a person in its metadata."""
-    return control_frame(kind, stream_id=stream_id, aux=code, meta=detail_bytes(detail))
+    return control_frame(kind, stream_id=stream_id, aux=code, meta=encode_detail(detail))
 
 
-def detail_bytes(detail: str) -> bytes:
+def encode_detail(detail: str) -> bytes:
     """UTF-8 of at most MAX_DETAIL bytes, cut between characters."""
     raw = detail.encode("utf-8", "replace")
     return raw if len(raw) <= MAX_DETAIL else raw[:MAX_DETAIL].decode("utf-8", "ignore").encode()

@@ -32,7 +32,7 @@ PROOF: Final = 13
 MAC_NUMBERS: Final[dict[str, int]] = {"none": 0, "hmac-sha256": 1, "aes-256-gmac": 2}
 MAC_NAMES: Final[dict[int, str]] = {number: name for name, number in MAC_NUMBERS.items()}
 
-KEY_WANTED: Final = (
+KEY_REQUIRED: Final = (
     "authentication: this server takes callers with a key only; give the client one (key=, or TENSORWIRE_KEY)"
 )
 
@@ -243,7 +243,7 @@ def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
                 raise ProtocolError(ErrorCode.HANDSHAKE, f"handshake: MAC {MAC_NAMES[mac]} without a KEY_ID")
             return high, chosen, mac
     if not hello.key_id and not config.keyless:
-        raise ProtocolError(ErrorCode.AUTHENTICATION, KEY_WANTED)
+        raise ProtocolError(ErrorCode.AUTHENTICATION, KEY_REQUIRED)
     names = [MAC_NAMES.get(mac, str(mac)) for mac in hello.macs]
     raise ProtocolError(
         ErrorCode.MAC, f"mac: client offers {', '.join(names)}, server allows {', '.join(config.mac_algorithms)}"

@@ -46,7 +46,7 @@ class Limits:
     ping_interval: seconds of silence, while a stream is open, before a PING is sent; 0 = never (TCP keepalive).
     ping_timeout: seconds of further silence before the connection is given up.
     max_control: bytes of control answers (PONG, refusals) waiting for a peer that does not read, before it is closed.
-    max_nuisance: late and refused frames within 10 seconds; more is a flood, not a race.
+    max_abuse: late and refused frames within 10 seconds; more is a flood, not a race.
     """
 
     chunk: int = 262144
@@ -56,7 +56,7 @@ class Limits:
     ping_interval: float = 0.0
     ping_timeout: float = 10.0
     max_control: int = 1 << 20
-    max_nuisance: int = 10_000
+    max_abuse: int = 10_000
 
     def __post_init__(self) -> None:
         if not MIN_CHUNK <= self.chunk <= MAX_CHUNK:

@@ -10,17 +10,17 @@ from typing import Final
 
 from .header import HEADER_SIZE
 from .limits import PREFACE
-from .states import BUILT
+from .states import KNOWN_TYPES
 
 HTTP_METHODS: Final = (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI ")
-LINE: Final = (
+HINT: Final = (
     b"This port speaks tensorwire (tw://), not HTTP or TLS. Use a tensorwire client: tensorwire.connect(url).\r\n"
 )
-NO_SERVER: Final = "the server does not speak tensorwire, check host and port"
-HTTP_ANSWER: Final = (
+NOT_A_SERVER: Final = "the server does not speak tensorwire, check host and port"
+HTTP_RESPONSE: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
-    % len(LINE)
-) + LINE
+    % len(HINT)
+) + HINT
 
 
 def answer_foreign_client(first: bytes) -> tuple[bytes, str] | None:
@@ -29,10 +29,10 @@ def answer_foreign_client(first: bytes) -> tuple[bytes, str] | None:
         return None
     start = first[:4]
     if start in HTTP_METHODS:
-        return HTTP_ANSWER, "the peer speaks HTTP"
+        return HTTP_RESPONSE, "the peer speaks HTTP"
     if any(method.startswith(start) for method in HTTP_METHODS):
         return None
-    return LINE, "the peer sent no tensorwire preface"
+    return HINT, "the peer sent no tensorwire preface"
 
 
 def explain_foreign_server(first: bytes) -> str | None:
@@ -41,9 +41,9 @@ def explain_foreign_server(first: bytes) -> str | None:
     A TLS record (22 3 1 .. in a handshake, 21 3 1 .. in an alert) cannot be one: read as a length it is above 64 KiB.
     """
     if len(first) > 2 and 20 <= first[0] <= 23 and first[1] == 3 and 1 <= first[2] <= 4:
-        return f"{NO_SERVER}; it answered in TLS: {printable_start(first)}"
-    if len(first) > 4 and first[4] not in BUILT:
-        return f"{NO_SERVER}; it sent {printable_start(first)}"
+        return f"{NOT_A_SERVER}; it answered in TLS: {printable_start(first)}"
+    if len(first) > 4 and first[4] not in KNOWN_TYPES:
+        return f"{NOT_A_SERVER}; it sent {printable_start(first)}"
     return None
 
 

@@ -47,7 +47,7 @@ _NO_REPLIES: Final[dict[int, int]] = {}  # a server's, always empty
 _NEVER: Final = 1 << 40  # bytes; more than any read has
 
 
-class Like:
+class FrameTemplate:
     """A unary call, or a reply, of one frame that was found good: another one that has the same bytes but for its
     stream, deadline and body is as good, and is taken without a second look. `size` is all of it, its body begins at
     `body`, `before` and `behind` are what is compared, to the left and right of what may differ.
@@ -70,31 +70,31 @@ class Like:
         self.unpack = Struct(f"<8sQII{len(self.behind)}s").unpack_from
 
 
-class _Seen:
+class _RepeatDetector:
     """The last call, or reply, that came twice in a row. A fact about bytes: one serves all connections."""
 
-    __slots__ = ("_ext", "_meta", "like")
+    __slots__ = ("_ext", "_meta", "template")
 
     def __init__(self) -> None:
         self._ext = b""
         self._meta = b""
-        self.like: Like | None = None
+        self.template: FrameTemplate | None = None
 
-    def note(self, header: Header, ext: bytes, meta: bytes) -> Like | None:
-        """What comes next may be like this; None, and nothing is kept, if this is not like the one before."""
+    def observe(self, header: Header, ext: bytes, meta: bytes) -> FrameTemplate | None:
+        """Return what the next one is compared with; None, and nothing is kept, if this is not like the one before."""
         if meta is not self._meta or ext is not self._ext:
             self._ext, self._meta = ext, meta
             return None
-        self.like = Like(header, ext, meta)
-        return self.like
+        self.template = FrameTemplate(header, ext, meta)
+        return self.template
 
-    def again(self, like: Like) -> None:
-        """The last one was like that: the next other one is not the second of its kind in a row."""
-        self._ext, self._meta = like.ext, like.meta
+    def matched(self, template: FrameTemplate) -> None:
+        """Take in that the last frame was like that: the next other one is not the second of its kind in a row."""
+        self._ext, self._meta = template.ext, template.meta
 
 
-_CALLS_SEEN: Final = _Seen()
-_REPLIES_SEEN: Final = _Seen()
+_REPEATED_CALLS: Final = _RepeatDetector()
+_REPEATED_REPLIES: Final = _RepeatDetector()
 
 
 class Reader(Assembly):
@@ -203,14 +203,14 @@ class Reader(Assembly):
         buffer = self._buffer
         open_kind, data_kind = self._ready_kinds
         large = self._large
-        seen = _REPLIES_SEEN if self._streams.client else _CALLS_SEEN
-        like = seen.like
-        size = _NEVER if like is None or data_kind != DATA else like.size
+        repeats = _REPEATED_REPLIES if self._streams.client else _REPEATED_CALLS
+        template = repeats.template
+        size = _NEVER if template is None or data_kind != DATA else template.size
         while end - pos >= HEADER_SIZE:
-            if like is not None and end - pos >= size:
-                after = self._alike(like, pos, end, events)
+            if template is not None and end - pos >= size:
+                after = self._take_matching(template, pos, end, events)
                 if after > pos:
-                    seen.again(like)
+                    repeats.matched(template)
                     pos = after
                     large = False
                     continue
@@ -260,8 +260,8 @@ class Reader(Assembly):
                     self._open[stream_id] = Stream(StreamState.OPEN, priority, 1, 0)
                 events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
                 if flags & END_STREAM:
-                    like = seen.note(header, ext, meta)
-                    size = _NEVER if like is None else like.size
+                    template = repeats.observe(header, ext, meta)
+                    size = _NEVER if template is None else template.size
             elif kind == data_kind:
                 if (
                     flags == END_STREAM
@@ -282,8 +282,8 @@ class Reader(Assembly):
                     large = False
                     del self._unary_replies[stream_id]
                     events.append(Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False))
-                    like = seen.note(header, ext, meta)
-                    size = _NEVER if like is None else like.size
+                    template = repeats.observe(header, ext, meta)
+                    size = _NEVER if template is None else template.size
                     continue
                 incoming = self._incoming.get(stream_id)
                 if incoming is not None:
@@ -334,31 +334,33 @@ class Reader(Assembly):
         self._large = large
         return pos
 
-    def _alike(self, like: Like, pos: int, end: int, events: list[Event]) -> int:
+    def _take_matching(self, template: FrameTemplate, pos: int, end: int, events: list[Event]) -> int:
         """Take the frames from `pos` on that are like that one; returns where the first other frame starts."""
         streams = self._streams
         unary = self._unary
         buffer = self._buffer
         opens = not streams.client
-        room = self._max_streams - len(self._open)
+        slots_left = self._max_streams - len(self._open)
         last_id = streams.last_id
-        size, body, before, behind, unpack = like.size, like.body, like.before, like.behind, like.unpack
+        size, body, unpack = template.size, template.body, template.unpack
+        before, behind = template.before, template.behind
+        flags, priority, ext, meta = template.flags, template.priority, template.ext, template.meta
         while end - pos >= size:
             fields: tuple[bytes, int, int, int, bytes] = unpack(buffer, pos)
             found, stream_id, seq, aux, rest = fields
             if found != before or rest != behind or seq:
                 break
             if opens:
-                if stream_id != last_id + 1 or len(unary) >= room:
+                if stream_id != last_id + 1 or len(unary) >= slots_left:
                     break
                 streams.last_id = last_id = stream_id
-                unary[stream_id] = like.priority
+                unary[stream_id] = priority
             else:
                 if aux or stream_id not in unary:
                     break
                 del unary[stream_id]
             tensors = buffer[pos + body : pos + size]
-            events.append(Message(stream_id, 0, like.flags, like.priority, aux, like.ext, like.meta, tensors, False))
+            events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, tensors, False))
             pos += size
         return pos
 
@@ -449,7 +451,7 @@ class Reader(Assembly):
             if flags == END_STREAM:
                 self._streams.peer_acts(stream_id, stream, Action.TERMINAL)
         if not client and length < MIN_CHUNK:  # a full chunk is paid for by its bytes
-            self._handler.nuisance()
+            self._handler.count_abuse()
 
     def abort_all(self, events: list[Event]) -> None:
         """Give up every unfinished message and the frame that has begun: the connection is over."""

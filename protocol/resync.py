@@ -33,25 +33,25 @@ _CANDIDATE: Final = re.compile(
     rb".{16}..[\x00\x01]\x00.[\x00-\x04]\x00\x00)",  # stream_id, seq, aux; meta_len, ext_len, reserved
     re.DOTALL,
 )
-CREDIT: Final = 4096  # headers behind the first of a record that are looked at: two records of the most frames
-CREDIT_PER: Final = 32  # bytes that give one more
+SEARCH_BUDGET: Final = 4096  # headers behind the first of a record that are looked at: two records of the most frames
+BYTES_PER_STEP: Final = 32  # bytes that give one more
 
 
 class Resync:
     """Takes bytes and finds the first place where framing holds again. Then it is of no more use.
 
-    frames, records: which of the two may begin. credit: headers behind the first of a record that may still be looked
+    frames, records: which of the two may begin. budget: headers behind the first of a record that may still be looked
     at, a budget that the owner refills. signed: whether records begin at the place. lost, lost_start: the bytes before.
     """
 
     __slots__ = (
-        "_at", "_frames", "_from", "_need", "_over", "_pos", "_records", "_starts", "_window", "credit", "lost",
+        "_at", "_frames", "_from", "_need", "_over", "_pos", "_records", "_starts", "_window", "budget", "lost",
         "lost_start", "reason", "signed",
     )  # fmt: skip
 
-    def __init__(self, reason: str, *, frames: bool, records: bool, credit: int = CREDIT) -> None:
+    def __init__(self, reason: str, *, frames: bool, records: bool, budget: int = SEARCH_BUDGET) -> None:
         self.reason = reason
-        self.credit = credit
+        self.budget = budget
         self.signed = False
         self.lost = 0
         self.lost_start = b""
@@ -168,9 +168,9 @@ class Resync:
             if not self._content_holds(pos, header):
                 return False
             if pos > at + _PREFIX:
-                if self.credit <= 0:
+                if self.budget <= 0:
                     return False
-                self.credit -= 1
+                self.budget -= 1
             self._pos = pos + HEADER_SIZE + header[0]
         end = self._end(at)
         if len(window) == end:
@@ -239,4 +239,4 @@ def head_begins_record(window: bytearray, at: int) -> bool:
     return (alone or (nbytes <= _BATCH and rest >= HEADER_SIZE)) and plausible(header)
 
 
-__all__ = ["CREDIT", "CREDIT_PER", "Resync", "head_begins_record", "plausible"]
+__all__ = ["BYTES_PER_STEP", "SEARCH_BUDGET", "Resync", "head_begins_record", "plausible"]

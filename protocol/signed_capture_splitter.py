@@ -14,7 +14,7 @@ from .captured_handshake import BAD, GOOD, NOT_CAPTURED, NOT_CHECKED, Handshake
 from .header import HEADER, HEADER_SIZE, FrameType
 from .limits import INLINE_BODY, MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
 from .records import Buffer
-from .resync import CREDIT, CREDIT_PER, Resync
+from .resync import BYTES_PER_STEP, SEARCH_BUDGET, Resync
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
 
 _PREFIX: Final = 4
@@ -35,14 +35,14 @@ class SignedSplitter:
     """
 
     __slots__ = (
-        "_counter", "_credit", "_epoch", "_frames", "_guessed", "_handshake", "_head", "_held", "_left", "_mac",
+        "_budget", "_counter", "_epoch", "_frames", "_guessed", "_handshake", "_head", "_held", "_left", "_mac",
         "_nbytes", "_running", "_seek", "_signed", "_text",
     )  # fmt: skip
 
     def __init__(self, handshake: Handshake, lost: str = "") -> None:
         self._handshake = handshake
         self._epoch = handshake.epoch
-        self._credit = CREDIT
+        self._budget = SEARCH_BUDGET
         self._start()
         if lost:
             self._lose(lost)
@@ -71,9 +71,9 @@ class SignedSplitter:
         pieces: list[Piece] = []
         view = memoryview(data)
         if self._seek is not None:
-            self._seek.credit += max(len(view) // CREDIT_PER, 1)
+            self._seek.budget += max(len(view) // BYTES_PER_STEP, 1)
         else:
-            self._credit += max(len(view) // CREDIT_PER, 1)
+            self._budget += max(len(view) // BYTES_PER_STEP, 1)
         if self._epoch != self._handshake.epoch:
             pieces += self.finish()
             self._epoch = self._handshake.epoch
@@ -275,14 +275,14 @@ class SignedSplitter:
 
     def _lose(self, reason: str, start: bytes = b"", count: int = 0) -> None:
         """Framing is lost with `start`, and `count` bytes that are not there; what follows is searched."""
-        seek = Resync(reason, frames=not self._signed, records=not self._handshake.plain, credit=self._credit)
+        seek = Resync(reason, frames=not self._signed, records=not self._handshake.plain, budget=self._budget)
         seek.lost, seek.lost_start = len(start) + count, start
         self._seek = seek
 
     def _found(self, seek: Resync, pieces: list[Piece]) -> None:
         """Framing holds again."""
         self._report_lost(seek, pieces)
-        self._credit = seek.credit
+        self._budget = seek.budget
         self._seek = None
         if seek.signed:
             self._cut_record()

@@ -33,4 +33,4 @@ RECEIVES: Final[dict[tuple[Role, State], frozenset[FrameType]]] = {
     (Role.CLIENT, State.READY): frozenset((_T.READY, _T.CLOSE)),
     (Role.CLIENT, State.OPEN): frozenset((_T.DATA, _T.END, _T.PING, _T.PONG, _T.GOAWAY, _T.CLOSE)),
 }
-BUILT: Final = frozenset().union(*RECEIVES.values())  # types that may arrive somewhere
+KNOWN_TYPES: Final = frozenset().union(*RECEIVES.values())  # types that may arrive somewhere

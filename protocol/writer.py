@@ -96,13 +96,13 @@ class Writer:
 
     base: the class of priority 0, and all small frames of a client. lanes: the other classes, by priority. order: all
     classes, highest first.
-    held: only the greeting (handshake frames) may leave; set until AUTH (client) or READY (server) is queued.
+    held: only frames of the handshake may leave; set until AUTH (client) or READY (server) is queued.
     nbytes: bytes queued in all, headers of chunks to come not counted.
     finished: called with a stream id once the last frame behind a chunk is queued.
     """
 
     __slots__ = (
-        "active", "base", "chunk", "control", "control_bytes", "fifo", "finished", "greeting", "held", "lanes",
+        "active", "base", "chunk", "control", "control_bytes", "fifo", "finished", "handshake", "held", "lanes",
         "nbytes", "order", "records",
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ class Writer:
         self.records: RecordLayer = _PLAIN
         self.chunk = 0
         self.held = True
-        self.greeting: list[Buffer] = []
+        self.handshake: list[Buffer] = []
         self.control: list[Buffer] = []
         self.control_bytes = 0
         self.base = Lane()
@@ -121,35 +121,35 @@ class Writer:
         self.active: dict[int, Outgoing] = {}
         self.nbytes = 0
 
-    def greet(self, frame: bytes) -> None:
+    def queue_handshake(self, frame: bytes) -> None:
         """Queue a frame of the handshake."""
         for part in self.records.seal([frame], len(frame)):
-            self.greeting.append(part)
+            self.handshake.append(part)
             self.nbytes += len(part)
 
-    def urgent(self, frame: bytes) -> None:
+    def queue_control(self, frame: bytes) -> None:
         """Queue a control frame that belongs to no stream."""
         self.control.append(frame)
         self.control_bytes += len(frame)
         self.nbytes += len(frame)
 
-    def small(self, stream_id: int, priority: int, head: bytes, body: Sequence[Buffer], nbytes: int) -> None:
+    def queue_small(self, stream_id: int, priority: int, head: bytes, body: Sequence[Buffer], nbytes: int) -> None:
         """Queue a one-frame message or a stream's control frame; nbytes is all of it."""
         if self.active and stream_id in self.active:
             self.nbytes += nbytes
             self.active[stream_id].waiting.append((head, body, nbytes, None))
             return
-        small = self._room(priority, nbytes)
+        small = self._small_batch(priority, nbytes)
         small.append(head)
         if body:
             small += body
 
-    def frames(self, priority: int, frames: list[Buffer], nbytes: int) -> None:
+    def queue_frames(self, priority: int, frames: list[Buffer], nbytes: int) -> None:
         """Queue whole frames, nbytes in all, of streams that nothing is waiting to be sent on."""
-        small = self._room(priority, nbytes)
+        small = self._small_batch(priority, nbytes)
         small += frames
 
-    def _room(self, priority: int, nbytes: int) -> list[Buffer]:
+    def _small_batch(self, priority: int, nbytes: int) -> list[Buffer]:
         """Where the next nbytes of small frames go. A batch is a record: 64 KiB, or what was queued as one."""
         self.nbytes += nbytes
         lane = self.base if self.fifo or not priority else self._lane(priority)
@@ -160,14 +160,14 @@ class Writer:
         lane.nbytes += nbytes
         return lane.small
 
-    def large(self, head: bytes, outgoing: Outgoing) -> None:
+    def queue_chunked(self, head: bytes, outgoing: Outgoing) -> None:
         """Queue a chunked message: its first frame and its chunks."""
         stream_id = outgoing.stream_id
         if stream_id in self.active:
             self.active[stream_id].waiting.append((head, (), len(head), outgoing))
             self.nbytes += len(head) + outgoing.left
             return
-        self.small(stream_id, outgoing.priority, head, (), len(head))
+        self.queue_small(stream_id, outgoing.priority, head, (), len(head))
         self.nbytes += outgoing.left
         self.active[stream_id] = outgoing
         self._lane(outgoing.priority).chunked.append(outgoing)
@@ -202,7 +202,7 @@ class Writer:
         if self.held:
             self.control = []
             self.control_bytes = 0
-            self.nbytes = sum(map(len, self.greeting))
+            self.nbytes = sum(map(len, self.handshake))
         else:
             for lane in self.order:
                 rest.full += lane.full
@@ -213,7 +213,7 @@ class Writer:
         self.order = [rest]
         if frame is not None:
             if self.held:
-                self.greet(frame)
+                self.queue_handshake(frame)
             else:
                 self.nbytes += len(frame)
                 rest.small.append(frame)
@@ -228,7 +228,7 @@ class Writer:
             and not base.full
             and not self.held
             and len(self.order) == 1
-            and not self.greeting
+            and not self.handshake
         ):
             small = base.small
             if small:
@@ -240,9 +240,9 @@ class Writer:
         return self._scheduled(budget)
 
     def _scheduled(self, budget: int) -> list[Buffer]:
-        out: list[Buffer] = self.greeting
+        out: list[Buffer] = self.handshake
         taken = sum(map(len, out))
-        self.greeting = []
+        self.handshake = []
         if not self.held:
             if self.control:
                 taken += self.control_bytes
@@ -300,10 +300,10 @@ class Writer:
         while waiting:
             head, body, nbytes, outgoing = waiting.popleft()
             if outgoing is not None:
-                self.nbytes -= nbytes + outgoing.left  # large() counts them again
+                self.nbytes -= nbytes + outgoing.left  # queue_chunked() counts them again
                 outgoing.waiting = waiting
-                self.large(head, outgoing)
+                self.queue_chunked(head, outgoing)
                 return
             self.nbytes -= nbytes
-            self.small(stream_id, done.priority, head, body, nbytes)
+            self.queue_small(stream_id, done.priority, head, body, nbytes)
         self.finished(stream_id)

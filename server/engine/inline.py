@@ -116,7 +116,7 @@ class InlineEngine:
         self._state, self._detail = HealthState.UNLOADED, "stopped"
         self._room = 0
         if self._alarm is not None:
-            self._alarm.off()
+            self._alarm.cancel()
         failures = self._core.close(f"model {self.spec.name!r} is being unloaded")
         self._slots.trim()
         if failures:

@@ -78,7 +78,7 @@ class Deadlines:
         """Drop every entry and the timer."""
         self._heap.clear()
         self._live = 0
-        self._alarm.off()
+        self._alarm.cancel()
 
     def _fire(self, now: float) -> None:
         heap = self._heap

@@ -135,7 +135,7 @@ class Front:
             max_message=settings.message_limit,
             max_streams=settings.max_streams,
             handshake_timeout=settings.handshake_timeout,
-            max_nuisance=settings.control_frames,
+            max_abuse=settings.control_frames,
             max_control=int(settings.control_bytes),
         )
         macs += ("none",) if keyless else ()

@@ -148,7 +148,7 @@ def test_open_and_cancel(running: Target, others: Bystander) -> None:
     with Raw(running.address) as peer:
         reader = threading.Thread(target=peer.rest, daemon=True)
         reader.start()
-        with contextlib.suppress(OSError):  # closed as a nuisance, or served: both are right
+        with contextlib.suppress(OSError):  # closed for abuse, or served: both are right
             for first in range(1, size(20_000, 1_000_000) + 1, 1000):
                 pairs = (call(i) + frame(CANCEL, stream_id=i) for i in range(first, first + 1000))
                 peer.send(b"".join(pairs))

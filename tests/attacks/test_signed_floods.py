@@ -154,7 +154,7 @@ def test_open_and_cancel(guarded: Target) -> None:
     with working(guarded) as worker:
         with Guest(guarded.address) as peer:
             reader = Reader(peer)
-            with contextlib.suppress(OSError):  # closed as a nuisance, or served: both are right
+            with contextlib.suppress(OSError):  # closed for abuse, or served: both are right
                 pairs = records(lambda i: call(i) + frame(CANCEL, stream_id=i), size(20_000, 1_000_000))
                 for record in pairs:
                     peer.send(record)

@@ -98,7 +98,7 @@ def test_what_is_set_anew_or_put_off_rings_at_the_last_moment_only(
         due[0] = loop.now + delay
         alarm.set(due[0])
         assert loop.armed == 1
-    alarm.off()
+    alarm.cancel()
     due[0] = inf
     before = len(rung)
     loop.run(1.0)

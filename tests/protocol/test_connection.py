@@ -520,7 +520,7 @@ class TestFloods:
 
     @pytest.mark.parametrize("kind", ["refused stream", "late cancel", "late data", "second cancel"])
     def test_late_and_refused_frames_share_one_limit(self, kind: str) -> None:
-        server = make_server(Limits(max_streams=1, max_nuisance=5))
+        server = make_server(Limits(max_streams=1, max_abuse=5))
         feed(server, wire_bytes(make_client()) + frame(T.AUTH))
         server.accept(READY)
         feed(server, frame(OPEN, 1))
@@ -528,16 +528,16 @@ class TestFloods:
             feed(server, frame(CANCEL, 1))
         elif kind.startswith("late"):
             server.end(1, Status.INTERNAL)
-        nuisance = {"late data": frame(DATA, 1, 0, 1)}.get(kind, frame(CANCEL, 1))
+        abuse = {"late data": frame(DATA, 1, 0, 1)}.get(kind, frame(CANCEL, 1))
         ids = iter(range(2, 99))
         for n in range(6):
-            data = frame(OPEN, next(ids), END_STREAM) if kind == "refused stream" else nuisance
+            data = frame(OPEN, next(ids), END_STREAM) if kind == "refused stream" else abuse
             code = code_of(feed(server, data, now=9.0))
             assert code is (None if n < 5 else ErrorCode.CALM)
 
     @pytest.mark.parametrize(("moment", "calm"), [(10.0, True), (10.1, False)])
     def test_the_count_of_late_frames_begins_anew_after_ten_seconds(self, moment: float, calm: bool) -> None:
-        server = make_server(Limits(max_nuisance=5))
+        server = make_server(Limits(max_abuse=5))
         feed(server, wire_bytes(make_client()) + frame(T.AUTH))
         server.accept(READY)
         feed(server, frame(OPEN, 1))

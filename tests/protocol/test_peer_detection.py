@@ -6,7 +6,7 @@ import pytest
 
 from fuzz.strategies_frames import frame
 from tensorwire.protocol import Closed, ErrorCode
-from tensorwire.protocol.peer_detection import HTTP_ANSWER, LINE
+from tensorwire.protocol.peer_detection import HINT, HTTP_RESPONSE
 from tests.protocol.wiring import feed, make_client, make_server, wire_bytes
 
 HTTP = [
@@ -32,14 +32,14 @@ def test_one_line_and_a_close(data: bytes, size: int) -> None:
     (closed,) = feed(server, data, [size] * len(data))
     assert isinstance(closed, Closed)
     assert (closed.code, closed.remote) == (ErrorCode.NOT_TENSORWIRE, False)
-    assert wire_bytes(server) == (HTTP_ANSWER if data in HTTP else LINE)
+    assert wire_bytes(server) == (HTTP_RESPONSE if data in HTTP else HINT)
     assert server.closed
 
 
 def test_the_answer_is_short_and_a_whole_http_response() -> None:
-    assert len(LINE) <= 200
-    assert LINE.endswith(b"\r\n")
-    head, body = HTTP_ANSWER.split(b"\r\n\r\n")
+    assert len(HINT) <= 200
+    assert HINT.endswith(b"\r\n")
+    head, body = HTTP_RESPONSE.split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"Content-Length: %d" % len(body) in head
 

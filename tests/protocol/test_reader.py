@@ -463,7 +463,7 @@ class TestLengths:
 
 class TestFloods:
     def test_late_frames_are_dropped_up_to_a_number_and_then_the_peer_is_asked_to_calm_down(self) -> None:
-        server = open_server(limits=Limits(max_nuisance=10))
+        server = open_server(limits=Limits(max_abuse=10))
         feed(server, frame(OPEN, 1))
         server.end(1, Status.INTERNAL)
         assert feed(server, frame(DATA, 1, 0, 1) * 10) == []
@@ -472,7 +472,7 @@ class TestFloods:
         assert closed.code is ErrorCode.CALM
 
     def test_late_frames_over_a_long_time_are_no_flood(self) -> None:
-        server = open_server(limits=Limits(max_nuisance=10))
+        server = open_server(limits=Limits(max_abuse=10))
         feed(server, frame(OPEN, 1))
         server.end(1, Status.INTERNAL)
         for second in range(100):

@@ -92,7 +92,7 @@ class Player:
             handshake_timeout=config.get("handshake_timeout", 2000) / 1000,
             ping_interval=config.get("ping_interval", 0) / 1000,
             ping_timeout=config.get("ping_timeout", 10_000) / 1000,
-            max_nuisance=config.get("late_and_refused", 10_000),
+            max_abuse=config.get("late_and_refused", 10_000),
         )
         self.now = NOW
         self.connection = Connection(

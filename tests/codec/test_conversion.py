@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tensorwire.codec import DTYPES, CodecError, RaggedArray
 from tensorwire.codec.adapt import adapt
-from tensorwire.codec.exact import as_numpy, convert
+from tensorwire.codec.conversion import as_numpy, convert
 
 NUMPY = {dtype.name: dtype.numpy for dtype in DTYPES if dtype.numpy is not None}
 FINFO: Any = ml_dtypes.finfo

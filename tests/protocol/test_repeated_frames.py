@@ -29,12 +29,12 @@ BODY = bytes(range(64))
 def forget() -> None:
     """As if no call and no reply had come yet."""
     module: Any = reader
-    module._CALLS_SEEN.like = module._REPLIES_SEEN.like = None
+    module._REPEATED_CALLS.template = module._REPEATED_REPLIES.template = None
 
 
 def remembers() -> bool:
     module: Any = reader
-    return module._CALLS_SEEN.like is not None
+    return module._REPEATED_CALLS.template is not None
 
 
 def call(stream_id: int, deadline: int = 0, body: bytes = BODY) -> bytes:
@@ -117,13 +117,13 @@ def test_calls_that_take_turns_do_not_make_a_memory_each() -> None:
     forget()
     server = open_pair()[1]
     feed(server, call(1) + call(2) + call(3))
-    known = module._CALLS_SEEN.like
+    known = module._REPEATED_CALLS.template
     other = [frame(OPEN, n, END_STREAM, meta=b"of another model") for n in range(5, 12, 2)]
     events = feed(server, b"".join(call(n) + other[at] for at, n in enumerate(range(4, 11, 2))))
     assert [e.meta for e in events if isinstance(e, Message)] == [META, b"of another model"] * 4
-    assert module._CALLS_SEEN.like is known
+    assert module._REPEATED_CALLS.template is known
     feed(server, frame(OPEN, 12, END_STREAM, meta=b"of another model"))
-    assert module._CALLS_SEEN.like is not known
+    assert module._REPEATED_CALLS.template is not known
 
 
 def test_no_more_streams_are_opened_than_may_be() -> None:
