@@ -15,19 +15,7 @@ Every one of them is a :class:`TensorwireError` with the same attributes. Not he
 from __future__ import annotations
 
 from ..protocol import Status
-from ..protocol.masking import masked
-
-DETAIL_CAP = 1024
-"""Characters of a peer's text that are kept: more helps nobody and may flood a log."""
-
-
-def printable(text: str, cap: int = DETAIL_CAP) -> str:
-    """``text`` made safe to print: control characters escaped, capped at ``cap`` characters."""
-    if not text.isprintable():
-        text = "".join(
-            c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in text[:cap]
-        )
-    return text if len(text) <= cap else text[:cap] + "..."
+from ..protocol.safe_text import masked, printable
 
 
 class TensorwireError(Exception):

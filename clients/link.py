@@ -28,6 +28,7 @@ from ..protocol import (
     parse_extension,
 )
 from ..protocol import LocalError as MisuseError
+from ..protocol.safe_text import printable
 from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call
 from .errors import (
     AuthenticationError,
@@ -37,7 +38,6 @@ from .errors import (
     ConnectionLost,
     InvalidInput,
     TensorwireError,
-    printable,
     remote_error,
 )
 from .keys import GIVE_A_KEY

@@ -7,13 +7,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from ..codec import CodecError, DescribeRequest, Description, HealthReport, HealthRequest, ModelList, pack_service
+from ..codec.service import PAYLOAD
 from .errors import BadReply
 from .results import Result
 
 MODELS = "$models"
 DESCRIBE = "$describe"
 HEALTH = "$health"
-PAYLOAD = "payload"
 
 Inputs = dict[str, Any]
 T_co = TypeVar("T_co", covariant=True)

@@ -10,11 +10,9 @@ import re
 import socket
 from dataclasses import dataclass
 
+from ..protocol.limits import DEFAULT_PORT, DEFAULT_TLS_PORT
 from .errors import InvalidURL
 
-DEFAULT_PORT = 7411
-TLS_PORT = 7413
-"""TCP ports where none is given: of ``tw://`` and ``tws://``."""
 _LOOPBACK6 = bytes(15) + b"\x01"
 UNIX_PATH_MAX = 107
 """Bytes of a path that ``sockaddr_un`` holds on Linux, without the closing zero."""
@@ -138,7 +136,7 @@ def _parse_tcp(url: str, rest: str, key_id: str, *, tls: bool) -> Address:
             )
     if not host or not host.isprintable() or " " in host:
         raise InvalidURL(f"{_shown(url)} names no host: {_EXPECTED}")
-    number = _parse_port(url, port) if has_port else TLS_PORT if tls else DEFAULT_PORT
+    number = _parse_port(url, port) if has_port else DEFAULT_TLS_PORT if tls else DEFAULT_PORT
     return Address(host=host, port=number, key_id=key_id, tls=tls)
 
 

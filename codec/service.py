@@ -17,6 +17,9 @@ from .limits import MAX_IMAGE_PIXELS
 from .metadata import Kind, TensorSpec, check_spec
 from .strict_msgpack import Fields, pack_service, read_choice, read_float, read_int, read_str, unpack_service
 
+PAYLOAD = "payload"
+"""Name of the one tensor of a service call and of its reply (SPEC 16.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:

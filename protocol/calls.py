@@ -15,10 +15,9 @@ from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event, Refused
 from .extension import insert_body_length
 from .frame_builder import control_frame, encode_detail, too_long_error
-from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN
+from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN, Buffer
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, Config, Role
 from .reader import Reader
-from .records import Buffer
 from .states import State
 from .status import Status
 from .streams import TRANSITIONS, Action, Stream, Streams, StreamState

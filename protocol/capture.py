@@ -18,8 +18,7 @@ from typing import BinaryIO, Final
 
 from .capture_splitter import Piece
 from .captured_handshake import Handshake, SecretFor
-from .header import Header
-from .records import Buffer
+from .header import Buffer, Header
 from .signed_capture_splitter import SignedSplitter
 
 MAGIC: Final = b"TWCAP\r\n\x01"

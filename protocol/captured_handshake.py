@@ -16,6 +16,7 @@ from .handshake import MAC_NAMES, PROOF, parse_entries, parse_hello, parse_welco
 from .header import FrameType
 from .signing import (
     CLIENT_RECORD,
+    NO_PROOF,
     PROOF_SIZE,
     SERVER_RECORD,
     KeySchedule,
@@ -33,8 +34,6 @@ NOT_CAPTURED: Final = "not checked: the handshake was not captured"
 GOOD: Final = "good"
 BAD: Final = "bad"
 BAD_OR_TLS: Final = "bad, or made over TLS: the certificate in it is not captured"
-
-_NO_PROOF: Final = bytes(PROOF_SIZE)
 
 
 class Handshake:
@@ -90,7 +89,7 @@ class Handshake:
         secret = self._secret_for(self._key_id) if self._secret_for is not None and self._key_id else None
         if secret is None:
             return NOT_CHECKED, label
-        th = transcript(self._hello, with_proof(frame, _NO_PROOF), b"")
+        th = transcript(self._hello, with_proof(frame, NO_PROOF), b"")
         keys = KeySchedule(secret, self._client_nonce, welcome.nonce, th)
         if not compare_digest(keys.server_proof(), welcome.proof):
             return BAD_OR_TLS if self._maybe_tls else BAD, label
@@ -102,7 +101,7 @@ class Handshake:
             return ""
         if self._keys is None:
             return NOT_CHECKED
-        return GOOD if compare_digest(self._keys.client_proof(with_proof(frame, _NO_PROOF)), proof) else BAD
+        return GOOD if compare_digest(self._keys.client_proof(with_proof(frame, NO_PROOF)), proof) else BAD
 
     def mac_of(self, label: bytes) -> Mac | None:
         """The tags of a direction; None where they cannot be checked."""

@@ -16,10 +16,9 @@ from .control import Control
 from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event
 from .frame_builder import control_frame, text_frame
-from .header import HEADER_SIZE, FrameType
+from .header import HEADER_SIZE, Buffer, FrameType
 from .limits import MAX_METADATA, RECEIVE_BUFFER, Config, Role
 from .peer_detection import NOT_A_SERVER, printable_start
-from .records import Buffer
 from .signing import SecretOf, available_macs
 from .states import State
 from .status import Status

@@ -25,6 +25,7 @@ from .record_reader import RecordReader
 from .records import SignedRecords
 from .signing import (
     CLIENT_RECORD,
+    NO_PROOF,
     PROOF_SIZE,
     SERVER_RECORD,
     KeySchedule,
@@ -38,7 +39,6 @@ from .streams import Action, StreamState
 
 _T = FrameType
 _ABUSE_WINDOW: Final = 10.0  # seconds
-_NO_PROOF: Final = bytes(PROOF_SIZE)
 
 # One answer to whoever cannot authenticate, whatever is wrong (SPEC 11.4).
 AUTH_REFUSED: Final = (
@@ -262,7 +262,7 @@ class Control(Calls):
             raise ProtocolError(ErrorCode.AUTHENTICATION, KEYS_NOT_TAKEN)
         self._hello = hello
         self._apply_choice(choice, hello.limits)
-        proof = _NO_PROOF if hello.key_id else b""
+        proof = NO_PROOF if hello.key_id else b""
         entries = handshake.pack_welcome(config, self._nonce, self.connection_id, self.boot_id, choice, proof=proof)
         welcome = control_frame(_T.WELCOME, meta=entries)
         self.state = State.AUTH
@@ -285,11 +285,11 @@ class Control(Calls):
         self.boot_id = welcome.boot_id
         hello, self._hello_frame = self._hello_frame, b""
         if config.key_id:
-            th = b"" if not welcome.proof else transcript(hello, handshake.with_proof(frame, _NO_PROOF), self._binding)
+            th = b"" if not welcome.proof else transcript(hello, handshake.with_proof(frame, NO_PROOF), self._binding)
             keys = KeySchedule(config.secret, self._nonce, welcome.nonce, th)
             if not welcome.proof or not compare_digest(keys.server_proof(), welcome.proof):
                 raise ProtocolError(ErrorCode.AUTHENTICATION, SERVER_NOT_PROVEN)
-            auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, _NO_PROOF)]))
+            auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, NO_PROOF)]))
             writer.queue_handshake(handshake.with_proof(auth, keys.client_proof(auth)))
             if self.mac != "none":
                 self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(SERVER_RECORD)))
@@ -306,7 +306,7 @@ class Control(Calls):
             proof = entries.get(handshake.PROOF, b"")
             if len(proof) != PROOF_SIZE:
                 raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
-            proven = compare_digest(keys.client_proof(handshake.with_proof(frame, _NO_PROOF)), proof)
+            proven = compare_digest(keys.client_proof(handshake.with_proof(frame, NO_PROOF)), proof)
             if not (proven and self._valid):
                 raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
             if self.mac != "none":

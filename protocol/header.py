@@ -16,6 +16,9 @@ from .limits import INLINE_BODY, MAX_DETAIL, MAX_EXTENSION, MAX_HANDSHAKE, MAX_M
 # length, type, priority, flags, stream_id, seq, aux, meta_len, ext_len, reserved
 HEADER: Final = Struct("<IBBHQIIIHH")
 HEADER_SIZE: Final = 32
+MAX_FRAME: Final = HEADER_SIZE + MAX_EXTENSION + MAX_METADATA + INLINE_BODY  # bytes of a frame that is no chunk
+
+Buffer = bytes | memoryview
 
 
 class FrameType(IntEnum):

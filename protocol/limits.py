@@ -25,7 +25,10 @@ RECEIVE_BUFFER: Final = (
 )  # bytes: the largest frame, its record, and what stands before the frame after it
 MAX_HANDSHAKE: Final = 4096  # bytes of HELLO, WELCOME, AUTH entries: all that is parsed for a stranger
 MAX_DETAIL: Final = 1024  # bytes of UTF-8 text in END, CLOSE, GOAWAY
+RECORD_BATCH: Final = 65536  # bytes; several frames in one record are this much together at most (SPEC 11.2)
 NO_NEW_STREAMS: Final = (1 << 64) - 1  # GOAWAY stream id of the draining notice
+DEFAULT_PORT: Final = 7411  # TCP, of tw:// without a port
+DEFAULT_TLS_PORT: Final = 7413  # TCP, of tws:// without a port
 
 
 class Role(IntEnum):

@@ -9,25 +9,19 @@ nothing until the tag, which comes last, is right. It follows on the connection'
 from __future__ import annotations
 
 from hmac import compare_digest
-from struct import Struct
 from typing import Final
 
 from .assembly import Incoming
 from .errors import ErrorCode, ProtocolError
 from .events import Event, MessageAborted
-from .header import HEADER, HEADER_SIZE, MORE, Header
-from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA
+from .header import HEADER, HEADER_SIZE, MAX_FRAME, MORE, Buffer, Header
+from .limits import INLINE_BODY, RECORD_BATCH
 from .reader import Reader
-from .records import Buffer
+from .records import BETWEEN_CHUNKS, PREFIX, RECORD_HEAD
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
 from .streams import StreamState
 
-_SIZE: Final = Struct("<I")
 _unpack_from = HEADER.unpack_from
-RECORD_BATCH: Final = 65536  # bytes: several frames in one record are this much together at most
-_HEAD: Final = 4 + HEADER_SIZE  # n and the first header
-_BETWEEN: Final = TAG_SIZE + _HEAD  # what stands between the bytes of two chunks
-_LARGEST: Final = HEADER_SIZE + MAX_EXTENSION + MAX_METADATA + INLINE_BODY  # bytes of a frame that is no chunk
 _NO_CHUNK: Final[tuple[Buffer, ...]] = ()
 
 
@@ -47,7 +41,7 @@ class RecordReader(Reader):
         )
         plain.halt = True
         self.chunk = plain.chunk
-        self._head = _HEAD
+        self._head = RECORD_HEAD
         self._mac = mac
         self._running: RunningTag | None = None
         self._text = b""
@@ -77,21 +71,21 @@ class RecordReader(Reader):
         current = self._current
         if current is not None and not self._tag_due:
             stop = current.filled + current.chunk_left
-            if stop + _BETWEEN <= current.total:
-                stop += _BETWEEN  # tag and the next record's head, to be overwritten by the bytes it announces
+            if stop + BETWEEN_CHUNKS <= current.total:
+                stop += BETWEEN_CHUNKS  # tag and the next record's head, to be overwritten by the bytes it announces
             return current.view[current.filled : stop]
         tail = self.tail
         self._start = start = len(tail)
         if start:
             self._buffer[:start] = tail
         if self._tag_due:
-            return self._buffer[start : TAG_SIZE + (_HEAD if self._incoming else self._head)]
+            return self._buffer[start : TAG_SIZE + (RECORD_HEAD if self._incoming else self._head)]
         if self._large and not self._skip:
-            if start < _HEAD:
-                return self._buffer[start : _HEAD if self._incoming else self._head]
-            nbytes: int = _SIZE.unpack_from(tail)[0]
-            if _unpack_from(tail, 4)[3] & MORE and nbytes <= _LARGEST:
-                return self._buffer[start : 4 + nbytes + _BETWEEN]
+            if start < RECORD_HEAD:
+                return self._buffer[start : RECORD_HEAD if self._incoming else self._head]
+            nbytes: int = PREFIX.unpack_from(tail)[0]
+            if _unpack_from(tail, 4)[3] & MORE and nbytes <= MAX_FRAME:
+                return self._buffer[start : 4 + nbytes + BETWEEN_CHUNKS]
             self._large = False
         return self._buffer[start:] if start else self._buffer
 
@@ -131,18 +125,18 @@ class RecordReader(Reader):
                     break
                 self._check_chunk_tag(buffer[pos : pos + TAG_SIZE], events)
                 pos += TAG_SIZE
-            if end - pos < _HEAD:
+            if end - pos < RECORD_HEAD:
                 if end - pos >= 4:
-                    self._check_size(_SIZE.unpack_from(buffer, pos)[0])
+                    self._check_size(PREFIX.unpack_from(buffer, pos)[0])
                 break
-            nbytes: int = _SIZE.unpack_from(buffer, pos)[0]
+            nbytes: int = PREFIX.unpack_from(buffer, pos)[0]
             self._check_size(nbytes)
             header = _unpack_from(buffer, pos + 4)
             stop = pos + 4 + nbytes
             chunk = holds_chunk(header, nbytes)
             if stop + TAG_SIZE <= end:
                 if chunk:
-                    tag = mac.tag(buffer[pos : pos + _HEAD], (buffer[pos + _HEAD : stop],))
+                    tag = mac.tag(buffer[pos : pos + RECORD_HEAD], (buffer[pos + RECORD_HEAD : stop],))
                 else:
                     tag = mac.tag(buffer[pos:stop], _NO_CHUNK)
                 if not compare_digest(tag, buffer[stop : stop + TAG_SIZE]):
@@ -158,13 +152,13 @@ class RecordReader(Reader):
                 if parsed != stop or self._current is not None or self._skip:
                     raise ProtocolError(ErrorCode.FRAME, "a frame does not end where its record ends")
                 if self._large:
-                    self._head = 4 + nbytes + _BETWEEN
+                    self._head = 4 + nbytes + BETWEEN_CHUNKS
                 pos = stop + TAG_SIZE
             elif chunk and not self._is_message(header):
                 pos = self._begin_chunk(header, pos, end)
-            elif nbytes > _LARGEST:
+            elif nbytes > MAX_FRAME:
                 raise ProtocolError(
-                    ErrorCode.TOO_LARGE, f"record of {nbytes} bytes that is no chunk; at most {_LARGEST}"
+                    ErrorCode.TOO_LARGE, f"record of {nbytes} bytes that is no chunk; at most {MAX_FRAME}"
                 )
             else:
                 break
@@ -174,9 +168,9 @@ class RecordReader(Reader):
     def _check_size(self, nbytes: int) -> None:
         if nbytes < HEADER_SIZE:
             raise ProtocolError(ErrorCode.FRAME, f"record of {nbytes} bytes; a frame has {HEADER_SIZE} at least")
-        if nbytes > max(_LARGEST, HEADER_SIZE + self.chunk):
+        if nbytes > max(MAX_FRAME, HEADER_SIZE + self.chunk):
             raise ProtocolError(
-                ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {max(_LARGEST, HEADER_SIZE + self.chunk)}"
+                ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {max(MAX_FRAME, HEADER_SIZE + self.chunk)}"
             )
 
     def _is_message(self, header: Header) -> bool:
@@ -195,8 +189,8 @@ class RecordReader(Reader):
             self._check_chunk(incoming, header)
         elif length > max(self.chunk, INLINE_BODY):  # a chunk or a message: nobody knows any more (SPEC 8.4)
             raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
-        self._text = self._buffer[pos : pos + _HEAD].tobytes()
-        pos += _HEAD
+        self._text = self._buffer[pos : pos + RECORD_HEAD].tobytes()
+        pos += RECORD_HEAD
         if incoming is None:  # of a stream that this side has finished with: judged once its tag has passed
             self._running = self._mac.begin(self._text)
             self._skip = length

@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from struct import Struct
 from typing import Final
 
-from .header import HEADER, HEADER_SIZE
+from .header import HEADER, HEADER_SIZE, Buffer
 from .limits import MIN_CHUNK
-from .signing import Mac, holds_chunk
+from .signing import TAG_SIZE, Mac, holds_chunk
 
-Buffer = bytes | memoryview
-
-_SIZE: Final = Struct("<I")
+PREFIX: Final = Struct("<I")  # n, the bytes of a record's frames
+PREFIX_SIZE: Final = 4
+RECORD_HEAD: Final = PREFIX_SIZE + HEADER_SIZE  # n and the first header
+BETWEEN_CHUNKS: Final = TAG_SIZE + RECORD_HEAD  # bytes between those of two chunks
 
 
 class RecordLayer(ABC):
@@ -47,7 +48,7 @@ class SignedRecords(RecordLayer):
     def seal(self, frames: list[Buffer], nbytes: int) -> list[Buffer]:
         """n, the frames, the tag."""
         first = frames[0]
-        size = _SIZE.pack(nbytes)
+        size = PREFIX.pack(nbytes)
         if (
             nbytes >= HEADER_SIZE + MIN_CHUNK
             and len(first) == HEADER_SIZE

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from struct import Struct
 from typing import Final
 
 from .capture_splitter import header_problem
 from .errors import ProtocolError
 from .extension import parse_extension
 from .header import DATA, HEADER, HEADER_SIZE, OPEN, Header
-from .limits import MAX_CHUNK, PREFACE
+from .limits import MAX_CHUNK, PREFACE, RECORD_BATCH
+from .records import PREFIX, PREFIX_SIZE, RECORD_HEAD
 from .signing import TAG_SIZE
 
-_PREFIX: Final = 4
-_HEAD: Final = _PREFIX + HEADER_SIZE
 _LEAST_METADATA: Final = 8
 _IDENTIFIER: Final = b"TWM1"  # of a FlatBuffer's metadata, behind its first 4 bytes (SPEC 18.1)
-_BATCH: Final = 65536  # bytes of several frames in a record, at most
-_SIZE: Final = Struct("<I")
 _unpack = HEADER.unpack_from
 # What every record's n and first header have: the bytes that cannot be anything but small.
 _CANDIDATE: Final = re.compile(
@@ -112,10 +108,10 @@ class Resync:
                     if self._frame_begins(start):
                         return start
                 if found is None:
-                    self._from = max(self._from, len(self._window) - _HEAD + 1)
+                    self._from = max(self._from, len(self._window) - RECORD_HEAD + 1)
                     return -1
                 self._at = found.start()
-                self._pos = self._at + _PREFIX
+                self._pos = self._at + PREFIX_SIZE
             verdict = self._record_begins()
             if verdict is None and self._over:
                 verdict = self._is_whole()
@@ -151,8 +147,8 @@ class Resync:
         """
         at, window = self._at, self._window
         nbytes = self._nbytes(at)
-        stop = at + _PREFIX + nbytes
-        if nbytes > _BATCH:
+        stop = at + PREFIX_SIZE + nbytes
+        if nbytes > RECORD_BATCH:
             return head_begins_record(window, at)
         while self._pos < stop:
             pos = self._pos
@@ -167,7 +163,7 @@ class Resync:
                 return None
             if not self._content_holds(pos, header):
                 return False
-            if pos > at + _PREFIX:
+            if pos > at + PREFIX_SIZE:
                 if self.budget <= 0:
                     return False
                 self.budget -= 1
@@ -175,21 +171,21 @@ class Resync:
         end = self._end(at)
         if len(window) == end:
             return True
-        if not self._have(end + _HEAD if len(window) > end else end):
+        if not self._have(end + RECORD_HEAD if len(window) > end else end):
             return None
         return head_begins_record(window, end)
 
     def _is_whole(self) -> bool:
         """Whether all of the candidate is there and was found good."""
         at = self._at
-        return self._pos == at + _PREFIX + self._nbytes(at) and len(self._window) >= self._end(at)
+        return self._pos == at + PREFIX_SIZE + self._nbytes(at) and len(self._window) >= self._end(at)
 
     def _nbytes(self, at: int) -> int:
-        nbytes: int = _SIZE.unpack_from(self._window, at)[0]
+        nbytes: int = PREFIX.unpack_from(self._window, at)[0]
         return nbytes
 
     def _end(self, at: int) -> int:
-        return at + _PREFIX + self._nbytes(at) + TAG_SIZE
+        return at + PREFIX_SIZE + self._nbytes(at) + TAG_SIZE
 
     def _have(self, size: int) -> bool:
         self._need = size
@@ -231,12 +227,12 @@ def plausible(header: Header) -> bool:
 
 def head_begins_record(window: bytearray, at: int) -> bool:
     """Whether n and the header behind it, which are there, fit: the frame fills the record, or others may follow."""
-    nbytes: int = _SIZE.unpack_from(window, at)[0]
-    header = _unpack(window, at + _PREFIX)
+    nbytes: int = PREFIX.unpack_from(window, at)[0]
+    header = _unpack(window, at + PREFIX_SIZE)
     frame = HEADER_SIZE + header[0]
     rest = nbytes - frame
     alone = rest == 0 and nbytes <= HEADER_SIZE + MAX_CHUNK
-    return (alone or (nbytes <= _BATCH and rest >= HEADER_SIZE)) and plausible(header)
+    return (alone or (nbytes <= RECORD_BATCH and rest >= HEADER_SIZE)) and plausible(header)
 
 
 __all__ = ["BYTES_PER_STEP", "SEARCH_BUDGET", "Resync", "head_begins_record", "plausible"]

@@ -11,16 +11,12 @@ from typing import Final
 
 from .capture_splitter import Piece, Record, Splitter
 from .captured_handshake import BAD, GOOD, NOT_CAPTURED, NOT_CHECKED, Handshake
-from .header import HEADER, HEADER_SIZE, FrameType
-from .limits import INLINE_BODY, MAX_CHUNK, MAX_EXTENSION, MAX_METADATA, PREFACE
-from .records import Buffer
+from .header import HEADER, HEADER_SIZE, MAX_FRAME, Buffer, FrameType
+from .limits import MAX_CHUNK, PREFACE, RECORD_BATCH
+from .records import PREFIX_SIZE, RECORD_HEAD
 from .resync import BYTES_PER_STEP, SEARCH_BUDGET, Resync
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
 
-_PREFIX: Final = 4
-_HEAD: Final = _PREFIX + HEADER_SIZE
-_BATCH: Final = 65536
-_LARGEST: Final = HEADER_SIZE + MAX_EXTENSION + MAX_METADATA + INLINE_BODY  # bytes of a frame that is no chunk
 _MOST: Final = HEADER_SIZE + MAX_CHUNK
 _PART: Final = 16384  # bytes that are searched at a time
 _HANDSHAKE: Final = {FrameType.HELLO, FrameType.WELCOME, FrameType.AUTH}
@@ -184,8 +180,8 @@ class SignedSplitter:
             self._left -= len(part)
             self._cover(part)
             return len(part)
-        wanted = TAG_SIZE if self._nbytes else _PREFIX
-        if not self._nbytes and self._head[:_PREFIX] == PREFACE[:_PREFIX]:
+        wanted = TAG_SIZE if self._nbytes else PREFIX_SIZE
+        if not self._nbytes and self._head[:PREFIX_SIZE] == PREFACE[:PREFIX_SIZE]:
             wanted = len(PREFACE)
         n = min(wanted - len(self._head), len(view))
         self._head += view[:n]
@@ -196,16 +192,16 @@ class SignedSplitter:
         elif self._head == PREFACE:  # the owner of a capture has connected again
             self._start()
             pieces.append(self._see(Piece(None, body=PREFACE), b""))
-        elif self._head != PREFACE[:_PREFIX]:
+        elif self._head != PREFACE[:PREFIX_SIZE]:
             self._begin_record(pieces)
         return n
 
     def _begin_record(self, pieces: list[Piece]) -> None:
-        nbytes = int.from_bytes(self._head[:_PREFIX], "little")
+        nbytes = int.from_bytes(self._head[:PREFIX_SIZE], "little")
         if not HEADER_SIZE <= nbytes <= _MOST:
             code = "FRAME" if nbytes < HEADER_SIZE else "TOO_LARGE"
             pieces += self._cut_record()
-            self._lose(f"{code}: a record of {nbytes} bytes", nbytes.to_bytes(_PREFIX, "little"))
+            self._lose(f"{code}: a record of {nbytes} bytes", nbytes.to_bytes(PREFIX_SIZE, "little"))
             return
         self._nbytes = self._left = nbytes
         self._text = self._head if self._mac is not None else None
@@ -219,12 +215,12 @@ class SignedSplitter:
         text, mac = self._text, self._mac
         if text is None or mac is None:
             return
-        need = max(_HEAD - len(text), 0)
+        need = max(RECORD_HEAD - len(text), 0)
         text += part[:need]
-        if len(text) == _HEAD and need and holds_chunk(HEADER.unpack_from(text, _PREFIX), self._nbytes):
+        if len(text) == RECORD_HEAD and need and holds_chunk(HEADER.unpack_from(text, PREFIX_SIZE), self._nbytes):
             self._running = mac.begin(bytes(text))
             self._running.update(part[need:])
-        elif self._nbytes > _LARGEST and need and len(text) == _HEAD:
+        elif self._nbytes > MAX_FRAME and need and len(text) == RECORD_HEAD:
             self._cannot_check()
         else:
             text += part[need:]
@@ -251,7 +247,7 @@ class SignedSplitter:
             self._held.append(Piece(None, body=self._frames.head, problem=self._frames.broken, cut=True))
             self._frames = Splitter()
         first = next((piece.header for piece in self._held if piece.header is not None), None)
-        if not problem and self._nbytes > _BATCH and first is not None and first[0] != self._nbytes - HEADER_SIZE:
+        if not problem and self._nbytes > RECORD_BATCH and first is not None and first[0] != self._nbytes - HEADER_SIZE:
             problem = f"TOO_LARGE: several frames in a record of {self._nbytes} bytes"
         pieces += self._held
         pieces.append(Piece(None, body=tag, problem=problem, check=check, record=Record(self._counter, self._nbytes)))
@@ -262,7 +258,7 @@ class SignedSplitter:
         """What there is of the record that arrived in part; nothing behind it can be checked."""
         pieces = [piece._replace(cut=True) for piece in [*self._held, *self._frames.finish()]]
         if self._nbytes or self._head:
-            have = (_PREFIX + self._nbytes - self._left if self._nbytes else 0) + len(self._head)
+            have = (PREFIX_SIZE + self._nbytes - self._left if self._nbytes else 0) + len(self._head)
             text = f"cut off: {have} bytes of a record are in the capture"
             pieces.append(Piece(None, body=b"", problem=text, cut=True))
         self._mac = None

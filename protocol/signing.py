@@ -14,10 +14,8 @@ from importlib.util import find_spec
 from struct import Struct
 from typing import Any, Final
 
-from .header import DATA, HEADER_SIZE
+from .header import DATA, HEADER_SIZE, Buffer, Header
 from .limits import MIN_CHUNK, PREFACE
-
-Buffer = bytes | memoryview
 
 # What the owner of a server knows of a key id: the 32 bytes to prove with, and whether the key is valid now. For an id
 # that it does not know: a secret that nobody knows, and False, so that the peer cannot tell (SPEC 11.4).
@@ -25,6 +23,7 @@ SecretOf = Callable[[bytes], tuple[bytes, bool]]
 
 SECRET_SIZE: Final = 32
 PROOF_SIZE: Final = 32
+NO_PROOF: Final = bytes(PROOF_SIZE)  # what stands in the place of a proof while it is computed (SPEC 11.4)
 TAG_SIZE: Final = 16
 SERVER_PROOF: Final = b"server proof"
 CLIENT_PROOF: Final = b"client proof"
@@ -90,7 +89,7 @@ class KeySchedule:
 # ---- tags ----
 
 
-def holds_chunk(header: tuple[int, int, int, int, int, int, int, int, int, int], nbytes: int) -> bool:
+def holds_chunk(header: Header, nbytes: int) -> bool:
     """Whether a record of `nbytes` bytes of frames, the first with this header, is one chunk: DATA without extension
     and metadata, of MIN_CHUNK bytes or more (SPEC 11.6).
     """

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .header import DATA, HEADER, HEADER_SIZE, MORE
-from .records import Buffer, PlainRecords, RecordLayer
+from .header import DATA, HEADER, HEADER_SIZE, MORE, Buffer
+from .limits import RECORD_BATCH
+from .records import PlainRecords, RecordLayer
 
-BATCH = 65536  # bytes of small frames that leave together: one record
 _PLAIN = PlainRecords()
 
 
@@ -65,7 +65,7 @@ def flat_view(part: Buffer) -> memoryview:
 
 
 class Lane:
-    """One class of priority: small frames, in batches of about BATCH bytes, and the messages that go in chunks."""
+    """One class of priority: small frames, in batches of about RECORD_BATCH bytes, and chunked messages."""
 
     __slots__ = ("chunked", "full", "nbytes", "small")
 
@@ -153,7 +153,7 @@ class Writer:
         """Where the next nbytes of small frames go. A batch is a record: 64 KiB, or what was queued as one."""
         self.nbytes += nbytes
         lane = self.base if self.fifo or not priority else self._lane(priority)
-        if lane.nbytes + nbytes > BATCH and lane.nbytes:
+        if lane.nbytes + nbytes > RECORD_BATCH and lane.nbytes:
             lane.full.append((lane.small, lane.nbytes))
             lane.small = []
             lane.nbytes = 0
@@ -258,7 +258,7 @@ class Writer:
         batch: list[Buffer] = []
         nbytes = 0
         for frame in self.control:
-            if nbytes + len(frame) > BATCH:
+            if nbytes + len(frame) > RECORD_BATCH:
                 out += self.records.seal(batch, nbytes)
                 batch, nbytes = [], 0
             batch.append(frame)

@@ -22,7 +22,7 @@ import uvloop
 
 from ..gpu import SlabPool
 from ..protocol.capture import CaptureWriter
-from ..protocol.masking import masked
+from ..protocol.safe_text import masked
 from ..version import __version__
 from .engine.api import Engine, HealthState
 from .engine.forks import leave_to_parent

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ..protocol.masking import masked
+from ..protocol.safe_text import masked
 
 DAYS = 30
 """Days that the certificates hold: enough to try, too few to be forgotten in production."""

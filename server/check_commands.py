@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..protocol.safe_text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
@@ -114,4 +116,4 @@ def _duration(seconds: float) -> str:
 
 def _printable(text: str) -> str:
     """Text with a model's words in it, one line or more, nothing a terminal obeys."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "\n".join(printable(line, len(line)) for line in text.split("\n"))

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..protocol.masking import masked
+from ..protocol.safe_text import masked
 from . import key_edits
 from .key_file import (
     ACTIVE,

@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from ..protocol.masking import masked
+from ..protocol.safe_text import masked
 
 SECRET_BYTES: Final = 32
 FILE_BYTES: Final = 4 << 20

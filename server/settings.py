@@ -20,9 +20,10 @@ from pydantic_settings import (
 )
 
 from ..gpu.slab import PAGE
-from ..protocol.masking import masked
+from ..protocol.limits import DEFAULT_PORT, DEFAULT_TLS_PORT
+from ..protocol.safe_text import masked
 from .engine.spec import MIN_RESULT_BYTES
-from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
+from .front.listener import FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
 from .front.mask import MASKABLE, MIN_SALT
 from .front.penalty import Network, networks
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import click
 
-from ...protocol.masking import masked
+from ...protocol.safe_text import masked, printable
 from ..errors import (
     AuthenticationError,
     BadReply,
@@ -25,7 +25,6 @@ from ..errors import (
     NotFound,
     TensorwireError,
     Unauthenticated,
-    printable,
 )
 
 

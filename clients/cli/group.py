@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ...protocol.masking import masked
+from ...protocol.safe_text import masked
 from ...version import __version__
 from ..errors import TensorwireError
 from .failures import EXIT_CODE_HELP, ExitCode, Failure, failure_of

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec import CodecError, ImageHints, Kind, RaggedArray, TensorSpec, TypeCode, as_numpy, convert, dtype_by_name
-from ..errors import printable
+from ...protocol.safe_text import printable
 from .failures import Failure
 from .photos import PHOTO_SUFFIXES, read_photo
 

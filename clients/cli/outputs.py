@@ -18,7 +18,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import printable
+from ...protocol.safe_text import printable
 from .failures import Failure
 
 if TYPE_CHECKING:

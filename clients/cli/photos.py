@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...codec import ImageHints, Kind, TensorSpec, TypeCode
-from ..errors import printable
+from ...protocol.safe_text import printable
 from .failures import Failure
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})

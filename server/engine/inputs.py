@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...codec import Kind, decode_arrays
+from ...codec.limits import ALIGNMENT
 from .outputs import OutputError
-from .slots import ALIGNMENT, Block
+from .slots import Block
 
 if TYPE_CHECKING:
     from .api import Prepared

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
-from ...protocol.masking import masked
+from ...protocol import safe_text
 
 logger = logging.getLogger("tensorwire.engine")
 
@@ -82,7 +82,5 @@ class Printed:
 
 
 def printable(text: str) -> str:
-    """One line of bounded length without control characters or keys, for logs and error texts."""
-    text = masked(text)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:LINE_LENGTH])
-    return shown if len(text) <= LINE_LENGTH else shown + " ..."
+    """Return one line of at most about LINE_LENGTH characters without a key, for logs and error texts."""
+    return safe_text.printable(safe_text.masked(text), LINE_LENGTH, " ...")

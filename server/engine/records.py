@@ -32,6 +32,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from ...codec.limits import ALIGNMENT
+
 if TYPE_CHECKING:
     from .types import OutputSignature
 
@@ -41,8 +43,6 @@ TO_FRONT: Final = Struct("=BxHIIIQQdddd")
 REQUEST, PREPARE, FORGET, CANCEL, RELEASE = range(1, 6)
 RESULT, ENCODED, SIGNATURE, PREPARED, CANCELLED, SHORT = range(1, 7)
 KEPT = 1
-
-ALIGNMENT: Final = 64
 
 
 def aligned(nbytes: int) -> int:

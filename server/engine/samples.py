@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...codec import Kind, RaggedArray, dtype_by_name
+from ...codec.limits import ALIGNMENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,6 @@ Array = np.ndarray[Any, Any]
 
 LOUD = 1000.0
 """How many times larger than its neighbour a loud row is."""
-ALIGNMENT = 64
-"""Bytes, as in the engine: some kernels give other bits for memory that begins elsewhere."""
 WORDS = np.array(["one", "two", "three", "four", "five", "six", "seven", "eight"], dtype=object)
 
 

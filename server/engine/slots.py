@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ...codec.limits import ALIGNMENT
+
 if TYPE_CHECKING:
     from .api import Prepared, Request
 
@@ -26,8 +28,6 @@ __all__ = ["Block", "Bucket", "Field", "Pool", "Run", "SlabLike", "Slots", "runs
 
 Array = np.ndarray[Any, Any]
 
-ALIGNMENT = 64
-"""Bytes; every input array starts at a multiple, as the buffers of a body do (codec)."""
 FORMING_BYTES = 1 << 20
 """Bytes of a forming block at most, one row aside: a lone 64 KiB row must not take 64 KiB x max_batch of the pool."""
 MAX_BUCKETS = 1024

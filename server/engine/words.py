@@ -10,7 +10,7 @@ import re
 import signal
 
 from ...codec.errors import shown
-from ...protocol.masking import masked
+from ...protocol.safe_text import masked
 
 __all__ = ["is_ctrl_c", "raised", "text_of", "type_of", "without_folders"]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...protocol import Connection, ErrorCode
+from ...protocol.limits import NO_NEW_STREAMS
 from .calls import SessionTimer
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ IDLE_GRACE = 0.05
 What it may have sent just before is here by then; what comes later is refused as not started."""
 
 _PING = b"draining"
-_NO_NEW_STREAMS = (1 << 64) - 1
 
 
 class Drain:
@@ -48,7 +48,7 @@ class Drain:
         self._deadlines = deadlines
         self._all_here = all_here
         self._timer = SessionTimer(all_here)
-        connection.goaway(_NO_NEW_STREAMS, ErrorCode.SHUTDOWN, farewell)
+        connection.goaway(NO_NEW_STREAMS, ErrorCode.SHUTDOWN, farewell)
         connection.ping(_PING)
         deadlines.add(now + (IDLE_GRACE if idle else GRACE), self._timer)
 

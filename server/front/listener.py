@@ -15,12 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-DEFAULT_PORT = 7411
-"""TCP port of `tw://host` without a port."""
-
-DEFAULT_TLS_PORT = 7413
-"""TCP port of `tws://host` without a port."""
-
 FAR_LOW_WATER = 128 << 10
 """Bytes of a connection that the kernel keeps unsent: 0.1 ms at 10 Gbit/s, which a small reply may wait."""
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
-from ...protocol.masking import masked
+from ...protocol import safe_text
+from ...protocol.safe_text import masked
 from .lines import LineWriter
 
 MAX_WAITING = 1 << 20
@@ -24,11 +25,8 @@ MAX_VALUE_CHARS = 512
 
 
 def printable(text: str, limit: int = MAX_VALUE_CHARS) -> str:
-    """`text` with control characters, line ends and unprintable ones escaped, cut at `limit` characters."""
-    cut = text[:limit]
-    if not cut.isprintable():
-        cut = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
-    return cut if len(text) <= limit else f"{cut}...({len(text)} characters)"
+    """Return `text` fit for a line of the log, with its length where it is cut at `limit` characters."""
+    return safe_text.printable(text, limit, f"...({len(text)} characters)")
 
 
 def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from ...protocol.masking import masked
+from ...protocol.safe_text import masked
 from .logs import printable
 
 MASKABLE = ("principal", "key_id", "peer", "model")

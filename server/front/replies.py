@@ -10,10 +10,10 @@ from struct import pack
 from typing import TYPE_CHECKING, cast
 
 from ...codec import FREE, BoundedCache, CodecError, TensorSpec, dtype_by_name, encode_metadata
+from ...codec.limits import ALIGNMENT
 from ...protocol import LocalError, ReplyForm, Status, pack_extension
 from ...protocol.header import END_STREAM
-from ...protocol.limits import INLINE_BODY
-from ...protocol.writer import BATCH
+from ...protocol.limits import INLINE_BODY, RECORD_BATCH
 from .calls import microseconds
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .calls import Call
     from .session import Session
 
-ALIGNMENT = 64  # each tensor starts at a multiple of it (SPEC 18.6)
 MAX_FREE_DIMS = 100
 """Dims of one reply that travel in its extension, which has room for 124 beside a TIMING item and its own headers."""
 MAX_PLANS = 1024
@@ -144,7 +143,8 @@ class Replies:
                 if form is None:
                     self._deliver_one(call, plan, first, result, now, replied)
                     continue
-                session, rows, priority, room = call.session, call.rows, call.priority, max(1, BATCH // form.nbytes)
+                session, rows, priority = call.session, call.rows, call.priority
+                room = max(1, RECORD_BATCH // form.nbytes)
                 begin, pack, rest = form.begin(priority), form.pack, form.rest
             room -= 1
             stream_id = call.stream_id

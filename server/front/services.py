@@ -30,6 +30,7 @@ from ...codec import (
     unpack_service,
 )
 from ...codec.errors import shown
+from ...codec.service import PAYLOAD
 from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
@@ -53,8 +54,6 @@ MAX_WATCHES = 16
 
 PIXEL = 255.0
 """A model folder states mean and std in pixel units, the wire in units of full scale."""
-
-_PAYLOAD = "payload"
 
 
 class Packed(Protocol):
@@ -145,7 +144,7 @@ class Services:
 
     def reply(self, session: Session, stream_id: int, service: str, report: Packed, flags: int) -> int:
         """Queue one reply message; the caller flushes. The bytes of its body."""
-        encoded = self._encoder.encode(service, "", {_PAYLOAD: np.frombuffer(report.pack(), np.uint8)})
+        encoded = self._encoder.encode(service, "", {PAYLOAD: np.frombuffer(report.pack(), np.uint8)})
         session.connection.send(
             stream_id, encoded.meta, pack_extension(dims=encoded.dims), encoded.buffers, encoded.body_length, flags
         )
@@ -204,7 +203,7 @@ def _check_payload(resolved: Resolved, body: memoryview) -> None:
     if len(body) != resolved.body_length:
         raise BadRequest(Status.INVALID_ARGUMENT, body_length_text(len(body), resolved.body_length))
     tensors = resolved.tensors
-    if [(t.name, t.dtype.name, t.kind, len(t.shape)) for t in tensors] != [(_PAYLOAD, "uint8", Kind.DENSE, 1)]:
+    if [(t.name, t.dtype.name, t.kind, len(t.shape)) for t in tensors] != [(PAYLOAD, "uint8", Kind.DENSE, 1)]:
         sent = ", ".join(f"{shown(tensor.name)} {tensor}" for tensor in tensors[:4]) or "none"
         raise BadRequest(
             Status.INVALID_ARGUMENT, f"a service call carries one tensor, 'payload' uint8[-1] with msgpack; sent {sent}"

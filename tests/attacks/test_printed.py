@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import tensorwire
 from tensorwire.clients.cli.group import cli
-from tensorwire.clients.errors import DETAIL_CAP, TensorwireError
+from tensorwire.clients.errors import TensorwireError
 from tensorwire.codec import (
     FREE,
     Description,
@@ -32,6 +32,7 @@ from tensorwire.codec import (
     encode_metadata,
 )
 from tensorwire.protocol import ErrorCode, Message, Status, pack_extension
+from tensorwire.protocol.safe_text import TEXT_LIMIT
 from tests.attacks.peer import BYTES, FLOAT
 from tests.support.peer import Peer, PeerConnection
 
@@ -195,7 +196,7 @@ def test_errors_of_the_library_are_safe_to_log(server: str) -> None:
             with pytest.raises(TensorwireError) as caught:
                 call()
             assert str(caught.value).isprintable()
-            assert len(str(caught.value)) <= 2 * DETAIL_CAP
+            assert len(str(caught.value)) <= 2 * TEXT_LIMIT
 
 
 def test_a_capture_of_a_hostile_server_is_printed_escaped(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tensorwire.protocol import Limits, Message, Status
 from tensorwire.protocol.header import HEADER
-from tensorwire.protocol.writer import BATCH
+from tensorwire.protocol.limits import RECORD_BATCH
 from tests.protocol.wiring import feed, open_pair, pump
 
 CHUNK = 16384
@@ -119,14 +119,14 @@ def test_end_drops_chunks_and_what_waits_behind_them() -> None:
     assert server.outbound_bytes == 0
 
 
-@pytest.mark.parametrize("budget", [1, 100, BATCH, 3 * BATCH])
+@pytest.mark.parametrize("budget", [1, 100, RECORD_BATCH, 3 * RECORD_BATCH])
 def test_a_budget_is_kept_to_about_one_batch_and_frames_stay_whole(budget: int) -> None:
     client, _ = open_pair()
     for _ in range(300):
         client.open(b"m" * 100, b"", [b"x" * 1000], 1000)
     seen = 0
     while buffers := client.data_to_send(budget):
-        assert sum(map(len, buffers)) <= budget + BATCH + 2000
+        assert sum(map(len, buffers)) <= budget + RECORD_BATCH + 2000
         seen += len(frames_of(buffers))
     assert seen == 300
     assert client.outbound_bytes == 0

@@ -11,7 +11,7 @@ import click
 
 from ....protocol.capture import CaptureError
 from ....protocol.captured_handshake import SecretFor
-from ...errors import printable
+from ....protocol.safe_text import printable
 from ...keys import KEY_VARIABLE, parse_keys, read_key_file
 from ..decoding.fields import Fields, fields_of
 from ..decoding.rows import Rows

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from ....protocol.capture_splitter import Piece
 from ....protocol.captured_handshake import Handshake, SecretFor
-from ....protocol.limits import PREFACE
+from ....protocol.limits import DEFAULT_PORT, PREFACE
 from ....protocol.signed_capture_splitter import SignedSplitter
 from .packets import ACK, RST, SYN, Endpoint, Segment
 from .tcp import SEGMENT_COST, Direction, Run
 
-DEFAULT_PORT = 7411
 MAX_CONNECTIONS = 2048
 """Connections followed at once; the longest unused is finished first."""
 MAX_UNDECIDED = 16 << 10
@@ -226,4 +225,4 @@ class Connections:
             self._split(connection, end, run, rows)
 
 
-__all__ = ["CLIENT", "DEFAULT_PORT", "SERVER", "Connections", "Row"]
+__all__ = ["CLIENT", "SERVER", "Connections", "Row"]
