@@ -49,7 +49,7 @@ from tensorwire.protocol import (
     Status,
 )
 from tensorwire.protocol.limits import NO_NEW_STREAMS
-from tensorwire.protocol.streams import StreamState
+from tensorwire.protocol.states import StreamState
 
 from .machine_ends import END_STREAM, LIMITS, WANT_TIMING, End, body
 

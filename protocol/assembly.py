@@ -15,8 +15,9 @@ from .events import Event, Message, MessageAborted
 from .extension import split_large_head
 from .header import DATA_FLAGS, END_STREAM, MORE, Header, check_message
 from .limits import MIN_CHUNK
+from .states import Action
 from .status import Status
-from .streams import Action, Streams
+from .streams import Streams
 
 
 @dataclass(frozen=True, slots=True)

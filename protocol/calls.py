@@ -15,18 +15,29 @@ from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event, Refused
 from .extension import insert_body_length
 from .frame_builder import control_frame, encode_detail, too_long_error
-from .header import CANCEL, DATA, END, END_STREAM, HEADER, HEADER_SIZE, MORE, NOT_STARTED, OPEN, Buffer
+from .header import (
+    CANCEL,
+    DATA,
+    END,
+    END_STREAM,
+    HEADER,
+    HEADER_SIZE,
+    MORE,
+    NOT_STARTED,
+    OPEN,
+    Buffer,
+    FrameType,
+    type_name,
+)  # fmt: skip
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, Config, Role
 from .reader import Reader
-from .states import State
+from .states import MOVES, NOT_WHILE_DRAINING, SENDS, Action, State, StreamState
 from .status import Status
-from .streams import TRANSITIONS, Action, Stream, Streams, StreamState
+from .streams import Stream, Streams
 from .writer import Outgoing, Writer
 
 # Members by names of their own: the look-up in the class costs the hot path ten times as much.
-_CLIENT: Final = Role.CLIENT
 _SERVER: Final = Role.SERVER
-_OPEN: Final = State.OPEN
 _pack = HEADER.pack
 _join = b"".join
 
@@ -34,27 +45,50 @@ _join = b"".join
 class Calls(Handler):
     """What the owner of a connection can say on streams.
 
-    state, closed: where the connection stands. _goaway: last stream id of the last GOAWAY, sent (server) or received
-    (client). _refused: streams that the last `received` ended by itself: its owner may hear of an earlier message of
-    one, and answer it, before it hears of that.
+    state, closed: where the connection stands. _sends: types of frames that may be sent there. _goaway: last stream id
+    of the last GOAWAY, sent (server) or received (client). _refused: streams that the last `received` ended by itself:
+    its owner may hear of an earlier message of one, and answer it, before it hears of that.
     """
 
-    __slots__ = ("_goaway", "_reader", "_refused", "_streams", "_writer", "closed", "config", "role", "state")
+    __slots__ = ("_goaway", "_reader", "_refused", "_sends", "_streams", "_writer", "closed", "config", "role", "state")
 
     def __init__(self, config: Config, buffer: memoryview, reserve: Reserve) -> None:
         server = config.role is Role.SERVER
         limits = config.limits
         self.config = config
         self.role = config.role
-        self.state = State.PREFACE if server else State.WELCOME
         self.closed = False
+        self._enter(State.PREFACE if server else State.WELCOME)
         self._streams = Streams(client=not server)
-        self._writer = Writer(fifo=not server, finished=self._written)
+        self._writer = Writer(fifo=not server, finished=self._streams.written)
         self._reader: Reader = Reader(
             self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message
         )
         self._goaway: int | None = None
         self._refused: set[int] | None = None  # made when needed: idle connections are many
+
+    # ---- states ----
+
+    def _enter(self, state: State) -> None:
+        """Be in this state, which says what may be sent."""
+        self.state = state
+        self._sends = SENDS[self.role, state]
+
+    def _moved(self, kind: FrameType) -> None:
+        """Go where this frame, sent or received, leads to."""
+        self._enter(MOVES[self.state, kind])
+
+    def _draining(self, last_stream_id: int) -> None:
+        """Take in a GOAWAY, sent or received: no stream is opened from now on."""
+        self._goaway = last_stream_id
+        self._sends = self._sends - NOT_WHILE_DRAINING
+
+    def _not_sent(self, kind: int) -> LocalError:
+        """Make the error for a frame that may not be sent now."""
+        draining = ", draining" if self._goaway is not None else ""
+        where = f"a {self.role.name.lower()}'s connection, state {self.state.name}{draining}"
+        advice = "; accept() comes first" if self.role is _SERVER and self.state < State.OPEN else ""
+        return LocalError(f"{type_name(kind)} cannot be sent: {where.replace('state CLOSED', 'closed')}{advice}")
 
     # ---- the client's calls ----
 
@@ -73,8 +107,8 @@ class Calls(Handler):
         body: flat byte buffers of body_length bytes in all, not copied. deadline_us: remaining time, 0 = none.
         Raises LocalError after GOAWAY or when closed.
         """
-        if self.closed or self._goaway is not None or self.role is not _CLIENT:
-            raise LocalError("no stream can be opened: the connection is closed, draining, or a server's")
+        if OPEN not in self._sends:
+            raise self._not_sent(OPEN)
         streams = self._streams
         stream_id = streams.last_id + 1
         if body_length <= INLINE_BODY:
@@ -87,11 +121,10 @@ class Calls(Handler):
             if flags & END_STREAM:
                 streams.unary[stream_id] = priority
             else:
-                streams.open[stream_id] = Stream(StreamState.OPEN, priority, 0, 1)
+                streams.begin(stream_id, flags, priority)
         else:
             self._large(OPEN, stream_id, 0, flags, priority, deadline_us, meta, ext, body, body_length)
-            state = StreamState.HALF_CLOSED if flags & END_STREAM else StreamState.OPEN
-            streams.open[stream_id] = Stream(state, priority, 0, 1)
+            streams.begin(stream_id, flags, priority)
         streams.last_id = stream_id
         return stream_id
 
@@ -100,7 +133,7 @@ class Calls(Handler):
         stream = self._streams.get(stream_id)
         if stream is None or stream.state is StreamState.CANCELLED:
             return
-        stream.state = TRANSITIONS[stream.state, Action.CANCEL]
+        stream.state = self._streams.own_move(stream_id, stream, Action.CANCEL)
         self._reader.abort(stream_id)
         self._writer.drop(stream_id)
         self._writer.queue_small(stream_id, 0, control_frame(CANCEL, stream_id=stream_id), (), HEADER_SIZE)
@@ -123,8 +156,8 @@ class Calls(Handler):
         priority = self._streams.unary.get(stream_id, -1)
         if priority >= 0 and flags == END_STREAM and body_length <= INLINE_BODY and self.role is _SERVER:
             meta_len, ext_len = len(meta), len(ext)
-            if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION or self.state is not _OPEN:
-                raise too_long_error(meta_len, ext_len) if self.state is _OPEN else LocalError("accept() comes first")
+            if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION or DATA not in self._sends:
+                raise too_long_error(meta_len, ext_len) if DATA in self._sends else self._not_sent(DATA)
             del self._streams.unary[stream_id]
             length = meta_len + ext_len + body_length
             header = _pack(length, DATA, priority, END_STREAM, stream_id, 0, 0, meta_len, ext_len, 0)
@@ -139,7 +172,7 @@ class Calls(Handler):
         False, and nothing was done, where they are not all of calls that came in one frame and are open: `send` each.
         """
         unary = self._streams.unary
-        if self.state is not _OPEN or self.role is not _SERVER:
+        if DATA not in self._sends or self.role is not _SERVER:
             return False
         for taken, stream_id in enumerate(stream_ids):
             if unary.pop(stream_id, -1) < 0:
@@ -155,21 +188,18 @@ class Calls(Handler):
         """Any message but a small unary reply."""
         if self.closed:
             return
-        server = self.role is Role.SERVER
-        if server and self.state is not State.OPEN:
-            raise LocalError("accept() comes first")
+        if DATA not in self._sends:
+            raise self._not_sent(DATA)
         last = flags & END_STREAM
-        if server:
+        if self.role is _SERVER:
             action = Action.TERMINAL if last else Action.REPLY
         else:
             action = Action.LAST_MESSAGE if last else Action.MESSAGE
         stream = self._streams.get(stream_id)
-        if stream is None and self._refused is not None and stream_id in self._refused:
+        if stream is None:
+            self._was_refused(stream_id, action)
             return
-        state = None if stream is None else TRANSITIONS.get((stream.state, action))
-        if stream is None or state is None or stream.state is StreamState.FINISHING:
-            where = "not open" if stream is None else stream.state.name.lower()
-            raise LocalError(f"stream {stream_id} is {where}: {action.name.lower()} cannot be sent")
+        state = self._streams.own_move(stream_id, stream, action)
         seq, priority = stream.sent, stream.priority
         if body_length <= INLINE_BODY:
             if len(meta) > MAX_METADATA or len(ext) > MAX_EXTENSION:
@@ -180,23 +210,16 @@ class Calls(Handler):
         else:
             self._large(DATA, stream_id, seq, last, priority, 0, meta, ext, body, body_length)
         stream.sent = seq + 1
-        self._move(stream_id, stream, state)
-
-    def _move(self, stream_id: int, stream: Stream, state: StreamState) -> None:
-        """Take a stream to the state that our own frame leads to."""
-        if state is StreamState.CLOSED:
-            self._reader.abort(stream_id)
-            if stream_id in self._writer.active:
-                state = StreamState.FINISHING  # until `_written`
-            else:
-                del self._streams.open[stream_id]
         stream.state = state
+        if state is StreamState.FINISHING:
+            self._reader.abort(stream_id)
+            if stream_id not in self._writer.active:
+                self._streams.written(stream_id)
 
-    def _written(self, stream_id: int) -> None:
-        """The last chunk of a stream, and what waited behind it, is handed over."""
-        stream = self._streams.open.get(stream_id)
-        if stream is not None and stream.state is StreamState.FINISHING:
-            del self._streams.open[stream_id]
+    def _was_refused(self, stream_id: int, action: Action) -> None:
+        """Let the owner act on a stream that the last `received` ended by itself; any other that is not open raises."""
+        if self._refused is None or stream_id not in self._refused:
+            self._streams.own_move(stream_id, None, action)
 
     def _large(
         self,
@@ -228,11 +251,13 @@ class Calls(Handler):
         """End a stream with a status; unsent chunks of its replies are dropped. Raises LocalError if it is not open."""
         if self.closed:
             return
+        if END not in self._sends:
+            raise self._not_sent(END)
         stream = self._streams.get(stream_id)
-        if stream is None and self._refused is not None and stream_id in self._refused:
+        if stream is None:
+            self._was_refused(stream_id, Action.TERMINAL)
             return
-        if stream is None or stream.state is StreamState.FINISHING or self.role is not Role.SERVER:
-            raise LocalError(f"stream {stream_id} has no terminal to come")
+        self._streams.own_move(stream_id, stream, Action.TERMINAL)
         self._end(stream_id, stream, status, detail, not_started, ext)
 
     def _end(
@@ -247,7 +272,8 @@ class Calls(Handler):
         """Close a stream of the server's; returns its END."""
         self._reader.abort(stream_id)
         self._writer.drop(stream_id)
-        del self._streams.open[stream_id]
+        stream.state = StreamState.FINISHING
+        self._streams.written(stream_id)
         # SPEC 6.5: a call that has sent a reply, or that succeeded, has started.
         flags = NOT_STARTED if not_started and status and not stream.sent else 0
         text = encode_detail(detail)
@@ -269,8 +295,7 @@ class Calls(Handler):
         if self.role is Role.CLIENT:
             self.cancel(stream_id)
         else:
-            stream = self._streams.get(stream_id) or Stream(StreamState.OPEN, 0, 1, 0)
-            self._streams.open[stream_id] = stream
+            stream = self._streams.get(stream_id) or self._streams.begin(stream_id, 0, 0)
             if self._refused is None:
                 self._refused = set()
             self._refused.add(stream_id)

@@ -196,7 +196,7 @@ class Connection(Control):
         """Queue a PING of 8 bytes; the answer is a Pong event."""
         if len(payload) != 8:
             raise ValueError(f"a PING carries 8 bytes, not {len(payload)}")
-        if not self.closed:
+        if _T.PING in self._sends:
             self._writer.queue_control(control_frame(_T.PING, body=payload))
 
     def close(self, code: ErrorCode, detail: str = "") -> None:
@@ -204,26 +204,26 @@ class Connection(Control):
 
         Memory reserved for unfinished messages is given back by MessageAborted of the next `received` or `receive_eof`.
         """
-        if not self.closed:
+        if _T.CLOSE in self._sends:
             self._shut_down(text_frame(_T.CLOSE, 0, code, detail))
 
     def accept(self, ready_payload: bytes) -> None:
         """Answer Authenticated with READY; ready_payload is a msgpack map."""
-        if self.role is not Role.SERVER or self.state is not State.READY:
-            raise LocalError(f"accept() answers Authenticated; the state is {self.state.name}")
+        if _T.READY not in self._sends:
+            raise LocalError(f"accept() is the server's and answers Authenticated; the state is {self.state.name}")
         if not 0 < len(ready_payload) <= MAX_METADATA:
             raise LocalError(f"READY carries 1 to {MAX_METADATA} bytes, not {len(ready_payload)}")
-        self.state = State.OPEN
+        self._moved(_T.READY)
         self._writer.queue_handshake(control_frame(_T.READY, meta=ready_payload))
         self._writer.held = False
 
     def goaway(self, last_stream_id: int, code: ErrorCode, detail: str = "") -> None:
         """Tell the client that streams above `last_stream_id` will not be served (2^64-1: only open no new ones)."""
-        if self.role is not Role.SERVER:
-            raise LocalError("goaway() is the server's; a client closes")
-        if self.state is not State.OPEN:
+        if _T.GOAWAY not in self._sends:
+            if self.role is Role.CLIENT:
+                raise LocalError("goaway() is the server's; a client closes")
             return
         if self._goaway is not None and last_stream_id > self._goaway:
             raise LocalError(f"GOAWAY named stream {self._goaway} before; it cannot rise to {last_stream_id}")
-        self._goaway = last_stream_id
+        self._draining(last_stream_id)
         self._writer.queue_control(text_frame(_T.GOAWAY, last_stream_id, code, detail))

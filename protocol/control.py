@@ -33,9 +33,8 @@ from .signing import (
     make_mac,
     transcript,
 )
-from .states import KNOWN_TYPES, RECEIVES, State
+from .states import KNOWN_TYPES, RECEIVES, Action, State, StreamState
 from .status import Status
-from .streams import Action, StreamState
 
 _T = FrameType
 _ABUSE_WINDOW: Final = 10.0  # seconds
@@ -207,7 +206,7 @@ class Control(Calls):
         last = header[4]
         if self._goaway is not None and last > self._goaway:
             raise ProtocolError(ErrorCode.STREAM, f"GOAWAY names stream {last} after {self._goaway}")
-        self._goaway = last
+        self._draining(last)
         events.append(GoAway(last, error_code(header[6]), _text(meta)))
 
     # ---- handshake ----
@@ -225,7 +224,7 @@ class Control(Calls):
             self._preface = first
             return
         self._preface = b""
-        self.state = State.HELLO
+        self._enter(State.HELLO)
         rest = first[len(PREFACE) :]
         buffer = reader.next_buffer()
         buffer[: len(rest)] = rest
@@ -248,7 +247,7 @@ class Control(Calls):
             if not meta:
                 raise ProtocolError(ErrorCode.HANDSHAKE, "READY: the payload is missing")
             self._deadline = None
-            self.state = State.OPEN
+            self._moved(_T.READY)
             self._reader.ready()
             events.append(Ready(meta))
 
@@ -265,7 +264,7 @@ class Control(Calls):
         proof = NO_PROOF if hello.key_id else b""
         entries = handshake.pack_welcome(config, self._nonce, self.connection_id, self.boot_id, choice, proof=proof)
         welcome = control_frame(_T.WELCOME, meta=entries)
-        self.state = State.AUTH
+        self._moved(_T.WELCOME)
         if self._secret_of is None or not hello.key_id:
             writer.queue_handshake(welcome)
             return
@@ -297,7 +296,7 @@ class Control(Calls):
         else:
             writer.queue_handshake(control_frame(_T.AUTH))
         writer.held = False
-        self.state = State.READY
+        self._moved(_T.AUTH)
 
     def _on_auth(self, frame: bytes, entries: dict[int, bytes], events: list[Event]) -> None:
         """Check the client's proof: the one answer to all that can be wrong is given here."""
@@ -313,7 +312,7 @@ class Control(Calls):
                 self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
         self._nonce = b""  # it has done its work, and idle connections are many
         self._deadline = None
-        self.state = State.READY
+        self._moved(_T.AUTH)
         self._reader.ready()
         if self._hello is not None:
             events.append(Authenticated(self._hello))
@@ -351,7 +350,7 @@ class Control(Calls):
 
     def _shut_down(self, frame: bytes | None) -> None:
         self.closed = True
-        self.state = State.CLOSED
+        self._enter(State.CLOSED)
         self._deadline = None
         self._keys = None
         self._streams.clear()

@@ -33,8 +33,9 @@ from .header import (
     check_message,
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .states import Action, StreamState
 from .status import Status
-from .streams import Action, Stream, Streams, StreamState
+from .streams import Stream, Streams
 
 _unpack_from = HEADER.unpack_from
 _OPEN_HEADS = HEADS[OPEN]
@@ -257,7 +258,7 @@ class Reader(Assembly):
                 if flags & END_STREAM:
                     self._unary[stream_id] = priority
                 else:
-                    self._open[stream_id] = Stream(StreamState.OPEN, priority, 1, 0)
+                    self._streams.begin(stream_id, flags, priority)
                 events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
                 if flags & END_STREAM:
                     template = repeats.observe(header, ext, meta)
@@ -381,8 +382,7 @@ class Reader(Assembly):
             checked_extension(OPEN, head[: header[8]])
             self._too_many(stream_id, events)
             return
-        state = StreamState.HALF_CLOSED if flags & END_STREAM else StreamState.OPEN
-        self._open[stream_id] = Stream(state, priority, 1, 0)
+        self._streams.begin(stream_id, flags, priority)
         self._begin(header, head, OPEN, events)
 
     def _check_seq(self, stream: Stream, header: Header) -> None:

@@ -19,7 +19,7 @@ from .limits import INLINE_BODY, RECORD_BATCH
 from .reader import Reader
 from .records import BETWEEN_CHUNKS, PREFIX, RECORD_HEAD
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
-from .streams import StreamState
+from .states import StreamState
 
 _unpack_from = HEADER.unpack_from
 _NO_CHUNK: Final[tuple[Buffer, ...]] = ()

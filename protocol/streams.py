@@ -1,64 +1,27 @@
-"""Streams: their states as a table, and the tables of what is open on a connection (SPEC 8).
+"""Streams: what is open on a connection, and how each comes to its next state by the tables of states.py (SPEC 8).
 
 A unary call whose messages are one frame each never becomes a `Stream`: it is an entry of `Streams.unary` from OPEN
 to its terminal, which is what makes the small path cheap. Nothing at all is kept of a closed stream: ids rise one by
 one, so an id that is not above the last and not open is closed.
+
+A second message of a stream needs no more than is here and in two tables beside: its receiving half counts in
+`received`, and the message that arrives in chunks is assembly.py's; its sending half counts in `sent`, and what is
+not written yet is writer.py's. What one half may still take or give (SPEC 12) belongs beside these numbers.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Final
-
-from .errors import ErrorCode, ProtocolError
-
-
-class StreamState(IntEnum):
-    """State of an open stream. Idle and closed ones are not kept.
-
-    FINISHING is the server's own: its terminal is queued but not written, because it is chunked or waits for chunks.
-    """
-
-    OPEN = 0
-    HALF_CLOSED = 1
-    CANCELLED = 2
-    FINISHING = 3
-    CLOSED = 4
-
-
-class Action(IntEnum):
-    """What a side does on a stream: the columns of the table in SPEC 8.3."""
-
-    MESSAGE = 0  # client
-    LAST_MESSAGE = 1  # client
-    CANCEL = 2  # client
-    REPLY = 3  # server
-    TERMINAL = 4  # server: DATA with END_STREAM, or END
-
-
-# Missing entries are errors of whoever acts: a connection error of the peer, a LocalError of the owner.
-TRANSITIONS: Final[dict[tuple[StreamState, Action], StreamState]] = {
-    (StreamState.OPEN, Action.MESSAGE): StreamState.OPEN,
-    (StreamState.OPEN, Action.LAST_MESSAGE): StreamState.HALF_CLOSED,
-    (StreamState.OPEN, Action.CANCEL): StreamState.CANCELLED,
-    (StreamState.OPEN, Action.REPLY): StreamState.OPEN,
-    (StreamState.OPEN, Action.TERMINAL): StreamState.CLOSED,
-    (StreamState.HALF_CLOSED, Action.CANCEL): StreamState.CANCELLED,
-    (StreamState.HALF_CLOSED, Action.REPLY): StreamState.HALF_CLOSED,
-    (StreamState.HALF_CLOSED, Action.TERMINAL): StreamState.CLOSED,
-    (StreamState.CANCELLED, Action.CANCEL): StreamState.CANCELLED,
-    (StreamState.CANCELLED, Action.REPLY): StreamState.CANCELLED,
-    (StreamState.CANCELLED, Action.TERMINAL): StreamState.CLOSED,
-    # The client does not know yet that the terminal is on its way: what it sends is late.
-    (StreamState.FINISHING, Action.MESSAGE): StreamState.FINISHING,
-    (StreamState.FINISHING, Action.LAST_MESSAGE): StreamState.FINISHING,
-    (StreamState.FINISHING, Action.CANCEL): StreamState.CLOSED,
-    (StreamState.FINISHING, Action.TERMINAL): StreamState.CLOSED,
-}
+from .errors import ErrorCode, LocalError, ProtocolError
+from .header import END_STREAM
+from .limits import Role
+from .states import OWN_MOVES, PEER_MOVES, Action, StreamState
 
 
 class Stream:
-    """One open stream that is more than a one-frame unary call. received, sent: messages so far, in each direction."""
+    """One open stream that is more than a one-frame unary call, with its two halves.
+
+    received: messages of the peer so far; sent: messages of this side so far. Each is the seq of the next one.
+    """
 
     __slots__ = ("priority", "received", "sent", "state")
 
@@ -87,25 +50,35 @@ class Streams:
     def __len__(self) -> int:
         return len(self.unary) + len(self.open)
 
+    def begin(self, stream_id: int, flags: int, priority: int) -> Stream:
+        """Keep a stream whose OPEN, with these flags, was received (server) or is sent (client)."""
+        state = StreamState.HALF_CLOSED if flags & END_STREAM else StreamState.OPEN
+        stream = self.open[stream_id] = self._first_message(state, priority)
+        return stream
+
     def get(self, stream_id: int) -> Stream | None:
-        """The stream, from now on kept as a `Stream`; None if it is not open."""
+        """Return the stream, from now on kept as a `Stream`; None if it is not open."""
         stream = self.open.get(stream_id)
         if stream is None and stream_id in self.unary:
-            received, sent = (0, 1) if self.client else (1, 0)
-            stream = Stream(StreamState.HALF_CLOSED, self.unary.pop(stream_id), received, sent)
+            stream = self._first_message(StreamState.HALF_CLOSED, self.unary.pop(stream_id))
             self.open[stream_id] = stream
         return stream
 
+    def _first_message(self, state: StreamState, priority: int) -> Stream:
+        return Stream(state, priority, 0, 1) if self.client else Stream(state, priority, 1, 0)
+
     def ending(self, stream_id: int) -> Stream:
-        """The stream that an END names; raises ProtocolError if its terminal was there before."""
+        """Return the stream that an END names; raises ProtocolError if its terminal was there before."""
         stream = self.get(stream_id)
         if stream is None:
             raise ProtocolError(ErrorCode.STREAM, f"END of stream {stream_id} after its terminal")
         return stream
 
+    # ---- moves ----
+
     def peer_acts(self, stream_id: int, stream: Stream, action: Action) -> None:
         """Move to the state that the peer's action leads to, and forget a closed stream; raises ProtocolError."""
-        state = TRANSITIONS.get((stream.state, action))
+        state = PEER_MOVES.get((stream.state, action))
         if state is None:
             raise ProtocolError(
                 ErrorCode.STREAM,
@@ -113,6 +86,21 @@ class Streams:
             )
         stream.state = state
         if state is StreamState.CLOSED:
+            del self.open[stream_id]
+
+    def own_move(self, stream_id: int, stream: Stream | None, action: Action) -> StreamState:
+        """Return the state that this side's action leads to; raises LocalError where it may not be done."""
+        role = Role.CLIENT if self.client else Role.SERVER
+        state = None if stream is None else OWN_MOVES[role].get((stream.state, action))
+        if state is None:
+            where = "not open" if stream is None else stream.state.name.lower()
+            raise LocalError(f"stream {stream_id} is {where}: {action.name.lower()} cannot be sent")
+        return state
+
+    def written(self, stream_id: int) -> None:
+        """Forget a stream whose terminal is written, or replaced by END; nothing is done for any other."""
+        stream = self.open.get(stream_id)
+        if stream is not None and stream.state is StreamState.FINISHING:
             del self.open[stream_id]
 
     def clear(self) -> None:

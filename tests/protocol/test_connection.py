@@ -338,6 +338,10 @@ class TestCalls:
         client.open(b"", b"", [], 0)
         with pytest.raises(LocalError):
             client.end(1, Status.OK)
+        pump(client, server)
+        with pytest.raises(LocalError):
+            server.cancel(1)
+        assert wire_bytes(server) == b""
         with pytest.raises(LocalError, match="accept"):
             client.accept(READY)
 
@@ -370,7 +374,7 @@ class TestCalls:
         client.open(b"", b"", [], 0)
         pump(client, server)
         server.send(1, b"", b"", [bytes(TOTAL)], TOTAL)
-        with pytest.raises(LocalError, match="no terminal"):
+        with pytest.raises(LocalError, match="finishing"):
             server.end(1, Status.INTERNAL)
         (reply,), _ = pump(client, server)
         assert isinstance(reply, Message)
