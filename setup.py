@@ -11,8 +11,8 @@ from setuptools import setup
 
 # What runs for every frame, call or batch. Not here: what other modules subclass, subclasses of asyncio's classes, and
 # what users call (blocking, aio, results, errors), whose classes are to be patched, extended, pickled and read as any.
-FRAMES = "header limits errors events extension states streams frame_builder assembly signing records reader "
-FRAMES += "record_reader writer adaptive_spin alarm"
+FRAMES = "header limits errors events extension states streams frame_builder repeated_frames frame_rules assembly "
+FRAMES += "signing records reader record_reader writer adaptive_spin alarm"
 FRONT = "calls estimate metrics bodies admission principals replies drain open_calls session spin transport front"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],

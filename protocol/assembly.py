@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from .errors import ErrorCode, ProtocolError
 from .events import Event, Message, MessageAborted
-from .extension import split_large_head
-from .header import DATA_FLAGS, END_STREAM, MORE, Header, check_message
+from .frame_rules import FrameRules
+from .header import END_STREAM, MORE, Header, check_message
 from .limits import MIN_CHUNK
 from .states import Action
 from .status import Status
@@ -91,18 +91,26 @@ class Incoming:
 class Assembly:
     """The unfinished messages of one connection.
 
-    chunk: largest chunk accepted, bytes. deferred: events for the next `received`, of memory that may be under a read.
-    _current: the message whose chunk the next read fills. _skip: bytes of a frame still to come that nobody wants.
+    rules: what may arrive. chunk: largest chunk accepted, bytes. deferred: events for the next `received`, of memory
+    that may be under a read. _current: the message whose chunk the next read fills. _skip: bytes of a frame still to
+    come that nobody wants.
     """
 
     __slots__ = (
         "_buffer", "_current", "_handler", "_incoming", "_max_message", "_reserve", "_skip", "_streams", "chunk",
-        "deferred",
+        "deferred", "rules",
     )  # fmt: skip
 
     def __init__(
-        self, handler: Handler, streams: Streams, buffer: memoryview, reserve: Reserve, max_message: int
+        self,
+        handler: Handler,
+        streams: Streams,
+        buffer: memoryview,
+        reserve: Reserve,
+        max_message: int,
+        rules: FrameRules,
     ) -> None:
+        self.rules = rules
         self._handler = handler
         self._streams = streams
         self._buffer = buffer
@@ -117,7 +125,7 @@ class Assembly:
     def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
         """The first frame of a chunked message: get memory for all of it."""
         _, _, priority, flags, stream_id, seq, aux, _, ext_len, _ = header
-        ext, meta, total = split_large_head(place, head, ext_len)
+        ext, meta, total = self.rules.split_large_head(place, head, ext_len)
         if total > self._max_message:
             text = f"the body is {total} bytes; at most {self._max_message} are accepted"
             self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)
@@ -135,7 +143,7 @@ class Assembly:
         length, _, _, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
         left = incoming.total - incoming.filled
         if meta_len or ext_len or seq != incoming.seq:  # a message, with a message's caps: too early
-            check_message(header, DATA_FLAGS)
+            check_message(header, self.rules.data_flags)
             raise ProtocolError(
                 ErrorCode.STREAM,
                 f"stream {stream_id}: message {seq} begins, or a chunk of it has metadata, while {left} bytes of"
@@ -143,7 +151,7 @@ class Assembly:
             )
         if length > self.chunk:
             raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
-        if reserved or flags & ~DATA_FLAGS or aux or not length:
+        if reserved or flags & ~self.rules.data_flags or aux or not length:
             raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
         expected = MORE if length < left else incoming.flags & END_STREAM
         if length > left or flags != expected:

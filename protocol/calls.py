@@ -15,6 +15,7 @@ from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event, Refused
 from .extension import insert_body_length
 from .frame_builder import control_frame, encode_detail, too_long_error
+from .frame_rules import BASE_RULES
 from .header import (
     CANCEL,
     DATA,
@@ -62,7 +63,7 @@ class Calls(Handler):
         self._streams = Streams(client=not server)
         self._writer = Writer(fifo=not server, finished=self._streams.written)
         self._reader: Reader = Reader(
-            self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message
+            self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message, BASE_RULES
         )
         self._goaway: int | None = None
         self._refused: set[int] | None = None  # made when needed: idle connections are many

@@ -15,10 +15,10 @@ from .assembly import Reserve
 from .calls import Calls
 from .errors import ErrorCode, ProtocolError, error_code
 from .events import Authenticated, Cancelled, Closed, Ended, Event, GoAway, Pong, Ready
-from .extension import checked_extension
 from .frame_builder import control_frame, text_frame
+from .frame_rules import rules_for
 from .handshake import Hello, Welcome
-from .header import CANCEL, CONTROL_RULES, END, HEADER, FrameType, Header, check_control, type_name
+from .header import CANCEL, END, HEADER, FrameType, Header, check_control, type_name
 from .limits import PREFACE, UNKNOWN_LIMITS, Config, PeerLimits, Role
 from .peer_detection import answer_foreign_client, explain_foreign_server
 from .record_reader import RecordReader
@@ -33,7 +33,7 @@ from .signing import (
     make_mac,
     transcript,
 )
-from .states import KNOWN_TYPES, RECEIVES, Action, State, StreamState
+from .states import Action, State, StreamState
 from .status import Status
 
 _T = FrameType
@@ -121,17 +121,18 @@ class Control(Calls):
     def check_control(self, header: Header) -> None:
         """Type, direction and state, then the fields, in the order of SPEC 3.2."""
         kind = header[1]
-        allowed = RECEIVES[self.role, self.state]
+        rules = self._reader.rules
+        allowed = rules.receives[self.role, self.state]
         if self.state is State.WELCOME:
             self._check_server(HEADER.pack(*header))
-        if kind not in KNOWN_TYPES:
+        if kind not in rules.known_types:
             raise ProtocolError(ErrorCode.FRAME, f"{type_name(kind)}: unknown, or not negotiated")
         if kind not in allowed:
             text = (
                 f"{type_name(kind)}: not allowed from the {Role(1 - self.role).name.lower()} in state {self.state.name}"
             )
             raise ProtocolError(ErrorCode.PROTOCOL, text)
-        check_control(CONTROL_RULES[kind], header)
+        check_control(rules.control[kind], header)
         if kind in {CANCEL, END} and not 0 < header[4] <= self._streams.last_id:
             raise ProtocolError(ErrorCode.STREAM, f"{type_name(kind)}: stream {header[4]} was never opened")
         if kind == END:
@@ -194,7 +195,7 @@ class Control(Calls):
         if flags and (number == 0 or stream.received):
             raise ProtocolError(ErrorCode.FRAME, "END: NOT_STARTED beside OK or after a reply")
         if ext:
-            checked_extension(END, ext)
+            self._reader.rules.checked_extension(END, ext)
         cancelled = stream.state is StreamState.CANCELLED
         self._reader.abort(stream_id, events)
         self._writer.drop(stream_id)
@@ -330,6 +331,7 @@ class Control(Calls):
         self.version, features, number = choice
         self.features, self.peer_limits = _interned(features, limits)
         self.mac = handshake.MAC_NAMES[number]
+        self._reader.follow(rules_for(self.features))
         self._reader.chunk = self._writer.chunk = min(limits.chunk, self.config.limits.chunk)
 
     # ---- the end ----

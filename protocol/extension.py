@@ -1,7 +1,7 @@
 """The extension region: small fixed-layout items, packed and parsed (SPEC 4).
 
 Here lives the byte layout. What an item means belongs to its user; which frame may carry which item is
-`ALLOWED`. Parsing is memoised by `check_extension`, since one call site sends the same bytes again and again.
+frame_rules.py's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Final
 
 from .errors import ErrorCode, ProtocolError
 from .header import DATA, END, OPEN
-from .limits import INLINE_BODY
 
 DIMS: Final = 1
 BODY_LENGTH: Final = 2
@@ -32,15 +31,7 @@ ITEM_SIZES: Final[dict[int, int]] = {
 CLIENT_DATA: Final = DATA
 SERVER_DATA: Final = 64 + DATA
 SERVER_LAST: Final = 128 + DATA
-# IDEMPOTENCY_KEY and SESSION are drafts: no feature that allows them can be negotiated yet.
-ALLOWED: Final[dict[int, frozenset[int]]] = {
-    OPEN: frozenset((DIMS, BODY_LENGTH, TRACE)),
-    CLIENT_DATA: frozenset((DIMS, BODY_LENGTH)),
-    SERVER_DATA: frozenset((DIMS, BODY_LENGTH)),
-    SERVER_LAST: frozenset((DIMS, BODY_LENGTH, TIMING)),
-    END: frozenset((TIMING, RETRY_AFTER, QUEUE_ESTIMATE)),
-}
-_PLACES: Final[dict[int, str]] = {
+PLACE_NAMES: Final[dict[int, str]] = {
     OPEN: "OPEN", CLIENT_DATA: "DATA of a client", SERVER_DATA: "DATA before the last", SERVER_LAST: "DATA", END: "END",
 }  # fmt: skip
 
@@ -181,65 +172,3 @@ def _set_item(parsed: Extension, kind: int, value: bytes) -> None:
         parsed.retry_after = int(_U32.unpack(value)[0])
     else:
         parsed.queue_estimate = int(_U32.unpack(value)[0])
-
-
-def checked_extension(place: int, ext: bytes) -> Extension:
-    """Parse, and refuse items that may not stand at this place; raises ProtocolError (EXTENSION)."""
-    parsed = parse_extension(ext)
-    stray = parsed.types - ALLOWED[place]
-    if stray:
-        raise ProtocolError(
-            ErrorCode.EXTENSION, f"item {ITEM_NAMES[min(stray)]} on {_PLACES[place]}: not allowed or not negotiated"
-        )
-    return parsed
-
-
-# Extension and metadata of one-frame messages, as they stood together in a frame, per place: found valid once, and the
-# same two objects from then on, which know their hashes. Pure facts about bytes, so one table serves all connections;
-# bounded in entries and in bytes per entry, and started anew when full.
-HEADS: Final[dict[int, dict[bytes, tuple[bytes, bytes]]]] = {place: {} for place in ALLOWED}
-_LARGE_HEADS: Final[dict[int, dict[bytes, tuple[bytes, bytes, int]]]] = {place: {} for place in ALLOWED}
-_HEADS_KEPT: Final = 1024
-_HEAD_BYTES: Final = 512
-
-
-def split_head(place: int, head: bytes, ext_len: int) -> tuple[bytes, bytes]:
-    """Extension and metadata of a one-frame message, remembered where they are short; raises ProtocolError (EXTENSION).
-
-    Look in HEADS first; what is found there counts only if its extension has `ext_len` bytes.
-    """
-    pair = head[:ext_len], head[ext_len:]
-    if ext_len:
-        check_extension(place, pair[0])
-    if len(head) <= _HEAD_BYTES:
-        heads = HEADS[place]
-        if len(heads) >= _HEADS_KEPT:
-            heads.clear()
-        heads[head] = pair
-    return pair
-
-
-def split_large_head(place: int, head: bytes, ext_len: int) -> tuple[bytes, bytes, int]:
-    """The same of the first frame of a chunked message, and its BODY_LENGTH; raises ProtocolError (EXTENSION)."""
-    heads = _LARGE_HEADS[place]
-    known = heads.get(head)
-    if known is not None and len(known[0]) == ext_len:
-        return known
-    ext = head[:ext_len]
-    total = checked_extension(place, ext).body_length
-    if total is None or total <= INLINE_BODY:
-        raise ProtocolError(
-            ErrorCode.EXTENSION, f"MORE with BODY_LENGTH {total}: chunks are for bodies above {INLINE_BODY} bytes"
-        )
-    found = ext, head[ext_len:], total
-    if len(head) <= _HEAD_BYTES:
-        if len(heads) >= _HEADS_KEPT:
-            heads.clear()
-        heads[head] = found
-    return found
-
-
-def check_extension(place: int, ext: bytes) -> None:
-    """Validate the extension of a one-frame message; raises ProtocolError (EXTENSION)."""
-    if checked_extension(place, ext).body_length is not None:
-        raise ProtocolError(ErrorCode.EXTENSION, f"BODY_LENGTH on {_PLACES[place]} without MORE")

@@ -11,91 +11,37 @@ what refusing does (`Handler`, which is the connection).
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import Final
 
 from .assembly import Assembly, Handler, Refusal, Reserve
 from .errors import ErrorCode, ProtocolError
 from .events import Event, Message
-from .extension import CLIENT_DATA, HEADS, SERVER_DATA, SERVER_LAST, checked_extension, split_head
+from .extension import CLIENT_DATA, SERVER_DATA, SERVER_LAST
+from .frame_rules import FrameRules
 from .header import (
     DATA,
-    DATA_FLAGS,
     END_STREAM,
     HEADER,
     HEADER_SIZE,
     MORE,
     OPEN,
-    OPEN_FLAGS,
-    WANT_TIMING,
     Header,
     check_first,
     check_message,
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .repeated_frames import FrameTemplate
 from .states import Action, StreamState
 from .status import Status
 from .streams import Stream, Streams
 
 _unpack_from = HEADER.unpack_from
-_OPEN_HEADS = HEADS[OPEN]
-_REPLY_HEADS = HEADS[SERVER_LAST]
 # (type of OPEN, type of DATA) as the loop knows them; no frame has the type -1.
 _NOT_READY: Final = (-1, -1)
 _SERVER_READY: Final = (OPEN, DATA)
 _CLIENT_READY: Final = (-1, DATA)
 _NO_REPLIES: Final[dict[int, int]] = {}  # a server's, always empty
 _NEVER: Final = 1 << 40  # bytes; more than any read has
-
-
-class FrameTemplate:
-    """A unary call, or a reply, of one frame that was found good: another one that has the same bytes but for its
-    stream, deadline and body is as good, and is taken without a second look. `size` is all of it, its body begins at
-    `body`, `before` and `behind` are what is compared, to the left and right of what may differ.
-    """
-
-    __slots__ = ("before", "behind", "body", "ext", "flags", "meta", "priority", "size", "unpack")
-
-    def __init__(self, header: Header, ext: bytes, meta: bytes) -> None:
-        length, _, priority, flags, _, _, _, meta_len, ext_len, _ = header
-        self.ext = ext
-        self.meta = meta
-        self.flags = flags
-        self.priority = priority
-        self.size = HEADER_SIZE + length
-        self.body = HEADER_SIZE + ext_len + meta_len
-        whole = HEADER.pack(*header)
-        self.before = whole[:8]
-        self.behind = whole[24:] + ext + meta
-        #: what is before, stream id, seq, aux, what is behind
-        self.unpack = Struct(f"<8sQII{len(self.behind)}s").unpack_from
-
-
-class _RepeatDetector:
-    """The last call, or reply, that came twice in a row. A fact about bytes: one serves all connections."""
-
-    __slots__ = ("_ext", "_meta", "template")
-
-    def __init__(self) -> None:
-        self._ext = b""
-        self._meta = b""
-        self.template: FrameTemplate | None = None
-
-    def observe(self, header: Header, ext: bytes, meta: bytes) -> FrameTemplate | None:
-        """Return what the next one is compared with; None, and nothing is kept, if this is not like the one before."""
-        if meta is not self._meta or ext is not self._ext:
-            self._ext, self._meta = ext, meta
-            return None
-        self.template = FrameTemplate(header, ext, meta)
-        return self.template
-
-    def matched(self, template: FrameTemplate) -> None:
-        """Take in that the last frame was like that: the next other one is not the second of its kind in a row."""
-        self._ext, self._meta = template.ext, template.meta
-
-
-_REPEATED_CALLS: Final = _RepeatDetector()
-_REPEATED_REPLIES: Final = _RepeatDetector()
 
 
 class Reader(Assembly):
@@ -111,7 +57,10 @@ class Reader(Assembly):
         "_large",
         "_max_streams",
         "_open",
+        "_open_heads",
         "_ready_kinds",
+        "_repeats",
+        "_reply_heads",
         "_start",
         "_unary",
         "_unary_replies",
@@ -127,8 +76,10 @@ class Reader(Assembly):
         reserve: Reserve,
         max_streams: int,
         max_message: int,
+        rules: FrameRules,
     ) -> None:
-        super().__init__(handler, streams, buffer, reserve, max_message)
+        super().__init__(handler, streams, buffer, reserve, max_message, rules)
+        self.follow(rules)
         self._max_streams = max_streams
         self._ready_kinds: tuple[int, int] = _NOT_READY
         self._unary = streams.unary
@@ -139,6 +90,13 @@ class Reader(Assembly):
         self._start = 0
         self.halt = False
         self.tail = b""
+
+    def follow(self, rules: FrameRules) -> None:
+        """Take what these rules allow from now on."""
+        self.rules = rules
+        self._open_heads = rules.heads[OPEN]
+        self._reply_heads = rules.heads[SERVER_LAST]
+        self._repeats = rules.repeated_replies if self._streams.client else rules.repeated_calls
 
     def ready(self) -> None:
         """From now on OPEN (server) and DATA are allowed."""
@@ -203,8 +161,9 @@ class Reader(Assembly):
         """Parse what lies in the buffer from pos to end; returns where the first incomplete frame starts."""
         buffer = self._buffer
         open_kind, data_kind = self._ready_kinds
+        unary_flags = self.rules.unary_flags
         large = self._large
-        repeats = _REPEATED_REPLIES if self._streams.client else _REPEATED_CALLS
+        repeats = self._repeats
         template = repeats.template
         size = _NEVER if template is None or data_kind != DATA else template.size
         while end - pos >= HEADER_SIZE:
@@ -227,9 +186,9 @@ class Reader(Assembly):
                     or ext_len > MAX_EXTENSION
                     or not body_at <= next_at <= body_at + INLINE_BODY
                     or reserved
-                    or flags & ~(END_STREAM | WANT_TIMING)
+                    or flags & ~unary_flags
                 ):
-                    check_message(header, OPEN_FLAGS)
+                    check_message(header, self.rules.open_flags)
                 if stream_id != self._streams.last_id + 1 or seq:
                     raise self._bad_id(stream_id, seq)
                 if flags & MORE:
@@ -246,9 +205,9 @@ class Reader(Assembly):
                     break
                 self._streams.last_id = stream_id
                 head = buffer[pos + HEADER_SIZE : body_at].tobytes()
-                pair = _OPEN_HEADS.get(head)
+                pair = self._open_heads.get(head)
                 if pair is None or len(pair[0]) != ext_len:
-                    pair = split_head(OPEN, head, ext_len)
+                    pair = self.rules.split_head(OPEN, head, ext_len)
                 ext, meta = pair
                 pos = next_at
                 large = False
@@ -275,9 +234,9 @@ class Reader(Assembly):
                     if next_at > end:
                         break
                     head = buffer[pos + HEADER_SIZE : body_at].tobytes()
-                    pair = _REPLY_HEADS.get(head)
+                    pair = self._reply_heads.get(head)
                     if pair is None or len(pair[0]) != ext_len:
-                        pair = split_head(SERVER_LAST, head, ext_len)
+                        pair = self.rules.split_head(SERVER_LAST, head, ext_len)
                     ext, meta = pair
                     pos = next_at
                     large = False
@@ -311,7 +270,7 @@ class Reader(Assembly):
                         next_at = end
                     pos = next_at
                     continue
-                check_message(header, DATA_FLAGS)
+                check_message(header, self.rules.data_flags)
                 self._check_seq(stream, header)
                 check_first(header)
                 if next_at > end:
@@ -379,7 +338,7 @@ class Reader(Assembly):
         """OPEN with MORE: reserve, or refuse."""
         _, _, priority, flags, stream_id, _, _, _, _, _ = header
         if len(self._streams) >= self._max_streams:
-            checked_extension(OPEN, head[: header[8]])
+            self.rules.checked_extension(OPEN, head[: header[8]])
             self._too_many(stream_id, events)
             return
         self._streams.begin(stream_id, flags, priority)
@@ -407,9 +366,9 @@ class Reader(Assembly):
                 self._streams.peer_acts(stream_id, stream, Action.LAST_MESSAGE)
             self._begin(header, head, place, events)
             return True
-        pair = HEADS[place].get(head)
+        pair = self.rules.heads[place].get(head)
         if pair is None or len(pair[0]) != ext_len:
-            pair = split_head(place, head, ext_len)
+            pair = self.rules.split_head(place, head, ext_len)
         ext, meta = pair
         stream.received += 1
         if client:
@@ -435,10 +394,10 @@ class Reader(Assembly):
         else:
             late = client or stream.state is not StreamState.CANCELLED
         if not late or meta_len or ext_len:
-            check_message(header, DATA_FLAGS)
+            check_message(header, self.rules.data_flags)
         elif length > max(self.chunk, INLINE_BODY):
             raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
-        elif reserved or flags & ~DATA_FLAGS or aux:
+        elif reserved or flags & ~self.rules.data_flags or aux:
             raise ProtocolError(ErrorCode.FRAME, "DATA: a field or flag that this type does not use is not zero")
         if stream is None:
             if not 0 < stream_id <= self._streams.last_id:

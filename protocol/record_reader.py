@@ -37,7 +37,13 @@ class RecordReader(Reader):
     def __init__(self, plain: Reader, mac: Mac) -> None:
         """What reads behind the last frame of `plain`."""
         super().__init__(
-            plain._handler, plain._streams, plain._buffer, plain._reserve, plain._max_streams, plain._max_message
+            plain._handler,
+            plain._streams,
+            plain._buffer,
+            plain._reserve,
+            plain._max_streams,
+            plain._max_message,
+            plain.rules,
         )
         plain.halt = True
         self.chunk = plain.chunk

@@ -22,17 +22,15 @@ from fuzz.streams import HEADER
 from fuzz.target import Havoc, Target
 from tensorwire.protocol import Closed, ErrorCode, Message, ProtocolError
 from tensorwire.protocol.extension import (
-    ALLOWED,
-    check_extension,
-    checked_extension,
     insert_body_length,
     pack_extension,
     parse_extension,
 )
+from tensorwire.protocol.frame_rules import BASE_RULES
 from tensorwire.protocol.header import CONTROL_RULES, DATA_FLAGS, OPEN, OPEN_FLAGS, check_control, check_message
 from tensorwire.protocol.limits import MAX_EXTENSION, RECEIVE_BUFFER
 
-PLACES = tuple(ALLOWED)
+PLACES = tuple(BASE_RULES.items)
 
 
 def check(data: bytes) -> None:
@@ -77,7 +75,7 @@ def _extension(place: int, ext: bytes) -> None:
     assert packed == ext, "two encodings of the same items"
     if items.body_length is None:
         assert parse_extension(insert_body_length(ext, 70_000)).body_length == 70_000
-    for refuse in (checked_extension, check_extension):
+    for refuse in (BASE_RULES.checked_extension, BASE_RULES.check_extension):
         try:
             refuse(place, ext)
         except ProtocolError as error:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorwire.protocol import ProtocolError, extension, pack_extension, parse_extension
+from tensorwire.protocol import ProtocolError, pack_extension, parse_extension
 from tensorwire.protocol.errors import ErrorCode
 from tensorwire.protocol.extension import (
-    ALLOWED,
-    CLIENT_DATA,
-    HEADS,
-    SERVER_DATA,
-    SERVER_LAST,
-    checked_extension,
     insert_body_length,
-    split_head,
-    split_large_head,
 )
-from tensorwire.protocol.header import END, OPEN
 
 
 def optional(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
@@ -104,50 +94,6 @@ def test_more_than_31_dims_take_several_items() -> None:
     ext = pack_extension(dims)
     assert len(ext) == 3 * 2 + 64 * 8
     assert parse_extension(ext).dims == dims
-
-
-@pytest.mark.parametrize("place", ALLOWED)
-def test_each_place_takes_its_own_items_alone(place: int) -> None:
-    timing = pack_extension(timing=(0,) * 7)
-    trace = pack_extension(trace=bytes(25))
-    retry = pack_extension(retry_after=1)
-    dims = pack_extension(bytes(8))
-    expected = {
-        OPEN: {trace, dims},
-        CLIENT_DATA: {dims},
-        SERVER_DATA: {dims},
-        SERVER_LAST: {timing, dims},
-        END: {timing, retry},
-    }
-    for ext in (timing, trace, retry, dims):
-        if ext in expected[place]:
-            checked_extension(place, ext)
-        else:
-            with pytest.raises(ProtocolError, match="not allowed or not negotiated"):
-                checked_extension(place, ext)
-
-
-def test_the_memory_of_valid_heads_is_bounded() -> None:
-    for n in range(5_000):
-        ext = pack_extension(Struct("<2Q").pack(n, n))
-        split_head(OPEN, ext + b"meta", len(ext))
-        split_head(OPEN, ext + bytes(512), len(ext))  # too long to be kept
-        large = pack_extension(Struct("<2Q").pack(n, n), body_length=100_000 + n)
-        assert split_large_head(OPEN, large + b"meta", len(large)) == (large, b"meta", 100_000 + n)
-        split_large_head(OPEN, large + bytes(512), len(large))
-    module: Any = extension
-    for heads in (HEADS[OPEN], module._LARGE_HEADS[OPEN]):
-        assert 0 < len(heads) <= 1024
-        assert max(map(len, heads)) <= 512
-
-
-def test_a_known_head_is_cut_where_its_frame_says() -> None:
-    ext = pack_extension(dims=bytes(8), body_length=100_000)
-    assert split_large_head(OPEN, ext + b"meta", len(ext)) == (ext, b"meta", 100_000)
-    for cut in range(len(ext)):
-        with pytest.raises(ProtocolError):
-            split_large_head(OPEN, ext + b"meta", cut)
-    assert split_large_head(OPEN, ext + b"meta", len(ext))[2] == 100_000
 
 
 @pytest.mark.parametrize("arguments", [{"dims": b"1234"}, {"trace": b"x"}, {"idempotency_key": b"short"}])

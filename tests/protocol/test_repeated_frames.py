@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from fuzz.strategies_frames import DATA, END_STREAM, HEADER, OPEN, frame
@@ -17,8 +15,8 @@ from tensorwire.protocol import (
     ReplyForm,
     Status,
     pack_extension,
-    reader,
 )
+from tensorwire.protocol.frame_rules import BASE_RULES
 from tests.protocol.wiring import feed, make_client, make_server, open_pair, wire_bytes
 
 EXT = pack_extension(dims=bytes(16))
@@ -28,13 +26,11 @@ BODY = bytes(range(64))
 
 def forget() -> None:
     """As if no call and no reply had come yet."""
-    module: Any = reader
-    module._REPEATED_CALLS.template = module._REPEATED_REPLIES.template = None
+    BASE_RULES.repeated_calls.template = BASE_RULES.repeated_replies.template = None
 
 
 def remembers() -> bool:
-    module: Any = reader
-    return module._REPEATED_CALLS.template is not None
+    return BASE_RULES.repeated_calls.template is not None
 
 
 def call(stream_id: int, deadline: int = 0, body: bytes = BODY) -> bytes:
@@ -113,17 +109,16 @@ def test_a_call_on_one_connection_is_known_on_the_next_one_with_its_own_ids() ->
 
 
 def test_calls_that_take_turns_do_not_make_a_memory_each() -> None:
-    module: Any = reader
     forget()
     server = open_pair()[1]
     feed(server, call(1) + call(2) + call(3))
-    known = module._REPEATED_CALLS.template
+    known = BASE_RULES.repeated_calls.template
     other = [frame(OPEN, n, END_STREAM, meta=b"of another model") for n in range(5, 12, 2)]
     events = feed(server, b"".join(call(n) + other[at] for at, n in enumerate(range(4, 11, 2))))
     assert [e.meta for e in events if isinstance(e, Message)] == [META, b"of another model"] * 4
-    assert module._REPEATED_CALLS.template is known
+    assert BASE_RULES.repeated_calls.template is known
     feed(server, frame(OPEN, 12, END_STREAM, meta=b"of another model"))
-    assert module._REPEATED_CALLS.template is not known
+    assert BASE_RULES.repeated_calls.template is not known
 
 
 def test_no_more_streams_are_opened_than_may_be() -> None:

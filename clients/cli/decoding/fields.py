@@ -16,7 +16,6 @@ from ....protocol import handshake
 from ....protocol.capture_splitter import Piece, Record
 from ....protocol.errors import ErrorCode, ProtocolError
 from ....protocol.extension import (
-    ALLOWED,
     CLIENT_DATA,
     ITEM_NAMES,
     SERVER_DATA,
@@ -24,6 +23,7 @@ from ....protocol.extension import (
     Extension,
     parse_extension,
 )
+from ....protocol.frame_rules import BASE_RULES
 from ....protocol.header import DATA, END, END_STREAM, MORE, OPEN, Flag, FrameType, Header, type_name
 from ....protocol.limits import NO_NEW_STREAMS, PREFACE
 from ....protocol.signing import PROOF_SIZE
@@ -145,10 +145,10 @@ def _add_content(fields: Fields, piece: Piece, header: Header, problems: list[st
 
 
 def _place(header: Header, sender: str) -> int | None:
-    """Which of the rows of `ALLOWED` holds for this frame; None if the sender is not known."""
+    """Which of the rows of `BASE_RULES.items` holds for this frame; None if the sender is not known."""
     kind = header[1]
     if kind != DATA:
-        return kind if kind in ALLOWED else None
+        return kind if kind in BASE_RULES.items else None
     if not sender:
         return None
     return CLIENT_DATA if sender == CLIENT else SERVER_LAST if header[3] & END_STREAM else SERVER_DATA
@@ -163,8 +163,8 @@ def _add_extension(fields: Fields, piece: Piece, header: Header, problems: list[
         problems.append(f"{error.code.name}: {error.message}")
         return None
     place = _place(header, fields["sender"])
-    if place is not None and items.types - ALLOWED[place]:
-        stray = ", ".join(ITEM_NAMES[kind] for kind in sorted(items.types - ALLOWED[place]))
+    if place is not None and items.types - BASE_RULES.items[place]:
+        stray = ", ".join(ITEM_NAMES[kind] for kind in sorted(items.types - BASE_RULES.items[place]))
         problems.append(f"EXTENSION: {stray} may not stand here")
     if header[1] in {OPEN, DATA} and bool(header[3] & MORE) != (items.body_length is not None):
         problems.append("EXTENSION: BODY_LENGTH and MORE belong together")
