@@ -313,7 +313,7 @@ class Machine(RuleBasedStateMachine):
         while source.wire and not (target.connection.closed or target.connection.exact):
             self.happened(target, source, target.read(source, 5000, self.now, None))
             target.poison()
-        current = target.connection._reader._current
+        current = target.connection._reader.current
         if current is not None and source.wire:
             stream = current.stream_id
             give_up = (lambda: self._end(stream, Status.INTERNAL)) if up else (lambda: self.cancel(stream - 1))

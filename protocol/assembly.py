@@ -17,7 +17,7 @@ from .header import END_STREAM, MORE, Header, check_message
 from .limits import MIN_CHUNK
 from .states import Action
 from .status import Status
-from .streams import Streams
+from .streams import Stream, Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,39 @@ class Handler(ABC):
         """Client: the server's last message of the stream is in."""
 
 
+class Input(ABC):
+    """Where the bytes of a connection go first: the Reader, or the record layer below it. tail: bytes kept of a frame
+    or record that is not whole.
+    """
+
+    __slots__ = ("tail",)
+
+    def __init__(self) -> None:
+        self.tail = b""
+
+    @property
+    @abstractmethod
+    def partial(self) -> bool:
+        """Whether the bytes so far end within a frame, a record or a message."""
+
+    @property
+    @abstractmethod
+    def exact(self) -> bool:
+        """Whether the peer owes every byte of `next_buffer`."""
+
+    @abstractmethod
+    def next_buffer(self) -> memoryview:
+        """Return writable memory for the next read; calling again before `received` gives the same place."""
+
+    @abstractmethod
+    def received(self, n: int, events: list[Event]) -> None:
+        """Take `n` bytes written to the memory of `next_buffer`; raises ProtocolError."""
+
+    @abstractmethod
+    def abort_all(self, events: list[Event]) -> None:
+        """Give up all that is unfinished: the connection is over."""
+
+
 class Incoming:
     """A chunked message on its way in: `view` is the reserved memory, `filled` bytes of it are there.
 
@@ -66,13 +99,23 @@ class Incoming:
 
     __slots__ = (
         "aborted", "aux", "chunk_head", "chunk_left", "chunk_size", "ext", "filled", "flags", "meta", "priority", "seq",
-        "stream_id", "total", "view",
+        "stream", "stream_id", "total", "view",
     )  # fmt: skip
 
     def __init__(
-        self, stream_id: int, seq: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, view: memoryview
+        self,
+        stream_id: int,
+        stream: Stream,
+        seq: int,
+        flags: int,
+        priority: int,
+        aux: int,
+        ext: bytes,
+        meta: bytes,
+        view: memoryview,
     ) -> None:
         self.stream_id = stream_id
+        self.stream = stream
         self.seq = seq
         self.flags = flags
         self.priority = priority
@@ -88,17 +131,17 @@ class Incoming:
         self.aborted = False
 
 
-class Assembly:
+class Assembly(Input):
     """The unfinished messages of one connection.
 
     rules: what may arrive. chunk: largest chunk accepted, bytes. deferred: events for the next `received`, of memory
-    that may be under a read. _current: the message whose chunk the next read fills. _skip: bytes of a frame still to
-    come that nobody wants.
+    that may be under a read. current: the message whose chunk the next read fills. _skip: bytes of a frame still to
+    come that nobody wants. body_bytes: bytes of bodies that have arrived on the connection.
     """
 
     __slots__ = (
-        "_buffer", "_current", "_handler", "_incoming", "_max_message", "_reserve", "_skip", "_streams", "chunk",
-        "deferred", "rules",
+        "_handler", "_incoming", "_max_message", "_reserve", "_skip", "_streams", "body_bytes", "buffer", "chunk",
+        "current", "deferred", "rules",
     )  # fmt: skip
 
     def __init__(
@@ -110,17 +153,19 @@ class Assembly:
         max_message: int,
         rules: FrameRules,
     ) -> None:
+        super().__init__()
         self.rules = rules
         self._handler = handler
         self._streams = streams
-        self._buffer = buffer
+        self.buffer = buffer
         self._reserve = reserve
         self._max_message = max_message
         self.chunk = MIN_CHUNK
         self.deferred: list[Event] = []
         self._incoming: dict[int, Incoming] = {}
-        self._current: Incoming | None = None
+        self.current: Incoming | None = None
         self._skip = 0
+        self.body_bytes = 0
 
     def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
         """The first frame of a chunked message: get memory for all of it."""
@@ -136,7 +181,8 @@ class Assembly:
             return
         if memory.nbytes != total or memory.format != "B" or memory.ndim != 1 or memory.readonly:
             raise ValueError(f"reserve must return {total} writable bytes, not {memory.nbytes} of {memory.format!r}")
-        self._incoming[stream_id] = Incoming(stream_id, seq, flags & ~MORE, priority, aux, ext, meta, memory)
+        stream = self._streams.open[stream_id]
+        self._incoming[stream_id] = Incoming(stream_id, stream, seq, flags & ~MORE, priority, aux, ext, meta, memory)
 
     def _check_chunk(self, incoming: Incoming, header: Header) -> None:
         """Refuse a chunk that disagrees with its message, and what is none; raises ProtocolError (SPEC 7.3 to 7.6)."""
@@ -150,7 +196,7 @@ class Assembly:
                 f" message {incoming.seq} are still to come",
             )
         if length > self.chunk:
-            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+            raise self._above_chunk(length)
         if reserved or flags & ~self.rules.data_flags or aux or not length:
             raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
         expected = MORE if length < left else incoming.flags & END_STREAM
@@ -162,19 +208,19 @@ class Assembly:
         if length < MIN_CHUNK and length < left:
             raise ProtocolError(ErrorCode.CALM, f"chunk of {length} bytes; all but the last have at least {MIN_CHUNK}")
 
+    def _above_chunk(self, length: int) -> ProtocolError:
+        return ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+
     def _chunk_received(self, current: Incoming, n: int, events: list[Event]) -> int:
         """Count bytes that went straight into a message; moves what was read past the chunk to the buffer's front."""
         left = current.chunk_left
         if n < left:
-            current.filled += n
-            current.chunk_left = left - n
+            self.body_arrived(current.stream, n, current)
             if current.aborted:
-                self._skip = left - n
-                self._current = None
-                events.append(MessageAborted(current.stream_id))
+                self._skip = self.release(current, events)
             return 0
         over = n - left
-        current.filled += left
+        self.body_arrived(current.stream, left, current)
         if over:
             head = current.view[current.filled : current.filled + over].tobytes()
             size = current.chunk_size
@@ -182,9 +228,8 @@ class Assembly:
             if head == current.chunk_head and size < current.total - current.filled and not current.aborted:
                 current.chunk_left = size
                 return 0
-            self._buffer[:over] = head
-        current.chunk_left = 0
-        self._current = None
+            self.buffer[:over] = head
+        self.current = None
         if current.aborted:
             events.append(MessageAborted(current.stream_id))
         elif current.filled == current.total:
@@ -192,12 +237,33 @@ class Assembly:
         return over
 
     def _copy(self, incoming: Incoming, at: int, size: int, events: list[Event]) -> None:
-        """Bytes of a chunk that were read together with other frames: copied to their place."""
+        """Copy bytes of a chunk that were read together with other frames to their place."""
         filled = incoming.filled
-        incoming.view[filled : filled + size] = self._buffer[at : at + size]
-        incoming.filled = filled + size
+        incoming.view[filled : filled + size] = self.buffer[at : at + size]
+        self.body_arrived(incoming.stream, size, incoming)
         if incoming.filled == incoming.total:
             self._complete(incoming, events)
+
+    def body_arrived(self, stream: Stream | None, n: int, incoming: Incoming | None = None) -> None:
+        """Count `n` bytes of bodies, here and nowhere else: this is where credit is to be taken (SPEC 12.2).
+
+        stream: None for calls and replies in one frame each, several together, and for streams that are closed.
+        incoming: the message in whose memory the bytes lie; None for those that lie in their frame, and for those that
+        are dropped, which count as soon as that is known.
+        """
+        self.body_bytes += n
+        if stream is not None:
+            stream.received_bytes += n
+        if incoming is not None:
+            incoming.filled += n
+            incoming.chunk_left -= n
+
+    def release(self, current: Incoming, events: list[Event]) -> int:
+        """Give back the memory of an aborted message under a read; returns the bytes of its chunk to be dropped."""
+        self.current = None
+        events.append(MessageAborted(current.stream_id))
+        self.body_arrived(current.stream, current.chunk_left)
+        return current.chunk_left
 
     def _complete(self, incoming: Incoming, events: list[Event]) -> None:
         stream_id, flags = incoming.stream_id, incoming.flags
@@ -233,7 +299,7 @@ class Assembly:
             return
         if events is not None:
             events.append(MessageAborted(stream_id))
-        elif incoming is self._current:
+        elif incoming is self.current:
             incoming.aborted = True
             last = incoming.filled + incoming.chunk_left == incoming.total and incoming.flags & END_STREAM
             if last and self._streams.client:  # the terminal's header is in: nothing more will come of this stream
@@ -243,10 +309,10 @@ class Assembly:
 
     def abort_all(self, events: list[Event]) -> None:
         """Give up every unfinished message: the connection is over."""
-        current = self._current
+        current = self.current
         if current is not None and current.aborted:
             events.append(MessageAborted(current.stream_id))
-        self._current = None
+        self.current = None
         self._skip = 0
         events += self.deferred
         self.deferred.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .assembly import Handler, Refusal, Reserve
+from .assembly import Handler, Input, Refusal, Reserve
 from .errors import ErrorCode, LocalError, ProtocolError
 from .events import Event, Refused
 from .extension import insert_body_length
@@ -51,7 +51,19 @@ class Calls(Handler):
     its owner may hear of an earlier message of one, and answer it, before it hears of that.
     """
 
-    __slots__ = ("_goaway", "_reader", "_refused", "_sends", "_streams", "_writer", "closed", "config", "role", "state")
+    __slots__ = (
+        "_goaway",
+        "_input",
+        "_reader",
+        "_refused",
+        "_sends",
+        "_streams",
+        "_writer",
+        "closed",
+        "config",
+        "role",
+        "state",
+    )
 
     def __init__(self, config: Config, buffer: memoryview, reserve: Reserve) -> None:
         server = config.role is Role.SERVER
@@ -62,9 +74,10 @@ class Calls(Handler):
         self._enter(State.PREFACE if server else State.WELCOME)
         self._streams = Streams(client=not server)
         self._writer = Writer(fifo=not server, finished=self._streams.written)
-        self._reader: Reader = Reader(
+        self._reader = Reader(
             self, self._streams, buffer, reserve, limits.max_streams if server else 0, limits.max_message, BASE_RULES
         )
+        self._input: Input = self._reader  # a RecordReader below it once a MAC was agreed on
         self._goaway: int | None = None
         self._refused: set[int] | None = None  # made when needed: idle connections are many
 

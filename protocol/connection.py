@@ -88,7 +88,7 @@ class Connection(Control):
     @property
     def unfinished(self) -> int:
         """Bytes kept of a small frame that is not whole yet; those of a chunk lie in its message's memory."""
-        return len(self._reader.tail)
+        return len(self._input.tail)
 
     @property
     def open_streams(self) -> int:
@@ -108,31 +108,31 @@ class Connection(Control):
 
     def next_buffer(self) -> memoryview:
         """Writable memory for the next read, never empty; idempotent until `received`."""
-        return self._reader.next_buffer()
+        return self._input.next_buffer()
 
     @property
     def exact(self) -> bool:
         """Whether the peer owes every byte of `next_buffer`, so that a blocking read may wait for all of them."""
-        return self._reader.exact
+        return self._input.exact
 
     def received(self, n: int, now: float) -> list[Event]:
         """Events of `n` bytes written to the memory of `next_buffer`. Bad bytes give Closed, never an exception."""
         events: list[Event] = []
         if self.closed:
-            self._reader.abort_all(events)
+            self._input.abort_all(events)
             return events
         self._last_received = now
         self._ping_sent = None
         self._refused = None
         try:
             if self.state is _OPEN:
-                self._reader.received(n, events)
+                self._input.received(n, events)
             elif self.state is State.PREFACE:
                 self._receive_preface(n, events)
             else:
                 self._receive_handshake(n, events)
                 if self.state is State.WELCOME:
-                    self._check_server(self._reader.tail)
+                    self._check_server(self._input.tail)
         except ProtocolError as error:
             self._fail(error.code, error.message, events)
         return events
@@ -141,9 +141,9 @@ class Connection(Control):
         """The peer sends no more: without CLOSE before it, calls without terminal have an unknown outcome."""
         events: list[Event] = []
         if self.closed:
-            self._reader.abort_all(events)
+            self._input.abort_all(events)
             return events
-        reader = self._reader
+        reader = self._input
         code = ErrorCode.NO_ERROR
         if self.state is State.WELCOME and 0 < len(reader.tail) < HEADER_SIZE:
             code = ErrorCode.NOT_TENSORWIRE

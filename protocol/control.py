@@ -292,7 +292,7 @@ class Control(Calls):
             auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, NO_PROOF)]))
             writer.queue_handshake(handshake.with_proof(auth, keys.client_proof(auth)))
             if self.mac != "none":
-                self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(SERVER_RECORD)))
+                self._input = RecordReader(self._reader, make_mac(self.mac, keys.key(SERVER_RECORD)))
                 writer.records = SignedRecords(make_mac(self.mac, keys.key(CLIENT_RECORD)))
         else:
             writer.queue_handshake(control_frame(_T.AUTH))
@@ -310,7 +310,7 @@ class Control(Calls):
             if not (proven and self._valid):
                 raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
             if self.mac != "none":
-                self._reader = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
+                self._input = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
         self._nonce = b""  # it has done its work, and idle connections are many
         self._deadline = None
         self._moved(_T.AUTH)
@@ -321,11 +321,11 @@ class Control(Calls):
 
     def _receive_handshake(self, n: int, events: list[Event]) -> None:
         """Give the reader `n` bytes of the handshake; what comes behind its last frame may be records."""
-        reader = self._reader
-        reader.received(n, events)
-        records = self._reader
-        if records is not reader and isinstance(records, RecordReader):
-            records.begin(reader.tail, events)
+        source = self._input
+        source.received(n, events)
+        records = self._input
+        if records is not source and isinstance(records, RecordReader):
+            records.begin(events)
 
     def _apply_choice(self, choice: tuple[int, tuple[int, ...], int], limits: PeerLimits) -> None:
         self.version, features, number = choice
@@ -347,7 +347,7 @@ class Control(Calls):
         self, code: ErrorCode, detail: str, events: list[Event], *, remote: bool, frame: bytes | None
     ) -> None:
         self._shut_down(frame)
-        self._reader.abort_all(events)
+        self._input.abort_all(events)
         events.append(Closed(code, detail, remote))
 
     def _shut_down(self, frame: bytes | None) -> None:

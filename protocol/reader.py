@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .assembly import Assembly, Handler, Refusal, Reserve
+from .assembly import Assembly, Handler, Incoming, Refusal, Reserve
 from .errors import ErrorCode, ProtocolError
 from .events import Event, Message
 from .extension import CLIENT_DATA, SERVER_DATA, SERVER_LAST
@@ -30,6 +30,7 @@ from .header import (
     check_message,
 )
 from .limits import INLINE_BODY, MAX_EXTENSION, MAX_METADATA, MIN_CHUNK
+from .records import CROSSES_RECORD
 from .repeated_frames import FrameTemplate
 from .states import Action, StreamState
 from .status import Status
@@ -47,14 +48,14 @@ _NEVER: Final = 1 << 40  # bytes; more than any read has
 class Reader(Assembly):
     """Turns received bytes into events. One per connection; the buffer may be shared by all connections of a loop.
 
-    tail: bytes of an incomplete small frame, kept between calls. _head: bytes that the last large message had before
+    tail: bytes of an incomplete small frame, kept between calls. large: what came last has chunks. closed: nothing more
+    may be read. _head: bytes that the last large message had before
     its first chunk's own: the next one has as many, most likely, and is begun with one read. halt: what comes behind
     the control frame that is being handled are no frames.
     """
 
     __slots__ = (
         "_head",
-        "_large",
         "_max_streams",
         "_open",
         "_open_heads",
@@ -64,8 +65,9 @@ class Reader(Assembly):
         "_start",
         "_unary",
         "_unary_replies",
+        "closed",
         "halt",
-        "tail",
+        "large",
     )
 
     def __init__(
@@ -85,11 +87,11 @@ class Reader(Assembly):
         self._unary = streams.unary
         self._open = streams.open
         self._unary_replies = streams.unary if streams.client else _NO_REPLIES
-        self._large = False
+        self.large = False
         self._head = HEADER_SIZE
         self._start = 0
         self.halt = False
-        self.tail = b""
+        self.closed = False
 
     def follow(self, rules: FrameRules) -> None:
         """Take what these rules allow from now on."""
@@ -103,20 +105,25 @@ class Reader(Assembly):
         self._ready_kinds = _CLIENT_READY if self._streams.client else _SERVER_READY
 
     @property
+    def assembling(self) -> bool:
+        """Whether a message in chunks is under way."""
+        return bool(self._incoming)
+
+    @property
     def partial(self) -> bool:
         """Whether the bytes so far end within a frame or a message."""
-        return bool(self.tail or self._skip or self._incoming or self._current is not None)
+        return bool(self.tail or self._skip or self._incoming or self.current is not None)
 
     # ---- where bytes go ----
 
     @property
     def exact(self) -> bool:
         """Whether the peer owes every byte of `next_buffer`: the rest of a chunk, and the header that must follow."""
-        return self._current is not None
+        return self.current is not None
 
     def next_buffer(self) -> memoryview:
         """Writable memory for the next read; calling again before `received` gives the same place."""
-        current = self._current
+        current = self.current
         if current is not None:
             stop = current.filled + current.chunk_left
             if stop + HEADER_SIZE <= current.total:
@@ -125,44 +132,44 @@ class Reader(Assembly):
         tail = self.tail
         self._start = start = len(tail)
         if start:
-            self._buffer[:start] = tail
-        if self._large:
+            self.buffer[:start] = tail
+        if self.large:
             if start < HEADER_SIZE:
-                return self._buffer[start : HEADER_SIZE if self._incoming else self._head]
+                return self.buffer[start : HEADER_SIZE if self._incoming else self._head]
             header = _unpack_from(tail)
             if header[3] & MORE:
-                return self._buffer[start : HEADER_SIZE + header[0] + HEADER_SIZE]
-            self._large = False
-        return self._buffer[start:] if start else self._buffer
+                return self.buffer[start : HEADER_SIZE + header[0] + HEADER_SIZE]
+            self.large = False
+        return self.buffer[start:] if start else self.buffer
 
     def received(self, n: int, events: list[Event]) -> None:
         """Take `n` bytes written to the memory of `next_buffer`; raises ProtocolError."""
         pos = 0
-        if self._current is not None:
-            end = self._chunk_received(self._current, n, events)
+        if self.current is not None:
+            end = self._chunk_received(self.current, n, events)
         else:
             end = self._start + n
             self._start = 0
         self.tail = b""
         if self.deferred:
-            events += self.deferred
-            self.deferred.clear()
+            self.flush_deferred(events)
         if self._skip:
             pos = min(self._skip, end)
             self._skip -= pos
         if end > pos:
             pos = self._frames(pos, end, events)
             if pos < end:
-                self.tail = self._buffer[pos:end].tobytes()
+                self.tail = self.buffer[pos:end].tobytes()
 
     # ---- frames ----
 
     def _frames(self, pos: int, end: int, events: list[Event]) -> int:
         """Parse what lies in the buffer from pos to end; returns where the first incomplete frame starts."""
-        buffer = self._buffer
+        buffer = self.buffer
         open_kind, data_kind = self._ready_kinds
         unary_flags = self.rules.unary_flags
-        large = self._large
+        large = self.large
+        arrived = 0  # bytes of the bodies of calls and replies in one frame each
         repeats = self._repeats
         template = repeats.template
         size = _NEVER if template is None or data_kind != DATA else template.size
@@ -171,6 +178,7 @@ class Reader(Assembly):
                 after = self._take_matching(template, pos, end, events)
                 if after > pos:
                     repeats.matched(template)
+                    arrived += (after - pos) // size * (size - template.body)
                     pos = after
                     large = False
                     continue
@@ -211,13 +219,15 @@ class Reader(Assembly):
                 ext, meta = pair
                 pos = next_at
                 large = False
+                arrived += next_at - body_at
                 if len(self._unary) + len(self._open) >= self._max_streams:
                     self._too_many(stream_id, events)
                     continue
                 if flags & END_STREAM:
                     self._unary[stream_id] = priority
                 else:
-                    self._streams.begin(stream_id, flags, priority)
+                    arrived -= next_at - body_at
+                    self.body_arrived(self._streams.begin(stream_id, flags, priority), next_at - body_at)
                 events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
                 if flags & END_STREAM:
                     template = repeats.observe(header, ext, meta)
@@ -240,6 +250,7 @@ class Reader(Assembly):
                     ext, meta = pair
                     pos = next_at
                     large = False
+                    arrived += next_at - body_at
                     del self._unary_replies[stream_id]
                     events.append(Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False))
                     template = repeats.observe(header, ext, meta)
@@ -249,16 +260,13 @@ class Reader(Assembly):
                 if incoming is not None:
                     self._check_chunk(incoming, header)
                     large = True
-                    here = end - pos - HEADER_SIZE
-                    if here >= length:
-                        self._copy(incoming, pos + HEADER_SIZE, length, events)
-                    else:
-                        self._copy(incoming, pos + HEADER_SIZE, here, events)
-                        incoming.chunk_left = length - here
+                    incoming.chunk_left = length
+                    if next_at > end:
                         incoming.chunk_head = buffer[pos : pos + HEADER_SIZE].tobytes()
                         incoming.chunk_size = length
-                        self._current = incoming
+                        self.current = incoming
                         next_at = end
+                    self._copy(incoming, pos + HEADER_SIZE, next_at - pos - HEADER_SIZE, events)
                     pos = next_at
                     continue
                 stream = self._streams.get(stream_id)
@@ -291,14 +299,62 @@ class Reader(Assembly):
                 if self.halt:
                     break
                 open_kind, data_kind = self._ready_kinds
-        self._large = large
+        self.large = large
+        if arrived:
+            self.body_arrived(None, arrived)
         return pos
+
+    # ---- verified spans, of the record layer below ----
+
+    def parse_whole(self, pos: int, stop: int, events: list[Event]) -> None:
+        """Take frames that fill the buffer from `pos` to `stop`; raises ProtocolError."""
+        parsed = self._frames(pos, stop, events)
+        if not self.closed and (parsed != stop or self.current is not None or self._skip):
+            raise ProtocolError(ErrorCode.FRAME, CROSSES_RECORD)
+
+    def chunk_of(self, header: Header) -> Incoming | None:
+        """Return the message under way to which this header of a chunk belongs; raises ProtocolError (SPEC 7.3 to 7.6).
+
+        None: of a stream that this side has finished with, most likely; `late_chunk_verified` judges it.
+        """
+        incoming = self._incoming.get(header[4])
+        if incoming is not None:
+            self._check_chunk(incoming, header)
+        elif header[0] > max(self.chunk, INLINE_BODY):  # a chunk or a message: nobody knows any more (SPEC 8.4)
+            raise self._above_chunk(header[0])
+        return incoming
+
+    def is_message(self, header: Header) -> bool:
+        """Whether this header of a chunk is that of a whole message: its stream waits for one, and for no chunk."""
+        stream_id = header[4]
+        if stream_id in self._incoming:
+            return False
+        stream = self._open.get(stream_id)
+        return stream_id in self._unary if stream is None else stream.state < StreamState.CANCELLED
+
+    def chunk_verified(self, current: Incoming, events: list[Event]) -> None:
+        """Take the bytes of a chunk in its message's memory: only now they count for the message."""
+        self.current = None
+        if current.filled == current.total:
+            self._complete(current, events)
+
+    def late_chunk_verified(self, header: Header) -> None:
+        """Judge a chunk that nobody kept; raises ProtocolError."""
+        self._late_data(header, self._streams.get(header[4]))
+
+    def flush_deferred(self, events: list[Event]) -> None:
+        """Tell of memory that was under a read when it was given up."""
+        if self.deferred:
+            events += self.deferred
+            self.deferred.clear()
+
+    # ---- frames, looked at closely ----
 
     def _take_matching(self, template: FrameTemplate, pos: int, end: int, events: list[Event]) -> int:
         """Take the frames from `pos` on that are like that one; returns where the first other frame starts."""
         streams = self._streams
         unary = self._unary
-        buffer = self._buffer
+        buffer = self.buffer
         opens = not streams.client
         slots_left = self._max_streams - len(self._open)
         last_id = streams.last_id
@@ -359,7 +415,7 @@ class Reader(Assembly):
         last = flags & END_STREAM
         client = self._streams.client
         place = CLIENT_DATA if not client else SERVER_LAST if last else SERVER_DATA
-        head = self._buffer[at : at + ext_len + meta_len].tobytes()
+        head = self.buffer[at : at + ext_len + meta_len].tobytes()
         if flags & MORE:
             stream.received += 1
             if last and not client:
@@ -378,7 +434,8 @@ class Reader(Assembly):
         self._streams.peer_acts(stream_id, stream, action)
         if client and last:
             self._handler.finished(stream_id)
-        body = self._buffer[at + ext_len + meta_len : at + length]
+        body = self.buffer[at + ext_len + meta_len : at + length]
+        self.body_arrived(stream, len(body))
         events.append(Message(stream_id, seq, flags, priority, 0, ext, meta, body, owned=False))
         return False
 
@@ -396,7 +453,7 @@ class Reader(Assembly):
         if not late or meta_len or ext_len:
             check_message(header, self.rules.data_flags)
         elif length > max(self.chunk, INLINE_BODY):
-            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
+            raise self._above_chunk(length)
         elif reserved or flags & ~self.rules.data_flags or aux:
             raise ProtocolError(ErrorCode.FRAME, "DATA: a field or flag that this type does not use is not zero")
         if stream is None:
@@ -409,11 +466,13 @@ class Reader(Assembly):
                 raise ProtocolError(ErrorCode.STREAM, f"DATA on stream {stream_id} after CANCEL")
             if flags == END_STREAM:
                 self._streams.peer_acts(stream_id, stream, Action.TERMINAL)
+        self.body_arrived(stream, length - meta_len - ext_len)
         if not client and length < MIN_CHUNK:  # a full chunk is paid for by its bytes
             self._handler.count_abuse()
 
     def abort_all(self, events: list[Event]) -> None:
         """Give up every unfinished message and the frame that has begun: the connection is over."""
         super().abort_all(events)
+        self.closed = True
         self.tail = b""
-        self._large = False
+        self.large = False

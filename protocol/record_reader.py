@@ -1,80 +1,80 @@
-"""Records in, frames out: the receiving side of signing (SPEC 11.2, 11.5 and 21).
+"""Records in, verified spans out: the receiving side of signing (SPEC 11.2, 11.5 and 21).
 
-Nothing of a record is acted on before its tag has passed. One look is taken before: at the header of a chunk of a
-message under way, whose bytes then go straight from the socket into the message's own memory, where they count for
-nothing until the tag, which comes last, is right. It follows on the connection's `Reader` once a MAC was agreed on.
+Nothing of a record is acted on before its tag has passed; then the span of its frames goes to the connection's Reader.
+One look is taken before: at the header of a chunk of a message under way, whose bytes then go straight from the socket
+into the message's own memory, where they count for nothing until the tag, which comes last, is right. It stands below
+the Reader once a MAC was agreed on.
 """
-# ruff: noqa: SLF001 - it takes over what the Reader has
 
 from __future__ import annotations
 
 from hmac import compare_digest
 from typing import Final
 
-from .assembly import Incoming
+from .assembly import Incoming, Input
 from .errors import ErrorCode, ProtocolError
-from .events import Event, MessageAborted
-from .header import HEADER, HEADER_SIZE, MAX_FRAME, MORE, Buffer, Header
-from .limits import INLINE_BODY, RECORD_BATCH
+from .events import Event
+from .header import HEADER, MAX_FRAME, MORE, Buffer, Header
 from .reader import Reader
-from .records import BETWEEN_CHUNKS, PREFIX, RECORD_HEAD
+from .records import BETWEEN_CHUNKS, PREFIX, PREFIX_SIZE, RECORD_HEAD, check_record_size, check_together
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
-from .states import StreamState
 
 _unpack_from = HEADER.unpack_from
 _NO_CHUNK: Final[tuple[Buffer, ...]] = ()
 
 
-class RecordReader(Reader):
-    """A Reader whose bytes come in records, with tags of `mac`.
+class RecordReader(Input):
+    """Cuts bytes into records with tags of `mac`, checks them, and hands what they hold to `reader`.
 
-    _text: n and header of the chunk that is coming in. _from: where its bytes begin in its message. _running: its tag,
-    where nobody keeps its bytes. _tag_due: all of it is there, but for the tag. _over: nothing more may be read.
+    _prefix: n and header of the chunk that is coming in. _chunk_start: where its bytes begin in its message. _running:
+    its tag, where nobody keeps its bytes; _skip: how many are still to come then. _tag_due: all of it is there, but for
+    the tag. _head: bytes that stood before the last large message's first chunk. _large: what came last has chunks.
     """
 
-    __slots__ = ("_from", "_mac", "_over", "_running", "_tag_due", "_text")
+    __slots__ = (
+        "_buffer", "_chunk_start", "_head", "_large", "_mac", "_prefix", "_reader", "_running", "_skip", "_start",
+        "_tag_due",
+    )  # fmt: skip
 
-    def __init__(self, plain: Reader, mac: Mac) -> None:
-        """What reads behind the last frame of `plain`."""
-        super().__init__(
-            plain._handler,
-            plain._streams,
-            plain._buffer,
-            plain._reserve,
-            plain._max_streams,
-            plain._max_message,
-            plain.rules,
-        )
-        plain.halt = True
-        self.chunk = plain.chunk
-        self._head = RECORD_HEAD
+    def __init__(self, reader: Reader, mac: Mac) -> None:
+        super().__init__()
+        self._reader = reader
+        self._buffer = reader.buffer
         self._mac = mac
         self._running: RunningTag | None = None
-        self._text = b""
-        self._from = 0
+        self._prefix = b""
+        self._chunk_start = 0
+        self._start = 0
+        self._skip = 0
+        self._head = RECORD_HEAD
+        self._large = False
         self._tag_due = False
-        self._over = False
+        reader.halt = True
 
-    def begin(self, rest: bytes, events: list[Event]) -> None:
+    def begin(self, events: list[Event]) -> None:
         """Take the bytes that came behind the last frame before the records; raises ProtocolError."""
+        reader = self._reader
+        rest, reader.tail = reader.tail, b""
+        reader.halt = False
         self._buffer[: len(rest)] = rest
         self._records(len(rest), events)
 
     @property
     def partial(self) -> bool:
         """Whether the bytes so far end within a record or a message."""
-        return bool(self.tail or self._skip or self._incoming or self._current is not None or self._tag_due)
+        return bool(self.tail or self._skip or self._tag_due or self._reader.partial)
 
     @property
     def exact(self) -> bool:
         """Whether the peer owes every byte of `next_buffer`: of a chunk, and what stands before the next."""
-        return self._current is not None and not self._tag_due
+        return self._reader.current is not None and not self._tag_due
 
     # ---- where bytes go ----
 
     def next_buffer(self) -> memoryview:
-        """Writable memory for the next read; calling again before `received` gives the same place."""
-        current = self._current
+        """Return writable memory for the next read; calling again before `received` gives the same place."""
+        reader = self._reader
+        current = reader.current
         if current is not None and not self._tag_due:
             stop = current.filled + current.chunk_left
             if stop + BETWEEN_CHUNKS <= current.total:
@@ -85,24 +85,23 @@ class RecordReader(Reader):
         if start:
             self._buffer[:start] = tail
         if self._tag_due:
-            return self._buffer[start : TAG_SIZE + (RECORD_HEAD if self._incoming else self._head)]
+            return self._buffer[start : TAG_SIZE + (RECORD_HEAD if reader.assembling else self._head)]
         if self._large and not self._skip:
             if start < RECORD_HEAD:
-                return self._buffer[start : RECORD_HEAD if self._incoming else self._head]
+                return self._buffer[start : RECORD_HEAD if reader.assembling else self._head]
             nbytes: int = PREFIX.unpack_from(tail)[0]
-            if _unpack_from(tail, 4)[3] & MORE and nbytes <= MAX_FRAME:
-                return self._buffer[start : 4 + nbytes + BETWEEN_CHUNKS]
+            if _unpack_from(tail, PREFIX_SIZE)[3] & MORE and nbytes <= MAX_FRAME:
+                return self._buffer[start : PREFIX_SIZE + nbytes + BETWEEN_CHUNKS]
             self._large = False
         return self._buffer[start:] if start else self._buffer
 
     def received(self, n: int, events: list[Event]) -> None:
         """Take `n` bytes written to the memory of `next_buffer`; raises ProtocolError."""
-        current = self._current
+        reader = self._reader
+        current = reader.current
         if current is not None and not self._tag_due:
-            left = current.chunk_left
-            end = max(0, n - left)
-            current.filled += n - end
-            current.chunk_left = left - (n - end)
+            end = max(0, n - current.chunk_left)
+            reader.body_arrived(current.stream, n - end, current)
             self._tag_due = current.chunk_left == 0
             if end:
                 self._buffer[:end] = current.view[current.filled : current.filled + end]
@@ -110,18 +109,16 @@ class RecordReader(Reader):
             end = self._start + n
             self._start = 0
         self.tail = b""
-        if self.deferred:
-            events += self.deferred
-            self.deferred.clear()
+        reader.flush_deferred(events)
         if current is not None and current.aborted:
-            self._let_go(current, events)
+            self._drop_rest(current, events)
         self._records(end, events)
 
     # ---- records ----
 
     def _records(self, end: int, events: list[Event]) -> None:
-        """What lies in the buffer up to `end`: the rest of a chunk, its tag, records; raises ProtocolError."""
-        buffer, mac = self._buffer, self._mac
+        """Read what lies in the buffer up to `end`: the rest of a chunk, its tag, records; raises ProtocolError."""
+        buffer, mac, reader = self._buffer, self._mac, self._reader
         pos = 0
         while True:
             if self._skip:
@@ -132,13 +129,13 @@ class RecordReader(Reader):
                 self._check_chunk_tag(buffer[pos : pos + TAG_SIZE], events)
                 pos += TAG_SIZE
             if end - pos < RECORD_HEAD:
-                if end - pos >= 4:
-                    self._check_size(PREFIX.unpack_from(buffer, pos)[0])
+                if end - pos >= PREFIX_SIZE:
+                    check_record_size(PREFIX.unpack_from(buffer, pos)[0], reader.chunk)
                 break
             nbytes: int = PREFIX.unpack_from(buffer, pos)[0]
-            self._check_size(nbytes)
-            header = _unpack_from(buffer, pos + 4)
-            stop = pos + 4 + nbytes
+            check_record_size(nbytes, reader.chunk)
+            header = _unpack_from(buffer, pos + PREFIX_SIZE)
+            stop = pos + PREFIX_SIZE + nbytes
             chunk = holds_chunk(header, nbytes)
             if stop + TAG_SIZE <= end:
                 if chunk:
@@ -147,20 +144,15 @@ class RecordReader(Reader):
                     tag = mac.tag(buffer[pos:stop], _NO_CHUNK)
                 if not compare_digest(tag, buffer[stop : stop + TAG_SIZE]):
                     raise _wrong_tag()
-                if nbytes > RECORD_BATCH and header[0] != nbytes - HEADER_SIZE:
-                    raise ProtocolError(
-                        ErrorCode.TOO_LARGE,
-                        f"record of {nbytes} bytes of several frames; at most {RECORD_BATCH} together",
-                    )
-                parsed = self._frames(pos + 4, stop, events)
-                if self._over:
+                check_together(nbytes, header)
+                reader.parse_whole(pos + PREFIX_SIZE, stop, events)
+                if reader.closed:
                     return
-                if parsed != stop or self._current is not None or self._skip:
-                    raise ProtocolError(ErrorCode.FRAME, "a frame does not end where its record ends")
+                self._large = reader.large
                 if self._large:
-                    self._head = 4 + nbytes + BETWEEN_CHUNKS
+                    self._head = PREFIX_SIZE + nbytes + BETWEEN_CHUNKS
                 pos = stop + TAG_SIZE
-            elif chunk and not self._is_message(header):
+            elif chunk and not reader.is_message(header):
                 pos = self._begin_chunk(header, pos, end)
             elif nbytes > MAX_FRAME:
                 raise ProtocolError(
@@ -171,49 +163,29 @@ class RecordReader(Reader):
         if pos < end:
             self.tail = buffer[pos:end].tobytes()
 
-    def _check_size(self, nbytes: int) -> None:
-        if nbytes < HEADER_SIZE:
-            raise ProtocolError(ErrorCode.FRAME, f"record of {nbytes} bytes; a frame has {HEADER_SIZE} at least")
-        if nbytes > max(MAX_FRAME, HEADER_SIZE + self.chunk):
-            raise ProtocolError(
-                ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {max(MAX_FRAME, HEADER_SIZE + self.chunk)}"
-            )
-
-    def _is_message(self, header: Header) -> bool:
-        """Whether this header of a chunk is that of a whole message: its stream waits for one, and for no chunk."""
-        stream_id = header[4]
-        if stream_id in self._incoming:
-            return False
-        stream = self._open.get(stream_id)
-        return stream_id in self._unary if stream is None else stream.state < StreamState.CANCELLED
-
     def _begin_chunk(self, header: Header, pos: int, end: int) -> int:
-        """A chunk that is not all there: to its message's memory, or nowhere; returns where its bytes so far end."""
-        length = header[0]
-        incoming = self._incoming.get(header[4])
-        if incoming is not None:
-            self._check_chunk(incoming, header)
-        elif length > max(self.chunk, INLINE_BODY):  # a chunk or a message: nobody knows any more (SPEC 8.4)
-            raise ProtocolError(ErrorCode.TOO_LARGE, f"chunk of {length} bytes; at most {self.chunk} were agreed")
-        self._text = self._buffer[pos : pos + RECORD_HEAD].tobytes()
+        """Put a chunk that is not all there into its message's memory, or nowhere; returns where its bytes end."""
+        reader, length = self._reader, header[0]
+        incoming = reader.chunk_of(header)
+        self._prefix = self._buffer[pos : pos + RECORD_HEAD].tobytes()
         pos += RECORD_HEAD
-        if incoming is None:  # of a stream that this side has finished with: judged once its tag has passed
-            self._running = self._mac.begin(self._text)
+        if incoming is None:  # judged once its tag has passed
+            self._running = self._mac.begin(self._prefix)
             self._skip = length
             return pos
         here = min(length, end - pos)
         filled = incoming.filled
         incoming.view[filled : filled + here] = self._buffer[pos : pos + here]
-        self._from = filled
-        incoming.filled = filled + here
-        incoming.chunk_left = length - here
+        self._chunk_start = filled
+        incoming.chunk_left = length
+        reader.body_arrived(incoming.stream, here, incoming)
         self._tag_due = here == length
-        self._current = incoming
+        reader.current = incoming
         self._large = True
         return pos + here
 
     def _pass_over(self, pos: int, end: int) -> int:
-        """Bytes of a chunk that nobody keeps: they count for its tag only."""
+        """Let bytes of a chunk that nobody keeps count for its tag only."""
         here = min(self._skip, end - pos)
         if self._running is not None:
             self._running.update(self._buffer[pos : pos + here])
@@ -222,37 +194,34 @@ class RecordReader(Reader):
         return pos + here
 
     def _check_chunk_tag(self, tag: memoryview, events: list[Event]) -> None:
-        """The tag of a chunk that came in pieces: only now its bytes count."""
-        running, current = self._running, self._current
+        """Check the tag of a chunk that came in pieces: only now its bytes count."""
+        running, self._running = self._running, None
+        current = self._reader.current
         self._tag_due = False
-        self._running = self._current = None
         if running is not None:
             if not compare_digest(running.finish(), tag):
                 raise _wrong_tag()
-            if self._text:
-                header = _unpack_from(self._text, 4)
-                self._late_data(header, self._streams.get(header[4]))
+            if self._prefix:
+                self._reader.late_chunk_verified(_unpack_from(self._prefix, PREFIX_SIZE))
         elif current is not None:
-            chunk = current.view[self._from : current.filled]
-            if not compare_digest(self._mac.tag(self._text, (chunk,)), tag):
-                self._current = current  # its memory is given back with the connection
+            chunk = current.view[self._chunk_start : current.filled]
+            if not compare_digest(self._mac.tag(self._prefix, (chunk,)), tag):
                 raise _wrong_tag()
-            if current.filled == current.total:
-                self._complete(current, events)
+            self._reader.chunk_verified(current, events)
 
-    def _let_go(self, current: Incoming, events: list[Event]) -> None:
-        """Nobody wants the message whose chunk is coming in any more: its memory goes back, the tag goes on."""
-        self._running = self._mac.begin(self._text)
-        self._running.update(current.view[self._from : current.filled])
-        self._text = b""  # its header was judged as it came
-        self._skip = current.chunk_left
-        self._current = None
-        events.append(MessageAborted(current.stream_id))
+    def _drop_rest(self, current: Incoming, events: list[Event]) -> None:
+        """Give back the memory of a message that nobody wants any more; the tag of its chunk goes on."""
+        self._running = self._mac.begin(self._prefix)
+        self._running.update(current.view[self._chunk_start : current.filled])
+        self._prefix = b""  # its header was judged as it came
+        self._skip = self._reader.release(current, events)
 
     def abort_all(self, events: list[Event]) -> None:
         """Give up every unfinished message and the record that has begun: the connection is over."""
-        super().abort_all(events)
-        self._over = True
+        self._reader.abort_all(events)
+        self.tail = b""
+        self._skip = 0
+        self._large = False
         self._tag_due = False
         self._running = None
 

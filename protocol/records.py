@@ -11,14 +11,33 @@ from abc import ABC, abstractmethod
 from struct import Struct
 from typing import Final
 
-from .header import HEADER, HEADER_SIZE, Buffer
-from .limits import MIN_CHUNK
+from .errors import ErrorCode, ProtocolError
+from .header import HEADER, HEADER_SIZE, MAX_FRAME, Buffer, Header
+from .limits import MIN_CHUNK, RECORD_BATCH
 from .signing import TAG_SIZE, Mac, holds_chunk
 
 PREFIX: Final = Struct("<I")  # n, the bytes of a record's frames
 PREFIX_SIZE: Final = 4
 RECORD_HEAD: Final = PREFIX_SIZE + HEADER_SIZE  # n and the first header
+CROSSES_RECORD: Final = "a frame does not end where its record ends"
 BETWEEN_CHUNKS: Final = TAG_SIZE + RECORD_HEAD  # bytes between those of two chunks
+
+
+def check_record_size(nbytes: int, chunk: int) -> None:
+    """Refuse an n that no record has where chunks are at most `chunk` bytes; raises ProtocolError (SPEC 11.2)."""
+    if nbytes < HEADER_SIZE:
+        raise ProtocolError(ErrorCode.FRAME, f"record of {nbytes} bytes; a frame has {HEADER_SIZE} at least")
+    most = max(MAX_FRAME, HEADER_SIZE + chunk)
+    if nbytes > most:
+        raise ProtocolError(ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {most}")
+
+
+def check_together(nbytes: int, first: Header) -> None:
+    """Refuse a record of several frames, the first with this header, that is too large; raises ProtocolError."""
+    if nbytes > RECORD_BATCH and first[0] != nbytes - HEADER_SIZE:
+        raise ProtocolError(
+            ErrorCode.TOO_LARGE, f"record of {nbytes} bytes of several frames; at most {RECORD_BATCH} together"
+        )
 
 
 class RecordLayer(ABC):

@@ -29,25 +29,50 @@ _CANDIDATE: Final = re.compile(
     rb".{16}..[\x00\x01]\x00.[\x00-\x04]\x00\x00)",  # stream_id, seq, aux; meta_len, ext_len, reserved
     re.DOTALL,
 )
-SEARCH_BUDGET: Final = 4096  # headers behind the first of a record that are looked at: two records of the most frames
-BYTES_PER_STEP: Final = 32  # bytes that give one more
+_BUDGET: Final = 4096  # headers behind the first of a record that are looked at: two records of the most frames
+_BYTES_PER_STEP: Final = 32  # bytes that give one more
+
+
+class SearchBudget:
+    """Headers behind the first of a record that all searches in one direction may still look at."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _BUDGET
+
+    def refill(self, nbytes: int) -> None:
+        """Give what these bytes, which have arrived, are worth."""
+        self.left += max(nbytes // _BYTES_PER_STEP, 1)
 
 
 class Resync:
     """Takes bytes and finds the first place where framing holds again. Then it is of no more use.
 
-    frames, records: which of the two may begin. budget: headers behind the first of a record that may still be looked
-    at, a budget that the owner refills. signed: whether records begin at the place. lost, lost_start: the bytes before.
+    frames, records: which of the two may begin. budget: the owner refills it. signed: whether records begin at the
+    place. lost, lost_start: the bytes before.
     """
 
     __slots__ = (
-        "_at", "_frames", "_from", "_need", "_over", "_pos", "_records", "_starts", "_window", "budget", "lost",
-        "lost_start", "reason", "signed",
+        "_at",
+        "_budget",
+        "_frames",
+        "_from",
+        "_need",
+        "_over",
+        "_pos",
+        "_records",
+        "_starts",
+        "_window",
+        "lost",
+        "lost_start",
+        "reason",
+        "signed",
     )  # fmt: skip
 
-    def __init__(self, reason: str, *, frames: bool, records: bool, budget: int = SEARCH_BUDGET) -> None:
+    def __init__(self, reason: str, *, frames: bool, records: bool, budget: SearchBudget) -> None:
         self.reason = reason
-        self.budget = budget
+        self._budget = budget
         self.signed = False
         self.lost = 0
         self.lost_start = b""
@@ -164,9 +189,9 @@ class Resync:
             if not self._content_holds(pos, header):
                 return False
             if pos > at + PREFIX_SIZE:
-                if self.budget <= 0:
+                if self._budget.left <= 0:
                     return False
-                self.budget -= 1
+                self._budget.left -= 1
             self._pos = pos + HEADER_SIZE + header[0]
         end = self._end(at)
         if len(window) == end:
@@ -235,4 +260,4 @@ def head_begins_record(window: bytearray, at: int) -> bool:
     return (alone or (nbytes <= RECORD_BATCH and rest >= HEADER_SIZE)) and plausible(header)
 
 
-__all__ = ["BYTES_PER_STEP", "SEARCH_BUDGET", "Resync", "head_begins_record", "plausible"]
+__all__ = ["Resync", "SearchBudget", "head_begins_record", "plausible"]

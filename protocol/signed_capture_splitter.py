@@ -11,16 +11,16 @@ from typing import Final
 
 from .capture_splitter import Piece, Record, Splitter
 from .captured_handshake import BAD, GOOD, NOT_CAPTURED, NOT_CHECKED, Handshake
-from .header import HEADER, HEADER_SIZE, MAX_FRAME, Buffer, FrameType
-from .limits import MAX_CHUNK, PREFACE, RECORD_BATCH
-from .records import PREFIX_SIZE, RECORD_HEAD
-from .resync import BYTES_PER_STEP, SEARCH_BUDGET, Resync
+from .errors import ProtocolError
+from .header import HEADER, MAX_FRAME, Buffer, FrameType
+from .limits import MAX_CHUNK, PREFACE
+from .records import CROSSES_RECORD, PREFIX_SIZE, RECORD_HEAD, check_record_size, check_together
+from .resync import Resync, SearchBudget
 from .signing import TAG_SIZE, Mac, RunningTag, holds_chunk
 
-_MOST: Final = HEADER_SIZE + MAX_CHUNK
 _PART: Final = 16384  # bytes that are searched at a time
 _HANDSHAKE: Final = {FrameType.HELLO, FrameType.WELCOME, FrameType.AUTH}
-_CROSSES: Final = "FRAME: a frame does not end where its record ends"
+_CROSSES: Final = f"FRAME: {CROSSES_RECORD}"
 
 
 class SignedSplitter:
@@ -38,7 +38,7 @@ class SignedSplitter:
     def __init__(self, handshake: Handshake, lost: str = "") -> None:
         self._handshake = handshake
         self._epoch = handshake.epoch
-        self._budget = SEARCH_BUDGET
+        self._budget = SearchBudget()
         self._start()
         if lost:
             self._lose(lost)
@@ -66,10 +66,7 @@ class SignedSplitter:
         """The pieces that these bytes complete. They follow all earlier ones, and a write may have begun here."""
         pieces: list[Piece] = []
         view = memoryview(data)
-        if self._seek is not None:
-            self._seek.budget += max(len(view) // BYTES_PER_STEP, 1)
-        else:
-            self._budget += max(len(view) // BYTES_PER_STEP, 1)
+        self._budget.refill(len(view))
         if self._epoch != self._handshake.epoch:
             pieces += self.finish()
             self._epoch = self._handshake.epoch
@@ -198,10 +195,11 @@ class SignedSplitter:
 
     def _begin_record(self, pieces: list[Piece]) -> None:
         nbytes = int.from_bytes(self._head[:PREFIX_SIZE], "little")
-        if not HEADER_SIZE <= nbytes <= _MOST:
-            code = "FRAME" if nbytes < HEADER_SIZE else "TOO_LARGE"
+        try:
+            check_record_size(nbytes, MAX_CHUNK)
+        except ProtocolError as error:
             pieces += self._cut_record()
-            self._lose(f"{code}: a record of {nbytes} bytes", nbytes.to_bytes(PREFIX_SIZE, "little"))
+            self._lose(f"{error.code.name}: {error.message}", nbytes.to_bytes(PREFIX_SIZE, "little"))
             return
         self._nbytes = self._left = nbytes
         self._text = self._head if self._mac is not None else None
@@ -247,8 +245,11 @@ class SignedSplitter:
             self._held.append(Piece(None, body=self._frames.head, problem=self._frames.broken, cut=True))
             self._frames = Splitter()
         first = next((piece.header for piece in self._held if piece.header is not None), None)
-        if not problem and self._nbytes > RECORD_BATCH and first is not None and first[0] != self._nbytes - HEADER_SIZE:
-            problem = f"TOO_LARGE: several frames in a record of {self._nbytes} bytes"
+        if not problem and first is not None:
+            try:
+                check_together(self._nbytes, first)
+            except ProtocolError as error:
+                problem = f"{error.code.name}: {error.message}"
         pieces += self._held
         pieces.append(Piece(None, body=tag, problem=problem, check=check, record=Record(self._counter, self._nbytes)))
         self._counter = None if self._counter is None else self._counter + 1
@@ -278,7 +279,6 @@ class SignedSplitter:
     def _found(self, seek: Resync, pieces: list[Piece]) -> None:
         """Framing holds again."""
         self._report_lost(seek, pieces)
-        self._budget = seek.budget
         self._seek = None
         if seek.signed:
             self._cut_record()

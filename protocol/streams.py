@@ -21,14 +21,16 @@ class Stream:
     """One open stream that is more than a one-frame unary call, with its two halves.
 
     received: messages of the peer so far; sent: messages of this side so far. Each is the seq of the next one.
+    received_bytes: of the peer's bodies; those of a unary call in one frame are not counted by its stream.
     """
 
-    __slots__ = ("priority", "received", "sent", "state")
+    __slots__ = ("priority", "received", "received_bytes", "sent", "state")
 
     def __init__(self, state: StreamState, priority: int, received: int, sent: int) -> None:
         self.state = state
         self.priority = priority
         self.received = received
+        self.received_bytes = 0
         self.sent = sent
 
 

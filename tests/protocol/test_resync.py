@@ -17,7 +17,7 @@ from tensorwire.protocol import resync
 from tensorwire.protocol.capture_splitter import Piece
 from tensorwire.protocol.captured_handshake import NOT_CAPTURED, Handshake
 from tensorwire.protocol.header import HEADER, Header
-from tensorwire.protocol.resync import Resync
+from tensorwire.protocol.resync import Resync, SearchBudget
 from tensorwire.protocol.signed_capture_splitter import SignedSplitter
 from tests.support.sessions import big_session, small_session
 
@@ -238,7 +238,7 @@ def test_no_record_is_seen_in_the_numbers_of_a_tensor(kind: str) -> None:
     """In 4 MiB of each, and none in some gigabytes (see the note of the commit); never proven, since bytes are free."""
     chance = np.random.default_rng(3)
     for _ in range(4):
-        seek = Resync(WHY, frames=False, records=True)
+        seek = Resync(WHY, frames=False, records=True, budget=SearchBudget())
         assert seek.feed(memoryview(tokens(chance, kind))) is None
         assert seek.finish() is None
 

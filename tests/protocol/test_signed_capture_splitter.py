@@ -167,8 +167,8 @@ def begun(nbytes: int, length: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (begun(31, 0) + bytes(55), f"FRAME: a record of 31 bytes; 64 {UNREAD}"),
-        (begun(1_048_609, 0)[:4], f"TOO_LARGE: a record of 1048609 bytes; 4 {UNREAD}"),
+        (begun(31, 0) + bytes(55), f"FRAME: record of 31 bytes; a frame has 32 at least; 64 {UNREAD}"),
+        (begun(1_048_609, 0)[:4], f"TOO_LARGE: record of 1048609 bytes; at most 1048608; 4 {UNREAD}"),
         (begun(33, 2) + bytes(60), CROSSES),
         (begun(40, 0) + bytes(60), CROSSES),
         (begun(40, 0), "cut off: 9 bytes of a record are in the capture"),

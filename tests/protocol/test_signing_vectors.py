@@ -177,7 +177,7 @@ def test_verdict_of_a_connection(config: Json, vector: Json, split: Any) -> None
     role = "server" if config["key"] == file["config"]["handshake"]["client_record_key"] else "client"
     player = Player(file, vector | {"role": role, "start": "open"}, whole)
     player.play(file["prelude"][role])
-    reader: Any = player.connection._reader
+    reader: Any = player.connection._input
     reader._mac._counter = int(vector["counter"])
     for data in split([*vector["record"], vector["tag"]]):
         player.receive(data)
