@@ -136,12 +136,13 @@ class Assembly(Input):
 
     rules: what may arrive. chunk: largest chunk accepted, bytes. deferred: events for the next `received`, of memory
     that may be under a read. current: the message whose chunk the next read fills. _skip: bytes of a frame still to
-    come that nobody wants. body_bytes: bytes of bodies that have arrived on the connection.
+    come that nobody wants. metered: whether bytes of bodies are counted.
+    body_bytes: how many have arrived on the connection, while they are.
     """
 
     __slots__ = (
         "_handler", "_incoming", "_max_message", "_reserve", "_skip", "_streams", "body_bytes", "buffer", "chunk",
-        "current", "deferred", "rules",
+        "current", "deferred", "metered", "rules",
     )  # fmt: skip
 
     def __init__(
@@ -154,7 +155,6 @@ class Assembly(Input):
         rules: FrameRules,
     ) -> None:
         super().__init__()
-        self.rules = rules
         self._handler = handler
         self._streams = streams
         self.buffer = buffer
@@ -165,6 +165,8 @@ class Assembly(Input):
         self._incoming: dict[int, Incoming] = {}
         self.current: Incoming | None = None
         self._skip = 0
+        self.rules = rules
+        self.metered = rules.metered
         self.body_bytes = 0
 
     def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
@@ -247,16 +249,17 @@ class Assembly(Input):
     def body_arrived(self, stream: Stream | None, n: int, incoming: Incoming | None = None) -> None:
         """Count `n` bytes of bodies, here and nowhere else: this is where credit is to be taken (SPEC 12.2).
 
-        stream: None for calls and replies in one frame each, several together, and for streams that are closed.
-        incoming: the message in whose memory the bytes lie; None for those that lie in their frame, and for those that
-        are dropped, which count as soon as that is known.
+        stream: None for a call and a reply in one frame each, and for a stream that is closed. incoming: the message in
+        whose memory the bytes lie; None for those that lie in their frame, and for those that are dropped, which count
+        as soon as that is known.
         """
-        self.body_bytes += n
-        if stream is not None:
-            stream.received_bytes += n
         if incoming is not None:
             incoming.filled += n
             incoming.chunk_left -= n
+        if self.metered:
+            self.body_bytes += n
+            if stream is not None:
+                stream.received_bytes += n
 
     def release(self, current: Incoming, events: list[Event]) -> int:
         """Give back the memory of an aborted message under a read; returns the bytes of its chunk to be dropped."""

@@ -5,14 +5,10 @@ Plain `__slots__` classes, since frozen dataclasses cost three times as much to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .errors import ErrorCode
+from .handshake import Hello
 from .header import END_STREAM
 from .status import Status
-
-if TYPE_CHECKING:
-    from .handshake import Hello
 
 
 class Event:

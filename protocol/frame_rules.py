@@ -47,7 +47,7 @@ class FrameRules:
 
     open_flags, data_flags: flags of OPEN and DATA. unary_flags: those of an OPEN that needs no chunk. items: items by
     the place where an extension stands. receives: types by the receiver's role and state; known_types: all of them.
-    control: fields by control frame.
+    control: fields by control frame. metered: whether bytes of bodies are counted, as flow control wants it (SPEC 12).
 
     heads: extension and metadata of one-frame messages, as they stood together in a frame, per place: found valid once,
     and the same two objects from then on, which know their hashes. Pure facts about bytes; bounded in entries and in
@@ -55,7 +55,7 @@ class FrameRules:
     """
 
     __slots__ = (
-        "_large_heads", "control", "data_flags", "heads", "items", "known_types", "open_flags", "receives",
+        "_large_heads", "control", "data_flags", "heads", "items", "known_types", "metered", "open_flags", "receives",
         "repeated_calls", "repeated_replies", "unary_flags",
     )  # fmt: skip
 
@@ -67,7 +67,9 @@ class FrameRules:
         items: dict[int, frozenset[int]] = _ITEMS,
         receives: dict[tuple[Role, State], frozenset[FrameType]] = RECEIVES,
         control: dict[int, ControlRule] = CONTROL_RULES,
+        metered: bool = False,
     ) -> None:
+        self.metered = metered
         self.open_flags = open_flags
         self.data_flags = data_flags
         self.unary_flags = open_flags & ~MORE

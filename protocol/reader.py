@@ -64,6 +64,7 @@ class Reader(Assembly):
         "_reply_heads",
         "_start",
         "_unary",
+        "_unary_flags",
         "_unary_replies",
         "closed",
         "halt",
@@ -96,6 +97,8 @@ class Reader(Assembly):
     def follow(self, rules: FrameRules) -> None:
         """Take what these rules allow from now on."""
         self.rules = rules
+        self.metered = rules.metered
+        self._unary_flags = rules.unary_flags
         self._open_heads = rules.heads[OPEN]
         self._reply_heads = rules.heads[SERVER_LAST]
         self._repeats = rules.repeated_replies if self._streams.client else rules.repeated_calls
@@ -167,9 +170,8 @@ class Reader(Assembly):
         """Parse what lies in the buffer from pos to end; returns where the first incomplete frame starts."""
         buffer = self.buffer
         open_kind, data_kind = self._ready_kinds
-        unary_flags = self.rules.unary_flags
         large = self.large
-        arrived = 0  # bytes of the bodies of calls and replies in one frame each
+        first = len(events)
         repeats = self._repeats
         template = repeats.template
         size = _NEVER if template is None or data_kind != DATA else template.size
@@ -178,7 +180,6 @@ class Reader(Assembly):
                 after = self._take_matching(template, pos, end, events)
                 if after > pos:
                     repeats.matched(template)
-                    arrived += (after - pos) // size * (size - template.body)
                     pos = after
                     large = False
                     continue
@@ -194,7 +195,7 @@ class Reader(Assembly):
                     or ext_len > MAX_EXTENSION
                     or not body_at <= next_at <= body_at + INLINE_BODY
                     or reserved
-                    or flags & ~unary_flags
+                    or flags & ~self._unary_flags
                 ):
                     check_message(header, self.rules.open_flags)
                 if stream_id != self._streams.last_id + 1 or seq:
@@ -219,15 +220,14 @@ class Reader(Assembly):
                 ext, meta = pair
                 pos = next_at
                 large = False
-                arrived += next_at - body_at
                 if len(self._unary) + len(self._open) >= self._max_streams:
+                    self.body_arrived(None, next_at - body_at)
                     self._too_many(stream_id, events)
                     continue
                 if flags & END_STREAM:
                     self._unary[stream_id] = priority
                 else:
-                    arrived -= next_at - body_at
-                    self.body_arrived(self._streams.begin(stream_id, flags, priority), next_at - body_at)
+                    self._streams.begin(stream_id, flags, priority)
                 events.append(Message(stream_id, 0, flags, priority, aux, ext, meta, buffer[body_at:next_at], False))
                 if flags & END_STREAM:
                     template = repeats.observe(header, ext, meta)
@@ -250,7 +250,6 @@ class Reader(Assembly):
                     ext, meta = pair
                     pos = next_at
                     large = False
-                    arrived += next_at - body_at
                     del self._unary_replies[stream_id]
                     events.append(Message(stream_id, 0, flags, priority, 0, ext, meta, buffer[body_at:next_at], False))
                     template = repeats.observe(header, ext, meta)
@@ -300,9 +299,15 @@ class Reader(Assembly):
                     break
                 open_kind, data_kind = self._ready_kinds
         self.large = large
-        if arrived:
-            self.body_arrived(None, arrived)
+        if self.metered:
+            self._meter(events, first)
         return pos
+
+    def _meter(self, events: list[Event], first: int) -> None:
+        """Count the bodies of the messages in one frame each among the events from `first` on."""
+        for event in events[first:]:
+            if isinstance(event, Message) and not event.owned:
+                self.body_arrived(self._open.get(event.stream_id), len(event.body))
 
     # ---- verified spans, of the record layer below ----
 
@@ -435,7 +440,6 @@ class Reader(Assembly):
         if client and last:
             self._handler.finished(stream_id)
         body = self.buffer[at + ext_len + meta_len : at + length]
-        self.body_arrived(stream, len(body))
         events.append(Message(stream_id, seq, flags, priority, 0, ext, meta, body, owned=False))
         return False
 

@@ -21,7 +21,7 @@ class Stream:
     """One open stream that is more than a one-frame unary call, with its two halves.
 
     received: messages of the peer so far; sent: messages of this side so far. Each is the seq of the next one.
-    received_bytes: of the peer's bodies; those of a unary call in one frame are not counted by its stream.
+    received_bytes: of the peer's bodies, where they are metered; a unary call in one frame has none.
     """
 
     __slots__ = ("priority", "received", "received_bytes", "sent", "state")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tensorwire.protocol import Connection, Message, MessageAborted, Refusal, Status
+from tensorwire.protocol.frame_rules import FrameRules
 from tensorwire.protocol.header import DATA, HEADER, HEADER_SIZE, OPEN
 from tests.protocol.test_signing import MACS, client, server, shake
 from tests.protocol.wiring import feed, wire_bytes
@@ -24,6 +25,9 @@ def reserve(_stream: int, _flags: int, _priority: int, _aux: int, _ext: bytes, _
 def pair(mac: str) -> tuple[Connection, Connection]:
     one, other = client(mac, reserve=reserve), server(mac, reserve=reserve)
     shake(one, other)
+    inner: list[Any] = [one, other]
+    for connection in inner:
+        connection._reader.follow(FrameRules(metered=True))
     return one, other
 
 
