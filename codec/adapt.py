@@ -38,7 +38,7 @@ class Adapted:
 
 
 def adapt(name: str, value: Any) -> Adapted:
-    """Takes `value` as the tensor `name`. CodecError says what cannot be sent and what to pass instead."""
+    """Take `value` as the tensor `name`. CodecError says what cannot be sent and what to pass instead."""
     try:
         if type(value) is np.ndarray:  # most tensors: a plain array as the wire wants it
             dtype = find_numpy(value.dtype)
@@ -57,7 +57,7 @@ def adapt(name: str, value: Any) -> Adapted:
 
 
 def flat_bytes(array: Array) -> memoryview:
-    """The memory of `array` as the wire wants it; copied only if it is not little-endian and in C order already."""
+    """Return the memory of `array` as the wire wants it; copied only if not little-endian and in C order already."""
     little = array.dtype.newbyteorder("<")
     if array.dtype != little:
         array = array.astype(little, order="C")
@@ -70,7 +70,7 @@ def flat_bytes(array: Array) -> memoryview:
 
 
 def _as_array(value: Any) -> tuple[DType | None, Array]:
-    """(element type, array); no element type for an array of str."""
+    """Return (element type, array); no element type for an array of str."""
     if not isinstance(value, np.ndarray | np.generic):
         if hasattr(value, "__dlpack__"):
             return from_dlpack(value)

@@ -49,7 +49,7 @@ class BoundedCache(Generic[K, V]):
         return key in self._entries
 
     def get(self, key: K) -> V | None:
-        """The value of `key`, which becomes the youngest entry; None if there is none."""
+        """Return the value of `key`, which becomes the youngest entry; None if there is none."""
         value = self._entries.get(key)
         if value is not None and value is not self._youngest:
             with suppress(KeyError):  # another thread may have evicted it between the two lines
@@ -58,7 +58,7 @@ class BoundedCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V, cost: int = 1) -> None:
-        """Stores `value`, evicts the oldest over the bounds. A value dearer than the whole cache is not kept."""
+        """Store `value`, evict the oldest over the bounds. A value dearer than the whole cache is not kept."""
         with self._lock:
             self._remove(key)
             if cost > self.max_cost or self.max_entries < 1:
@@ -72,12 +72,12 @@ class BoundedCache(Generic[K, V]):
                 self.cost -= self._costs.pop(oldest)
 
     def discard(self, key: K) -> None:
-        """Forgets `key` if it is there."""
+        """Forget `key` if it is there."""
         with self._lock:
             self._remove(key)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         with self._lock:
             self._entries.clear()
             self._costs.clear()
@@ -123,11 +123,11 @@ class FairCache(Generic[K, V]):
         return key in self._entries
 
     def get(self, key: K) -> V | None:
-        """The value of `key`; None if there is none."""
+        """Return the value of `key`; None if there is none."""
         return self._entries.get(key)
 
     def add(self, key: K, value: V, cost: int, owner: bytes) -> None:
-        """Stores `value` for a key that is not there yet. `owner` is not empty; one dearer than all is not kept."""
+        """Store `value` for a key that is not there yet. `owner` is not empty; one dearer than all is not kept."""
         cost = max(cost, self._least)
         if cost > self.max_cost or key in self._entries:
             return
@@ -142,7 +142,7 @@ class FairCache(Generic[K, V]):
             self._evict()
 
     def leave(self, owner: bytes) -> None:
-        """`owner` is gone: its entries stay while there is room."""
+        """Let an owner go: its entries stay while there is room."""
         share = self._shares.pop(owner, None)
         if share is not None:
             left = self._shares.get(_NOBODY)
@@ -153,7 +153,7 @@ class FairCache(Generic[K, V]):
                 left.cost += share.cost
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         self._entries.clear()
         self._shares.clear()
         self.cost = 0
@@ -174,7 +174,7 @@ class FairCache(Generic[K, V]):
 
 
 def metadata_cost(raw: bytes, decoded: Metadata) -> int:
-    """Bytes that one decoded metadata takes, its key included."""
+    """Count the bytes that one decoded metadata takes, its key included."""
     return len(raw) + _ENTRY_OVERHEAD * (1 + len(decoded.tensors))
 
 
@@ -195,7 +195,7 @@ class MetadataCache:
         return len(self._cache)
 
     def get(self, raw: bytes) -> Metadata:
-        """The decoded form of `raw`. CodecError if it is malformed; malformed bytes are never kept."""
+        """Return the decoded form of `raw`. CodecError if it is malformed; malformed bytes are never kept."""
         found = self._find(raw)
         if found is None:
             self.misses += 1

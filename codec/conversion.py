@@ -19,7 +19,7 @@ LARGEST_EXACT = 2.0**53
 
 
 def as_numpy(value: Any) -> Array:
-    """`value` as numpy reads it. CodecError where it is no array, has a mask, or integers in it would be rounded."""
+    """Read `value` as numpy does. CodecError where it is no array, has a mask, or integers in it would be rounded."""
     refuse_masked(value)
     try:
         array: Array = np.asarray(value)
@@ -33,12 +33,12 @@ def as_numpy(value: Any) -> Array:
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, without its explanations of many lines."""
+    """Return what another library's error says, without its explanations of many lines."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_masked(value: Any) -> None:
-    """CodecError where `value`, or what a list of any depth holds, has a mask: numpy would send what it covers."""
+    """Raise CodecError where `value`, or what a list of any depth holds, has a mask: numpy would send it all."""
     if isinstance(value, np.ma.MaskedArray):
         raise CodecError("masked arrays have no wire form; pass .filled(...) or data and mask as two tensors")
     if isinstance(value, list | tuple):
@@ -49,7 +49,7 @@ def refuse_masked(value: Any) -> None:
 
 
 def join(arrays: list[Array]) -> Array:
-    """`arrays` one after the other, in a dtype for all of them. CodecError where integers would be rounded for that."""
+    """Join `arrays` in a dtype for all of them. CodecError where integers would be rounded for that."""
     dtype = np.result_type(*arrays)
     if dtype.kind in "fc":
         for array in arrays:
@@ -59,7 +59,7 @@ def join(arrays: list[Array]) -> Array:
 
 
 def convert(array: Array, dtype: np.dtype[Any]) -> Array:
-    """`array` as `dtype`: numbers may be rounded to the nearest of a narrower float; nothing else may change.
+    """Return `array` as `dtype`: numbers may be rounded to the nearest of a narrower float; nothing else may change.
 
     CodecError names the first value that `dtype` cannot hold: a fraction or a number out of range for integers, one
     that would become infinite or NaN for floats. It also refuses what holds no numbers, and complex for real ones.
@@ -83,7 +83,7 @@ def _numeric(dtype: np.dtype[Any]) -> bool:
 
 
 def _lost(array: Array, cast: Array) -> Array:
-    """Where `cast` is not what `array` was."""
+    """Tell where `cast` is not what `array` was."""
     lost: Array
     if cast.dtype.kind == "c":
         return _lost(array.real, cast.real) | _lost(array.imag, cast.imag)
@@ -98,7 +98,7 @@ def _lost(array: Array, cast: Array) -> Array:
 
 
 def _not_rounded(value: Any, array: Array) -> Array:
-    """`array`, which numpy made of `value` as floats, where that has changed no integer; else as uint64 if it can."""
+    """Return `array`, made of `value` as floats, where that has changed no integer; else as uint64 if it can."""
     if not (np.abs(array) >= LARGEST_EXACT).any():
         return array
     items = np.array(value, dtype=object)

@@ -24,7 +24,7 @@ _DENSE = Kind.DENSE
 
 
 def decode_arrays(resolved: Resolved, body: memoryview | bytes | bytearray) -> dict[str, Any]:
-    """The tensors by name, in order, as read-only views of `body` that keep it alive.
+    """Return the tensors by name, in order, as read-only views of `body` that keep it alive.
 
     DENSE: an array (0-d ones too). STRING: an object array of str, copied. RAGGED: a RaggedArray. CodecError if the
     body has another length than `resolved` says, breaks a rule of tensor.fbs, or has a dtype that needs ml_dtypes here.
@@ -57,7 +57,7 @@ def decode_arrays(resolved: Resolved, body: memoryview | bytes | bytearray) -> d
 
 
 def check_body(resolved: Resolved, body: memoryview) -> None:
-    """CodecError if padding is not zero, a bool is neither 0 nor 1, or string or ragged offsets do not fit.
+    """Raise CodecError if padding is not zero, a bool is neither 0 nor 1, or string or ragged offsets do not fit.
 
     Needed before the bytes reach anything but decode_arrays, which calls it: numpy and torch trust bools to be 0 or 1.
     Costs one pass over padding, bools and offsets; nothing where `resolved.unchecked` is False.

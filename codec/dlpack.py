@@ -57,7 +57,7 @@ class _Borrowed:
 
 
 def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:
-    """The element type and an array over the same memory; of the storage dtype (uint8, uint16) for ml_dtypes kinds.
+    """Return the element type and an array over the same memory; ml_dtypes kinds as their storage (uint8, uint16).
 
     Values that a torch tensor holds only as a flag (negative, conjugate) are worked out first. CodecError if the memory
     is not the host's, if there is none, or if the producer refuses (a torch tensor that requires grad).
@@ -83,7 +83,7 @@ def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:
 
 
 def _resolved(source: Any) -> Any:
-    """`source` with those flags worked out that no capsule carries: torch exports what is to be negated as it is."""
+    """Return `source` with those flags worked out that no capsule carries: torch exports a negated one as it is."""
     for flag in ("neg", "conj"):
         is_set, resolve = getattr(source, f"is_{flag}", None), getattr(source, f"resolve_{flag}", None)
         if is_set is not None and resolve is not None and is_set():

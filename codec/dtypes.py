@@ -152,7 +152,7 @@ INT64 = _BY_NAME["int64"]
 
 
 def dtype_by_name(name: str) -> DType:
-    """The element type called `name` ("float32", "bfloat16", ...). CodecError with the nearest name if none."""
+    """Return the element type called `name` ("float32", "bfloat16", ...). CodecError with the nearest name if none."""
     found = _BY_NAME.get(name)
     if found is None:
         import difflib
@@ -164,7 +164,7 @@ def dtype_by_name(name: str) -> DType:
 
 
 def dtype_by_triple(code: int, bits: int, lanes: int) -> DType:
-    """The element type of DLPack's (code, bits, lanes). CodecError if the table has no such triple."""
+    """Return the element type of DLPack's (code, bits, lanes). CodecError if the table has no such triple."""
     found = _BY_TRIPLE.get((code, bits, lanes))
     if found is None:
         raise CodecError(f"dtype: ({code}, {bits}, {lanes}) is no (code, bits, lanes) of this protocol; see tensor.fbs")
@@ -176,7 +176,7 @@ find_numpy: Callable[[np.dtype[Any]], DType | None] = _BY_NUMPY.get
 
 
 def dtype_by_numpy(dtype: np.dtype[Any]) -> DType:
-    """The element type of a little-endian numpy dtype. CodecError says what to do about any other dtype."""
+    """Return the element type of a little-endian numpy dtype. CodecError says what to do about any other."""
     found = _BY_NUMPY.get(dtype)
     if found is None:
         _load_ml_dtypes()
@@ -188,5 +188,5 @@ def dtype_by_numpy(dtype: np.dtype[Any]) -> DType:
 
 
 def dtype_of(array: np.ndarray[Any, Any]) -> DType:
-    """The element type of `array`, in any byte order. CodecError if it cannot be sent (objects, dates, structs)."""
+    """Return the element type of `array`, in any byte order. CodecError for objects, dates and structs."""
     return dtype_by_numpy(array.dtype.newbyteorder("<"))

@@ -63,7 +63,7 @@ class Encoder:
         self._sites: dict[Any, _CallSite] = {}
 
     def encode(self, model: str, version: str, arrays: Mapping[str, Any]) -> Encoded:
-        """One message with these tensors, in order. CodecError names the tensor that cannot be sent.
+        """Encode one message with these tensors, in order. CodecError names the tensor that cannot be sent.
 
         Accepted: numpy arrays, anything with DLPack or the buffer protocol in host memory (torch CPU tensors), Python
         numbers, str, nested lists of them, RaggedArray. Contiguous little-endian memory is not copied. What numpy would
@@ -99,7 +99,7 @@ class Encoder:
         return Encoded(site.meta, site.pack_dims(*sizes), buffers, body_length)
 
     def _keep_fast(self, model: str, version: str, arrays: Mapping[str, Any], tensor: Adapted, site: _CallSite) -> None:
-        """Also files the site under the key of the fast path, if the array can take it."""
+        """Also file the site under the key of the fast path, if the array can take it."""
         for name, array in arrays.items():
             if type(array) is _ndarray and tensor.kind is Kind.DENSE and array.dtype == tensor.dtype.numpy:
                 self._keep((model, version, name, array.dtype, array.ndim), site)
@@ -111,7 +111,7 @@ class Encoder:
 
 
 def _free_sizes(tensors: list[Adapted]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The shapes that the metadata gives, and the sizes that travel in dims."""
+    """Return the shapes that the metadata gives, and the sizes that travel in dims."""
     excess = sum(len(tensor.sizes) for tensor in tensors) - MAX_FREE_DIMS
     shapes: list[tuple[int, ...]] = []
     sizes: list[int] = []
@@ -131,7 +131,7 @@ def _free_sizes(tensors: list[Adapted]) -> tuple[list[tuple[int, ...]], list[int
 
 
 def _gather(tensors: list[Adapted]) -> tuple[list[memoryview], int]:
-    """The gather list and its length: each buffer at the next multiple of 64, empty ones nowhere (tensor.fbs)."""
+    """Make the gather list, with its length: each buffer at the next multiple of 64, empty ones nowhere."""
     buffers: list[memoryview] = []
     end = 0
     for tensor in tensors:

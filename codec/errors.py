@@ -25,6 +25,6 @@ class SignatureError(CodecError):
 
 
 def shown(text: str, limit: int = 80) -> str:
-    """Peer text quoted for a message: escaped to printable ASCII, at most about `limit` characters."""
+    """Quote peer text for a message: escaped to printable ASCII, at most about `limit` characters."""
     quoted = ascii(text[: limit + 1])
     return quoted if len(text) <= limit else f"{quoted[:limit]}...'"

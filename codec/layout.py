@@ -66,12 +66,12 @@ class Resolved:
 
 
 def count_dims(metadata: Metadata) -> int:
-    """How many u64 the dims of this metadata hold."""
+    """Count the u64 that the dims of this metadata hold."""
     return sum(spec.shape.count(FREE) + (spec.kind is not Kind.DENSE) for spec in metadata.tensors)
 
 
 def resolve(metadata: Metadata, dims: bytes) -> Resolved:
-    """Places every tensor. `dims` is the DIMS item's raw value. CodecError on a wrong count or a size over a cap."""
+    """Place every tensor. `dims` is the DIMS item's raw value. CodecError on a wrong count or a size over a cap."""
     expected = count_dims(metadata)
     if len(dims) != 8 * expected:
         raise CodecError(f"dims: {len(dims)} bytes, expected {8 * expected} for {expected} free sizes")
@@ -102,7 +102,7 @@ def _place(placer: _Placer, placed: Placed) -> None:
 
 
 def _size(placed: Placed, shape: tuple[int, ...], itemsize: int) -> int:
-    """Bytes of `shape`. numpy refuses empty arrays whose other dimensions overflow, so the 0 is left out of the cap."""
+    """Count bytes of `shape`. numpy refuses empty arrays whose other dimensions overflow: the cap leaves out the 0."""
     if math.prod(filter(None, shape)) * itemsize > MAX_BODY_BYTES:
         raise CodecError(f"{shown(placed.name)}: {placed} is larger than {MAX_BODY_BYTES} bytes")
     return math.prod(shape) * itemsize
@@ -118,7 +118,7 @@ class _Placer:
         self.gaps: list[tuple[int, int]] = []
 
     def add(self, nbytes: int) -> tuple[int, int]:
-        """(offset, nbytes) of the next buffer. An empty one takes no place."""
+        """Return (offset, nbytes) of the next buffer. An empty one takes no place."""
         if not nbytes:
             return 0, 0
         start = -(-self.end // ALIGNMENT) * ALIGNMENT

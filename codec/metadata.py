@@ -61,13 +61,13 @@ class Metadata:
 
 
 def describe_tensor(dtype: DType, shape: tuple[int, ...], kind: Kind) -> str:
-    """A tensor's type for people: "float32[-1, 3, 224, 224]", "string[2]", "ragged int64[5]"."""
+    """Show a tensor's type to people: "float32[-1, 3, 224, 224]", "string[2]", "ragged int64[5]"."""
     prefix = {Kind.DENSE: dtype.name, Kind.STRING: "string", Kind.RAGGED: f"ragged {dtype.name}"}[kind]
     return f"{prefix}[{', '.join(map(str, shape))}]"
 
 
 def encode_metadata(model: str, version: str, tensors: Sequence[TensorSpec]) -> bytes:
-    """The FlatBuffer of these tensors, the same bytes every time. CodecError if it would be refused by a receiver."""
+    """Build the FlatBuffer of these tensors, the same bytes every time. CodecError if a receiver would refuse it."""
     _check(model, version, tensors)
     builder = _wire.flatbuffers.Builder(256)
     offsets = [_build_tensor(builder, spec) for spec in tensors]
@@ -90,7 +90,7 @@ def encode_metadata(model: str, version: str, tensors: Sequence[TensorSpec]) -> 
 
 
 def decode_metadata(raw: bytes) -> Metadata:
-    """Verifies `raw` and reads it. CodecError says which field is wrong; no other exception leaves on any bytes."""
+    """Verify `raw` and read it. CodecError says which field is wrong; no other exception leaves on any bytes."""
     model, version, fields = verify(bytes(raw))
     tensors = tuple(
         TensorSpec(name, dtype_by_triple(*triple), shape, _KINDS[kind]) for name, triple, kind, shape in fields
@@ -115,7 +115,7 @@ def _build_tensor(builder: Any, spec: TensorSpec) -> int:
 
 
 def _check(model: str, version: str, tensors: Sequence[TensorSpec]) -> None:
-    """The rules that both directions share; the verifier has already proved the ones about bytes."""
+    """Check the rules that both directions share; the verifier has already proved the ones about bytes."""
     _check_name("model", model)
     if version:
         _check_name("version", version)

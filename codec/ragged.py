@@ -35,7 +35,7 @@ class RaggedArray(Sequence[Array]):
 
     @classmethod
     def from_rows(cls, rows: Sequence[Any], dtype: Any = None) -> RaggedArray:
-        """Copies `rows` (arrays or lists that differ in their first dimension only) into one array.
+        """Copy `rows` (arrays or lists that differ in their first dimension only) into one array.
 
         `dtype`: what the values become; by default what holds them all. CodecError where it cannot hold one of them.
         """
@@ -77,7 +77,7 @@ class RaggedArray(Sequence[Array]):
         return f"RaggedArray({len(self)} rows, {len(self.values)} items, {self.values.dtype})"
 
     def tolist(self) -> list[Any]:
-        """The rows as lists."""
+        """Return the rows as lists."""
         return [row.tolist() for row in self]
 
 

@@ -16,7 +16,7 @@ from .metadata import FREE, TensorSpec
 
 
 def check_signature(expected: Sequence[TensorSpec], resolved: Resolved, batched: bool) -> int:
-    """The number of rows of the message. SignatureError names the first tensor that does not fit.
+    """Return the number of rows of the message. SignatureError names the first tensor that does not fit.
 
     Names may come in any order. With `batched`, axis 0 of every tensor counts rows: at least one, the same for all.
     Without, a message is one row. Other dimensions must be equal where the signature does not say -1.

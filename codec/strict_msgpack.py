@@ -26,7 +26,7 @@ _COUNTS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
 def pack_service(value: Any, max_bytes: int = MAX_SERVICE_BYTES) -> bytes:
-    """The msgpack of a plain value. CodecError if `unpack_service` would refuse it."""
+    """Pack a plain value. CodecError if `unpack_service` would refuse it."""
     try:
         raw: bytes = msgpack.packb(value, use_bin_type=True, strict_types=True)
     except (TypeError, ValueError, OverflowError) as error:
@@ -43,7 +43,7 @@ def unpack_service(
     max_depth: int = MAX_SERVICE_DEPTH,
     max_items: int = MAX_SERVICE_ITEMS,
 ) -> Any:
-    """The plain value in `raw`: None, bool, int, float, str, bytes, list, dict with str keys. CodecError on all else.
+    """Unpack a plain value: None, bool, int, float, str, bytes, list, dict with str keys. CodecError on all else.
 
     Refused: more than `max_bytes`, deeper than `max_depth`, more than `max_items` values, extension types, duplicate or
     non-str keys, bad UTF-8, trailing bytes. Time is linear in the size.
@@ -60,7 +60,7 @@ def unpack_service(
 
 
 def _check_counts(raw: bytes | memoryview, max_depth: int, max_items: int) -> None:
-    """Counts values and levels by their headers, before one is built.
+    """Count values and levels by their headers, before one is built.
 
     The library takes memory for what a header promises: 64 KiB of nested ones made it take 80 MB and 60 ms.
     """
@@ -111,7 +111,7 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def _check_plain(value: Any) -> None:
-    """Walks level by level, so that depth costs no recursion. `type() is` because bool is an int to isinstance."""
+    """Walk level by level, so that depth costs no recursion. `type() is` because bool is an int to isinstance."""
     items, depth, level = 1, 0, [value]
     while level:
         below: list[Any] = []
@@ -144,7 +144,7 @@ class Fields:
         self._where = where
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
-        """The value of `key`, exactly of `kind` (an int also where a float is asked for). No default: required."""
+        """Return the value of `key`, exactly of `kind` (or an int where a float is asked for). No default: required."""
         value = self._value.get(key)
         if value is None and default is not None:
             return default
@@ -162,19 +162,19 @@ class Fields:
         return None if self._value.get(key) is None else self.get(key, kind)
 
     def items(self, key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
-        """A list, each item read by `read(item, where)`. Missing means empty."""
+        """Read a list, each item by `read(item, where)`. Missing means empty."""
         values: list[Any] = self.get(key, list, [])
         return tuple(read(value, f"{self._where}.{key}[{index}]") for index, value in enumerate(values))
 
     def numbers(self, key: str) -> dict[str, int]:
-        """A map of str to int. Missing means empty."""
+        """Read a map of str to int. Missing means empty."""
         values: dict[str, Any] = self.get(key, dict, {})
         inner = Fields(values, f"{self._where}.{key}")
         return {name: inner.get(name, int) for name in values}
 
 
 def _key(key: str) -> str:
-    """A key for a message: some are the peer's own words."""
+    """Show a key in a message: some are the peer's own words."""
     return key if key.isidentifier() and key.isascii() and len(key) <= 40 else shown(key, 40)
 
 
@@ -198,7 +198,7 @@ def read_float(value: Any, where: str) -> float:
 
 
 def read_choice(choices: type[T], value: str, where: str) -> T:
-    """The member of the enum `choices` with this value."""
+    """Return the member of the enum `choices` with this value."""
     try:
         return choices(value)  # type: ignore[call-arg]
     except ValueError:

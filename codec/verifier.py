@@ -99,14 +99,14 @@ class _Verifier:
         self.visit(field, length, alignment, what)
 
     def follow(self, field: int, what: str) -> int:
-        """The target of the unsigned offset at `field`. Offsets point forward only, so no cycle is possible."""
+        """Return the target of the unsigned offset at `field`. Offsets point forward only, so no cycle is possible."""
         offset: int = _U32(self.raw, field)[0]
         if offset < 4:
             raise CodecError(f"metadata: {what} has offset {offset}, which points at or before itself")
         return field + offset
 
     def vector(self, position: int, item_size: int, alignment: int, most: int, what: str) -> int:
-        """The number of items of the vector at `position`; at most `most` of them."""
+        """Return the number of items of the vector at `position`; at most `most` of them."""
         self.visit(position, 4, 4, what)
         count: int = _U32(self.raw, position)[0]
         if count > most:
@@ -116,7 +116,7 @@ class _Verifier:
         return count
 
     def string(self, field: int, what: str) -> str:
-        """The string that the offset at `field` points to, proved: length, closing zero byte, UTF-8."""
+        """Return the string that the offset at `field` points to, proved: length, closing zero byte, UTF-8."""
         position = self.follow(field, what)
         count = self.vector(position, 1, 1, MAX_NAME_BYTES, what)
         end = position + 4 + count
@@ -153,7 +153,7 @@ class _Verifier:
         return RawTensor(name, triple, kind, shape)
 
     def metadata(self) -> RawMetadata:
-        """The whole buffer, proved."""
+        """Prove the whole buffer."""
         if not 8 <= self.size <= MAX_METADATA_BYTES:
             raise CodecError(f"metadata: {self.size} bytes, expected 8 to {MAX_METADATA_BYTES}")
         if self.raw[4:8] != IDENTIFIER:
@@ -178,5 +178,5 @@ class _Verifier:
 
 
 def verify(raw: bytes) -> RawMetadata:
-    """The fields of `raw`, a well-formed Metadata of tensor.fbs; CodecError names the first thing that is not."""
+    """Return the fields of `raw`, a well-formed Metadata of tensor.fbs; CodecError names the first thing wrong."""
     return _Verifier(raw).metadata()

@@ -35,7 +35,7 @@ class AdaptiveSpin:
         """Seconds that asking once may take, but for the first time; after more, asking ends."""
 
     def should_spin(self) -> bool:
-        """Whether to ask for the next thing."""
+        """Tell whether to ask for the next thing."""
         if self._skip:
             self._skip -= 1
             return False

@@ -56,7 +56,7 @@ class Alarm:
             self._timer = None
 
     def _fired(self) -> None:
-        """The timer fired, or one that was replaced did. Only the clock tells whether it is time."""
+        """Ring if it is time: the timer fired, or one that was replaced did, and only the clock tells which."""
         if self.moment == inf:
             return
         now = self._clock()

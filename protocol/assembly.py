@@ -170,7 +170,7 @@ class Assembly(Input):
         self.body_bytes = 0
 
     def _begin(self, header: Header, head: bytes, place: int, events: list[Event]) -> None:
-        """The first frame of a chunked message: get memory for all of it."""
+        """Get memory for all of a chunked message, whose first frame this is."""
         _, _, priority, flags, stream_id, seq, aux, _, ext_len, _ = header
         ext, meta, total = self.rules.split_large_head(place, head, ext_len)
         if total > self._max_message:
@@ -217,12 +217,13 @@ class Assembly(Input):
         """Count bytes that went straight into a message; moves what was read past the chunk to the buffer's front."""
         left = current.chunk_left
         if n < left:
-            self.body_arrived(current.stream, n, current)
+            self.fill(current, n)
+            current.chunk_left = left - n
             if current.aborted:
                 self._skip = self.release(current, events)
             return 0
         over = n - left
-        self.body_arrived(current.stream, left, current)
+        self.fill(current, left)
         if over:
             head = current.view[current.filled : current.filled + over].tobytes()
             size = current.chunk_size
@@ -231,6 +232,7 @@ class Assembly(Input):
                 current.chunk_left = size
                 return 0
             self.buffer[:over] = head
+        current.chunk_left = 0
         self.current = None
         if current.aborted:
             events.append(MessageAborted(current.stream_id))
@@ -242,20 +244,22 @@ class Assembly(Input):
         """Copy bytes of a chunk that were read together with other frames to their place."""
         filled = incoming.filled
         incoming.view[filled : filled + size] = self.buffer[at : at + size]
-        self.body_arrived(incoming.stream, size, incoming)
+        self.fill(incoming, size)
         if incoming.filled == incoming.total:
             self._complete(incoming, events)
 
-    def body_arrived(self, stream: Stream | None, n: int, incoming: Incoming | None = None) -> None:
+    def fill(self, incoming: Incoming, n: int) -> None:
+        """Take in that `n` bytes of a body lie in the memory of their message."""
+        incoming.filled += n
+        if self.metered:
+            self.body_arrived(incoming.stream, n)
+
+    def body_arrived(self, stream: Stream | None, n: int) -> None:
         """Count `n` bytes of bodies, here and nowhere else: this is where credit is to be taken (SPEC 12.2).
 
-        stream: None for a call and a reply in one frame each, and for a stream that is closed. incoming: the message in
-        whose memory the bytes lie; None for those that lie in their frame, and for those that are dropped, which count
-        as soon as that is known.
+        Those that are dropped count as soon as that is known. stream: None for a call and a reply in one frame each,
+        and for a stream that is closed.
         """
-        if incoming is not None:
-            incoming.filled += n
-            incoming.chunk_left -= n
         if self.metered:
             self.body_bytes += n
             if stream is not None:

@@ -305,7 +305,7 @@ class Calls(Handler):
     # ---- Handler: what the reader asks ----
 
     def refuse(self, stream_id: int, refusal: Refusal, events: list[Event]) -> None:
-        """A message that no memory is given to: END (server) or CANCEL (client), and its chunks are dropped as late."""
+        """Refuse a message that gets no memory: END (server) or CANCEL (client); its chunks are dropped as late."""
         if self.role is Role.CLIENT:
             self.cancel(stream_id)
         else:

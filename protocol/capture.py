@@ -90,14 +90,14 @@ class CapturedFrame:
 
 
 def read_records(file: BinaryIO) -> Iterator[CaptureRecord]:
-    """The records of a capture file, one after another; raises CaptureError."""
+    """Read the records of a capture file, one after another; raises CaptureError."""
     if file.read(len(MAGIC)) != MAGIC:
         raise CaptureError("this is no capture file: record one with --capture FILE")
     yield from read_records_after_magic(file)
 
 
 def read_records_after_magic(file: BinaryIO) -> Iterator[CaptureRecord]:
-    """The same for a file whose magic was read; a long record comes in parts, so that its length costs no memory."""
+    """Read a file whose magic was read; a long record comes in parts, so that its length costs no memory."""
     at = len(MAGIC)
     number = 0
     while raw := file.read(_RECORD.size):
@@ -122,7 +122,7 @@ def _cut_off(number: int, at: int) -> CaptureError:
 
 
 def read_frames(file: BinaryIO, secret_for: SecretFor | None = None) -> Iterator[CapturedFrame]:
-    """The frames of a capture file in the order of their last bytes; raises CaptureError after what could be read.
+    """Read the frames of a capture file in the order of their last bytes; raises CaptureError after the last one.
 
     Proofs and tags of a signed connection are checked where `secret_for` has its key.
     """
@@ -130,7 +130,7 @@ def read_frames(file: BinaryIO, secret_for: SecretFor | None = None) -> Iterator
 
 
 def split_records(records: Iterable[CaptureRecord], secret_for: SecretFor | None = None) -> Iterator[CapturedFrame]:
-    """The same for the records of a file; CaptureError comes through, after the frames before it."""
+    """Split the records of a file into frames; CaptureError comes through, after the frames before it."""
     directions: dict[tuple[bytes, bool], SignedSplitter] = {}
     handshakes: dict[bytes, Handshake] = {}
     last: dict[tuple[bytes, bool], int] = {}

@@ -59,7 +59,7 @@ class Piece(NamedTuple):
 
 
 def header_problem(header: Header) -> str:
-    """What is wrong with a header on its own (SPEC 3.2 without state), "" if nothing is."""
+    """Say what is wrong with a header on its own (SPEC 3.2 without state), "" if nothing is."""
     kind, stream_id = header[1], header[4]
     try:
         if kind == DATA and not header[7] and not header[8]:
@@ -79,7 +79,7 @@ def header_problem(header: Header) -> str:
 
 
 def _check_chunk(header: Header) -> None:
-    """A DATA frame with nothing but a body may be a chunk, whose cap is higher and which may have MORE."""
+    """Check a DATA frame with nothing but a body: it may be a chunk, whose cap is higher and which may have MORE."""
     length, _, _, flags, _, _, aux, _, _, reserved = header
     if length > MAX_CHUNK:
         raise ProtocolError(ErrorCode.TOO_LARGE, f"DATA: {length} bytes of body; a chunk has at most {MAX_CHUNK}")
@@ -88,7 +88,7 @@ def _check_chunk(header: Header) -> None:
 
 
 def _framing_holds(header: Header) -> bool:
-    """Whether the lengths can be followed; if not, a receiver closes, and nothing behind them can be told apart."""
+    """Tell whether the lengths can be followed; if not, a receiver closes: nothing behind them can be told apart."""
     length, meta_len, ext_len = header[0], header[7], header[8]
     body = length - meta_len - ext_len
     return ext_len <= MAX_EXTENSION and meta_len <= MAX_METADATA and 0 <= body <= MAX_CHUNK
@@ -126,8 +126,9 @@ class Splitter:
         return at
 
     def skip(self, count: int, pieces: list[Piece]) -> int:
-        """The next `count` bytes are not in the capture: how many of them lie behind the body that arrives. A body is
-        only counted, so the frame can be followed across them; else the framing breaks.
+        """Pass over `count` bytes that are not in the capture; returns how many lie behind the body that arrives.
+
+        A body is only counted, so the frame can be followed across them; else the framing breaks.
         """
         total = count
         if self._body_left:
@@ -144,7 +145,7 @@ class Splitter:
         return count
 
     def finish(self) -> list[Piece]:
-        """No more bytes come: what is unfinished."""
+        """Give what is unfinished: no more bytes come."""
         pieces: list[Piece] = []
         if self._header is not None:
             pieces.append(self._cut())
@@ -178,13 +179,13 @@ class Splitter:
         return n
 
     def _wanted(self) -> int:
-        """Bytes that the head shall have: the preface's, then the header's, then extension and metadata too."""
+        """Count the bytes that the head shall have: the preface's, the header's, then extension and metadata too."""
         if self._header is not None:
             return HEADER_SIZE + self._header[7] + self._header[8]
         return len(PREFACE) if len(self._head) < len(PREFACE) else HEADER_SIZE
 
     def _begin(self, pieces: list[Piece]) -> None:
-        """The head holds 8 bytes or 32: the preface, or a header to look at."""
+        """Look at a head of 8 bytes or 32: the preface, or a header."""
         if self._head == PREFACE:
             pieces.append(Piece(None, body=PREFACE))
             self._reset()
@@ -205,7 +206,7 @@ class Splitter:
                 pieces.append(self._finished())
 
     def _cut(self) -> Piece:
-        """The frame that arrived in part."""
+        """Give the frame that arrived in part."""
         header = self._header or HEADER.unpack(bytes(HEADER_SIZE))
         whole = HEADER_SIZE + header[0]
         have = whole - self._body_left - self._missing if self._body_left else len(self._head)

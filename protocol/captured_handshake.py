@@ -52,7 +52,7 @@ class Handshake:
         self.begin()
 
     def begin(self) -> None:
-        """A preface: the connection begins."""
+        """Begin anew, at a preface."""
         self.epoch += 1
         self.mac = ""
         self.plain = False
@@ -60,7 +60,7 @@ class Handshake:
         self._keys: KeySchedule | None = None
 
     def see(self, piece: Piece, frame: bytes) -> tuple[str, bytes]:
-        """A handshake frame: whether its proof is right, "" without one; the label of the records behind it, if any."""
+        """Take a frame; returns whether its proof is right, "" without one, and the label of the records behind it."""
         kind = frame[4]
         label = CLIENT_RECORD if kind == FrameType.AUTH and self.mac else b""
         if piece.problem:
@@ -104,7 +104,7 @@ class Handshake:
         return GOOD if compare_digest(self._keys.client_proof(with_proof(frame, NO_PROOF)), proof) else BAD
 
     def mac_of(self, label: bytes) -> Mac | None:
-        """The tags of a direction; None where they cannot be checked."""
+        """Return the tags of a direction; None where they cannot be checked."""
         if self._keys is None or self.mac not in available_macs():
             return None
         return make_mac(self.mac, self._keys.key(label))

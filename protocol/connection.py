@@ -101,13 +101,13 @@ class Connection(Control):
         return self._streams.last_id
 
     def request_id(self, stream_id: int) -> str:
-        """The name of a call that both sides show in errors and logs (SPEC 19.5)."""
+        """Return the name of a call that both sides show in errors and logs (SPEC 19.5)."""
         return f"{self.connection_id.hex()}-{stream_id}"
 
     # ---- receiving ----
 
     def next_buffer(self) -> memoryview:
-        """Writable memory for the next read, never empty; idempotent until `received`."""
+        """Return writable memory for the next read, never empty; idempotent until `received`."""
         return self._input.next_buffer()
 
     @property
@@ -116,7 +116,7 @@ class Connection(Control):
         return self._input.exact
 
     def received(self, n: int, now: float) -> list[Event]:
-        """Events of `n` bytes written to the memory of `next_buffer`. Bad bytes give Closed, never an exception."""
+        """Return the events of `n` bytes written to the memory of `next_buffer`; Closed, not raised, for bad ones."""
         events: list[Event] = []
         if self.closed:
             self._input.abort_all(events)
@@ -138,7 +138,7 @@ class Connection(Control):
         return events
 
     def receive_eof(self, now: float) -> list[Event]:  # noqa: ARG002 - the clock is part of every call
-        """The peer sends no more: without CLOSE before it, calls without terminal have an unknown outcome."""
+        """End: the peer sends no more. Without CLOSE before it, calls without terminal have an unknown outcome."""
         events: list[Event] = []
         if self.closed:
             self._input.abort_all(events)
@@ -158,13 +158,13 @@ class Connection(Control):
     # ---- sending ----
 
     def data_to_send(self, budget: int = 1 << 20) -> list[Buffer]:
-        """The next buffers to write: whole frames, about `budget` bytes in all; [] if there is nothing."""
+        """Return the next buffers to write: whole frames, about `budget` bytes in all; [] if there is nothing."""
         return self._writer.data_to_send(budget)
 
     # ---- time ----
 
     def next_deadline(self) -> float | None:
-        """When `handle_timeout` wants to be called, by the owner's clock; None = never."""
+        """Return when `handle_timeout` wants to be called, by the owner's clock; None = never."""
         if self._deadline is not None:
             return self._deadline
         limits = self.config.limits

@@ -52,7 +52,7 @@ SERVER_NOT_PROVEN: Final = (
 
 @lru_cache(maxsize=64)
 def _interned(features: tuple[int, ...], limits: PeerLimits) -> tuple[tuple[int, ...], PeerLimits]:
-    """The same two objects for all connections that agree on the same: most do, and idle ones are many."""
+    """Return the same two objects for all connections that agree on the same: most do, and idle ones are many."""
     return features, limits
 
 
@@ -119,7 +119,7 @@ class Control(Calls):
     # ---- Handler: what the reader asks ----
 
     def check_control(self, header: Header) -> None:
-        """Type, direction and state, then the fields, in the order of SPEC 3.2."""
+        """Check type, direction and state, then the fields, in the order of SPEC 3.2."""
         kind = header[1]
         rules = self._reader.rules
         allowed = rules.receives[self.role, self.state]
@@ -213,7 +213,7 @@ class Control(Calls):
     # ---- handshake ----
 
     def _receive_preface(self, n: int, events: list[Event]) -> None:
-        """The client's first bytes (SPEC 2 and 10)."""
+        """Judge the client's first bytes (SPEC 2 and 10)."""
         reader = self._reader
         first = self._preface + reader.next_buffer()[:n].tobytes()
         answer = answer_foreign_client(first)
@@ -232,7 +232,7 @@ class Control(Calls):
         self._receive_handshake(len(rest), events)
 
     def _check_server(self, first: bytes) -> None:
-        """The server's first bytes; raises ProtocolError (NOT_TENSORWIRE) (SPEC 10.4)."""
+        """Judge the server's first bytes; raises ProtocolError (NOT_TENSORWIRE) (SPEC 10.4)."""
         wrong = explain_foreign_server(first)
         if wrong is not None:
             raise ProtocolError(ErrorCode.NOT_TENSORWIRE, wrong)
@@ -337,7 +337,7 @@ class Control(Calls):
     # ---- the end ----
 
     def _fail(self, code: ErrorCode, detail: str, events: list[Event]) -> None:
-        """The peer broke a rule, or was too slow: tell it, unless it would not understand."""
+        """Close on a peer that broke a rule, or was too slow, and tell it, unless it would not understand."""
         if code is ErrorCode.NOT_TENSORWIRE or self.state is State.PREFACE:
             self._end_session(code, detail, events, remote=False, frame=None)
         else:

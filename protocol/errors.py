@@ -31,7 +31,7 @@ class ErrorCode(IntEnum):
 
 
 def error_code(number: int) -> ErrorCode:
-    """The code of a number from the wire; an unknown one counts as PROTOCOL."""
+    """Return the code of a number from the wire; an unknown one counts as PROTOCOL."""
     try:
         return ErrorCode(number)
     except ValueError:

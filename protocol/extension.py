@@ -77,7 +77,7 @@ def pack_extension(
     retry_after: int | None = None,
     queue_estimate: int | None = None,
 ) -> bytes:
-    """Items in ascending order as bytes; units as in `Extension`. Raises ValueError for a wrong size."""
+    """Pack items in ascending order; units as in `Extension`. Raises ValueError for a wrong size."""
     parts = pack_dims(dims) if dims else b""
     if body_length is not None:
         parts += b"\x02\x08" + _U64.pack(body_length)
@@ -97,7 +97,7 @@ def pack_extension(
 
 
 def pack_dims(dims: bytes) -> bytes:
-    """DIMS items for u64 values given as raw bytes; more than 31 dims take several items."""
+    """Pack DIMS items for u64 values given as raw bytes; more than 31 dims take several items."""
     if len(dims) % 8:
         raise ValueError(f"dims are u64 values; {len(dims)} bytes are not a multiple of 8")
     if len(dims) <= MAX_DIMS_ITEM:
@@ -116,7 +116,7 @@ def _item(kind: int, value: bytes) -> bytes:
 
 
 def insert_body_length(ext: bytes, body_length: int) -> bytes:
-    """The same extension with a BODY_LENGTH item at its place in the order."""
+    """Return the same extension with a BODY_LENGTH item at its place in the order."""
     at = 0
     while at < len(ext) and ext[at] < BODY_LENGTH:
         at += 2 + ext[at + 1]
@@ -124,7 +124,7 @@ def insert_body_length(ext: bytes, body_length: int) -> bytes:
 
 
 def parse_extension(ext: bytes) -> Extension:
-    """Items of an extension region; raises ProtocolError (EXTENSION) for unknown, unordered or misshapen items."""
+    """Parse an extension region; raises ProtocolError (EXTENSION) for unknown, unordered or misshapen items."""
     parsed = Extension()
     types: set[int] = set()
     dims: list[bytes] = []

@@ -38,7 +38,7 @@ class ReplyForm:
         self._begins: dict[int, bytes] = {}
 
     def begin(self, priority: int) -> bytes:
-        """What comes before the stream id."""
+        """Return what comes before the stream id."""
         found = self._begins.get(priority)
         if found is None:
             found = self._begins[priority] = self._header(priority)[:_ID_BEGINS]
@@ -50,7 +50,7 @@ class ReplyForm:
 
 
 def too_long_error(meta_len: int, ext_len: int) -> LocalError:
-    """The error for a message whose metadata or extension is above the protocol's bounds."""
+    """Make the error for a message whose metadata or extension is above the protocol's bounds."""
     return LocalError(
         f"{meta_len} bytes of metadata and {ext_len} of extension; at most {MAX_METADATA} and {MAX_EXTENSION}"
     )
@@ -66,17 +66,17 @@ def control_frame(
     meta: bytes = b"",
     body: bytes = b"",
 ) -> bytes:
-    """A whole control frame."""
+    """Build a whole control frame."""
     length = len(ext) + len(meta) + len(body)
     return b"".join((_pack(length, kind, 0, flags, stream_id, 0, aux, len(meta), len(ext), 0), ext, meta, body))
 
 
 def text_frame(kind: int, stream_id: int, code: int, detail: str) -> bytes:
-    """A control frame with a text for a person in its metadata."""
+    """Build a control frame with a text for a person in its metadata."""
     return control_frame(kind, stream_id=stream_id, aux=code, meta=encode_detail(detail))
 
 
 def encode_detail(detail: str) -> bytes:
-    """UTF-8 of at most MAX_DETAIL bytes, cut between characters."""
+    """Encode as at most MAX_DETAIL bytes of UTF-8, cut between characters."""
     raw = detail.encode("utf-8", "replace")
     return raw if len(raw) <= MAX_DETAIL else raw[:MAX_DETAIL].decode("utf-8", "ignore").encode()

@@ -78,12 +78,12 @@ class Welcome:
 
 
 def pack_entries(entries: Sequence[tuple[int, bytes]]) -> bytes:
-    """Entries, given in ascending order, as bytes."""
+    """Pack entries, given in ascending order."""
     return b"".join(_ENTRY.pack(kind, len(value)) + value for kind, value in entries)
 
 
 def parse_entries(raw: bytes) -> dict[int, bytes]:
-    """Entries by type; raises ProtocolError (HANDSHAKE) if they overrun, repeat or are out of order."""
+    """Parse entries, by type; raises ProtocolError (HANDSHAKE) if they overrun, repeat or are out of order."""
     entries: dict[int, bytes] = {}
     at, last = 0, -1
     while at < len(raw):
@@ -103,7 +103,7 @@ def parse_entries(raw: bytes) -> dict[int, bytes]:
 
 
 def with_proof(frame: bytes, proof: bytes) -> bytes:
-    """A WELCOME or AUTH frame whose PROOF entry, which must be there, holds `proof`: zeros for what is hashed."""
+    """Put `proof` into the PROOF entry of a WELCOME or AUTH frame, which must be there: zeros for what is hashed."""
     at = HEADER_SIZE
     while at < len(frame):
         kind, size = _ENTRY.unpack_from(frame, at)
@@ -163,17 +163,17 @@ def _pack_limits(limits: Limits, server: bool) -> bytes:
 
 
 def grease_feature(nonce: bytes) -> int:
-    """The meaningless feature a client offers, so that servers keep ignoring what they do not know (SPEC 9.5)."""
+    """Choose the meaningless feature that a client offers, so that servers ignore what they do not know (SPEC 9.5)."""
     return 0x0A0A + (nonce[0] >> 4) * 0x1000
 
 
 def is_grease(feature: int) -> bool:
-    """Whether a feature number is one of the sixteen meaningless ones."""
+    """Tell whether a feature number is one of the sixteen meaningless ones."""
     return feature & 0x0FFF == 0x0A0A
 
 
 def pack_hello(config: Config, nonce: bytes) -> bytes:
-    """The entries of HELLO."""
+    """Pack the entries of HELLO."""
     features = (*config.features_offered, grease_feature(nonce))
     required = config.features_required
     entries = [
@@ -194,7 +194,7 @@ def pack_hello(config: Config, nonce: bytes) -> bytes:
 
 
 def parse_hello(raw: bytes) -> Hello:
-    """HELLO's entries, checked for shape; raises ProtocolError (HANDSHAKE)."""
+    """Parse HELLO's entries and check their shape; raises ProtocolError (HANDSHAKE)."""
     entries = parse_entries(raw)
     version_min, version_max = _VERSIONS.unpack(_required(entries, VERSIONS, "VERSIONS", _exactly(4)))
     features = _features(_required(entries, FEATURES, "FEATURES", range(0, MAX_HANDSHAKE, 2)))
@@ -220,7 +220,7 @@ def parse_hello(raw: bytes) -> Hello:
 
 
 def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
-    """The server's pick of version, features and MAC; raises ProtocolError (VERSION, FEATURE, MAC, AUTHENTICATION)."""
+    """Pick version, features and MAC (server); raises ProtocolError (VERSION, FEATURE, MAC, AUTHENTICATION)."""
     low, high = max(hello.version_min, config.version_min), min(hello.version_max, config.version_max)
     if low > high or hello.version_min > hello.version_max or hello.draft != config.draft:
         raise ProtocolError(
@@ -259,7 +259,7 @@ def pack_welcome(
     *,
     proof: bytes = b"",
 ) -> bytes:
-    """The entries of WELCOME."""
+    """Pack the entries of WELCOME."""
     version, features, mac = choice
     entries = [
         (VERSIONS, _VERSIONS.pack(version, version)),
@@ -277,7 +277,7 @@ def pack_welcome(
 
 
 def parse_welcome(raw: bytes) -> Welcome:
-    """WELCOME's entries, checked for shape; raises ProtocolError (HANDSHAKE)."""
+    """Parse WELCOME's entries and check their shape; raises ProtocolError (HANDSHAKE)."""
     entries = parse_entries(raw)
     version, version_max = _VERSIONS.unpack(_required(entries, VERSIONS, "VERSIONS", _exactly(4)))
     if version != version_max:

@@ -96,7 +96,7 @@ CONTROL_RULES: Final[dict[int, ControlRule]] = {
 
 
 def type_name(kind: int) -> str:
-    """Name of a frame type, or its number where it has none."""
+    """Return the name of a frame type, or its number where it has none."""
     try:
         return FrameType(kind).name
     except ValueError:
@@ -107,7 +107,7 @@ Header = tuple[int, int, int, int, int, int, int, int, int, int]  # the fields o
 
 
 def _refused(kind: int, code: ErrorCode, text: str) -> ProtocolError:
-    """The error, with the frame's name: looked up only now, since that costs as much as a small call."""
+    """Make the error, with the frame's name: looked up only now, since that costs as much as a small call."""
     return ProtocolError(code, f"{type_name(kind)}: {text}")
 
 

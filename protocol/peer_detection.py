@@ -24,7 +24,7 @@ HTTP_RESPONSE: Final = (
 
 
 def answer_foreign_client(first: bytes) -> tuple[bytes, str] | None:
-    """The answer to a client's first bytes and what it seems to speak; None while they may be tensorwire or HTTP."""
+    """Answer a client's first bytes, and say what it seems to speak; None while they may be tensorwire or HTTP."""
     if PREFACE.startswith(first[: len(PREFACE)]):
         return None
     start = first[:4]
@@ -36,7 +36,7 @@ def answer_foreign_client(first: bytes) -> tuple[bytes, str] | None:
 
 
 def explain_foreign_server(first: bytes) -> str | None:
-    """What is wrong with a server's first bytes; None while they may be the header of a frame.
+    """Say what is wrong with a server's first bytes; None while they may be the header of a frame.
 
     A TLS record (22 3 1 .. in a handshake, 21 3 1 .. in an alert) cannot be one: read as a length it is above 64 KiB.
     """
@@ -48,5 +48,5 @@ def explain_foreign_server(first: bytes) -> str | None:
 
 
 def printable_start(first: bytes) -> str:
-    """The first bytes of a foreign server, escaped and capped, for an error text."""
+    """Show the first bytes of a foreign server, escaped and capped, for an error text."""
     return ascii(bytes(first[:HEADER_SIZE]))[1:]

@@ -104,7 +104,7 @@ class Reader(Assembly):
         self._repeats = rules.repeated_replies if self._streams.client else rules.repeated_calls
 
     def ready(self) -> None:
-        """From now on OPEN (server) and DATA are allowed."""
+        """Allow OPEN (server) and DATA from now on."""
         self._ready_kinds = _CLIENT_READY if self._streams.client else _SERVER_READY
 
     @property
@@ -125,7 +125,7 @@ class Reader(Assembly):
         return self.current is not None
 
     def next_buffer(self) -> memoryview:
-        """Writable memory for the next read; calling again before `received` gives the same place."""
+        """Return writable memory for the next read; calling again before `received` gives the same place."""
         current = self.current
         if current is not None:
             stop = current.filled + current.chunk_left
@@ -259,7 +259,7 @@ class Reader(Assembly):
                 if incoming is not None:
                     self._check_chunk(incoming, header)
                     large = True
-                    incoming.chunk_left = length
+                    incoming.chunk_left = max(next_at - end, 0)
                     if next_at > end:
                         incoming.chunk_head = buffer[pos : pos + HEADER_SIZE].tobytes()
                         incoming.chunk_size = length
@@ -330,7 +330,7 @@ class Reader(Assembly):
         return incoming
 
     def is_message(self, header: Header) -> bool:
-        """Whether this header of a chunk is that of a whole message: its stream waits for one, and for no chunk."""
+        """Tell whether a chunk's header is that of a whole message: its stream waits for one, and for no chunk."""
         stream_id = header[4]
         if stream_id in self._incoming:
             return False
@@ -396,7 +396,7 @@ class Reader(Assembly):
         self._handler.refuse(stream_id, Refusal(Status.RESOURCE_EXHAUSTED, text), events)
 
     def _begin_open(self, header: Header, head: bytes, events: list[Event]) -> None:
-        """OPEN with MORE: reserve, or refuse."""
+        """Reserve memory for an OPEN with MORE, or refuse it."""
         _, _, priority, flags, stream_id, _, _, _, _, _ = header
         if len(self._streams) >= self._max_streams:
             self.rules.checked_extension(OPEN, head[: header[8]])
@@ -415,7 +415,7 @@ class Reader(Assembly):
             raise ProtocolError(ErrorCode.STREAM, f"stream {stream_id}: DATA after END_STREAM")
 
     def _data(self, stream: Stream, header: Header, at: int, events: list[Event]) -> bool:
-        """A whole first frame on an open stream; whether its message goes on in chunks."""
+        """Take a whole first frame on an open stream; returns whether its message goes on in chunks."""
         length, _, priority, flags, stream_id, seq, _, meta_len, ext_len, _ = header
         last = flags & END_STREAM
         client = self._streams.client
@@ -444,7 +444,7 @@ class Reader(Assembly):
         return False
 
     def _late_data(self, header: Header, stream: Stream | None) -> None:
-        """DATA of a stream that this side has finished with: check the header, then drop the frame (SPEC 8.4).
+        """Drop DATA of a stream that this side has finished with, once its header is checked (SPEC 8.4).
 
         Other DATA comes here too, to be refused: no message of its stream is under way, so it has a message's caps.
         """

@@ -101,7 +101,8 @@ class RecordReader(Input):
         current = reader.current
         if current is not None and not self._tag_due:
             end = max(0, n - current.chunk_left)
-            reader.body_arrived(current.stream, n - end, current)
+            reader.fill(current, n - end)
+            current.chunk_left -= n - end
             self._tag_due = current.chunk_left == 0
             if end:
                 self._buffer[:end] = current.view[current.filled : current.filled + end]
@@ -177,8 +178,8 @@ class RecordReader(Input):
         filled = incoming.filled
         incoming.view[filled : filled + here] = self._buffer[pos : pos + here]
         self._chunk_start = filled
-        incoming.chunk_left = length
-        reader.body_arrived(incoming.stream, here, incoming)
+        reader.fill(incoming, here)
+        incoming.chunk_left = length - here
         self._tag_due = here == length
         reader.current = incoming
         self._large = True

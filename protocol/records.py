@@ -45,8 +45,9 @@ class RecordLayer(ABC):
 
     @abstractmethod
     def seal(self, frames: list[Buffer], nbytes: int) -> list[Buffer]:
-        """The buffers of one record around whole frames of `nbytes` bytes in all: small ones of at most 65,536 bytes
-        together, or a single frame. The first buffer begins with a frame's header.
+        """Return the buffers of one record around whole frames of `nbytes` bytes in all.
+
+        Small ones of at most 65,536 bytes together, or a single frame. The first buffer begins with a frame's header.
         """
 
 
@@ -54,7 +55,7 @@ class PlainRecords(RecordLayer):
     """MAC `none`: frames follow each other directly."""
 
     def seal(self, frames: list[Buffer], nbytes: int) -> list[Buffer]:  # noqa: ARG002 - the interface's
-        """The frames themselves."""
+        """Return the frames themselves."""
         return frames
 
 
@@ -65,7 +66,7 @@ class SignedRecords(RecordLayer):
         self._mac = mac
 
     def seal(self, frames: list[Buffer], nbytes: int) -> list[Buffer]:
-        """n, the frames, the tag."""
+        """Put n before the frames and the tag behind them."""
         first = frames[0]
         size = PREFIX.pack(nbytes)
         if (

@@ -87,7 +87,7 @@ class Resync:
         self._over = False
 
     def feed(self, data: memoryview, *, run: bool = True) -> bytes | None:
-        """What follows from the place on, None while it is not found. `run`: a write may have begun with `data`."""
+        """Return what follows from the place on, None until it is found. `run`: a write may have begun with `data`."""
         if run and bytes(data[: len(PREFACE)]) == PREFACE:
             self._drop(len(self._window))
             self._records = self.signed = False
@@ -105,11 +105,11 @@ class Resync:
         return bytes(self._window)
 
     def skip(self, count: int) -> None:
-        """The next `count` bytes, behind the last ones, are not in the capture."""
+        """Pass over `count` bytes, behind the last ones, that are not in the capture."""
         self.lost += count
 
     def finish(self) -> bytes | None:
-        """No more bytes come, or none that follow these: what is found in the last ones, where nothing need follow."""
+        """Return what is found in the last bytes, which no others follow."""
         self._over = True
         place = self._search()
         self._over = False
@@ -123,7 +123,7 @@ class Resync:
     # ---- the search ----
 
     def _search(self) -> int:
-        """Where in the window framing holds, -1 if that is not known yet."""
+        """Find where in the window framing holds, -1 if that is not known yet."""
         while True:
             if self._at < 0:
                 found = _CANDIDATE.search(self._window, self._from) if self._records else None
@@ -153,7 +153,7 @@ class Resync:
         return plausible(header) and self._content_holds(at, header)
 
     def _content_holds(self, at: int, header: Header) -> bool:
-        """Whether extension and metadata of a frame are what they must be, as far as they are there."""
+        """Tell whether extension and metadata of a frame are what they must be, as far as they are there."""
         ext_len, meta_len = header[8], header[7]
         meta_at = at + HEADER_SIZE + ext_len
         if ext_len and len(self._window) >= meta_at:
@@ -165,7 +165,7 @@ class Resync:
         return not named or self._window[meta_at + 4 : meta_at + _LEAST_METADATA] == _IDENTIFIER
 
     def _record_begins(self) -> bool | None:
-        """Whether the candidate is a record; None while more bytes must come.
+        """Tell whether the candidate is a record; None while more bytes must come.
 
         Its frames fill it, and behind its tag nothing has come yet or another record begins. One that is too large to
         be kept is judged by its head: its frame fills it.
@@ -201,7 +201,7 @@ class Resync:
         return head_begins_record(window, end)
 
     def _is_whole(self) -> bool:
-        """Whether all of the candidate is there and was found good."""
+        """Tell whether all of the candidate is there and was found good."""
         at = self._at
         return self._pos == at + PREFIX_SIZE + self._nbytes(at) and len(self._window) >= self._end(at)
 
@@ -251,7 +251,7 @@ def plausible(header: Header) -> bool:
 
 
 def head_begins_record(window: bytearray, at: int) -> bool:
-    """Whether n and the header behind it, which are there, fit: the frame fills the record, or others may follow."""
+    """Tell whether n and the header behind it fit: the frame fills the record, or others may follow."""
     nbytes: int = PREFIX.unpack_from(window, at)[0]
     header = _unpack(window, at + PREFIX_SIZE)
     frame = HEADER_SIZE + header[0]

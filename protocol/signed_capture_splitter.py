@@ -44,7 +44,7 @@ class SignedSplitter:
             self._lose(lost)
 
     def _start(self) -> None:
-        """Bytes are frames."""
+        """Begin: bytes are frames."""
         self._frames = Splitter()
         self._signed = False  # bytes are records
         self._guessed = False  # which is known by their looks alone
@@ -63,7 +63,7 @@ class SignedSplitter:
     # ---- bytes in ----
 
     def feed(self, data: Buffer) -> list[Piece]:
-        """The pieces that these bytes complete. They follow all earlier ones, and a write may have begun here."""
+        """Return the pieces that these bytes complete. They follow all earlier ones; a write may have begun here."""
         pieces: list[Piece] = []
         view = memoryview(data)
         self._budget.refill(len(view))
@@ -75,7 +75,7 @@ class SignedSplitter:
         return pieces
 
     def skip(self, count: int) -> list[Piece]:
-        """The next `count` bytes are not in the capture."""
+        """Pass over `count` bytes that are not in the capture."""
         pieces: list[Piece] = []
         self._end_search(pieces)
         if self._seek is not None:
@@ -94,7 +94,7 @@ class SignedSplitter:
         return pieces
 
     def finish(self) -> list[Piece]:
-        """No more bytes come: what is unfinished."""
+        """Return what is unfinished: no more bytes come."""
         pieces: list[Piece] = []
         self._end_search(pieces)
         if self._seek is not None:
@@ -130,7 +130,7 @@ class SignedSplitter:
                         self._lose(self._frames.broken)
 
     def _end_search(self, pieces: list[Piece]) -> None:
-        """No more bytes follow the last ones: what is found in them."""
+        """Read what is found in the last bytes, which no others follow."""
         while self._seek is not None:
             rest = self._seek.finish()
             if rest is None:
@@ -153,7 +153,7 @@ class SignedSplitter:
     # ---- frames before the seal ----
 
     def _see(self, piece: Piece, frame: bytes) -> Piece:
-        """A piece outside records; those of the handshake tell what comes."""
+        """Look at a piece outside records; those of the handshake tell what comes."""
         if piece.header is None:
             if piece.body == PREFACE and not piece.problem:
                 self._handshake.begin()
@@ -206,7 +206,7 @@ class SignedSplitter:
         self._head = bytearray()
 
     def _cover(self, part: memoryview) -> None:
-        """Bytes of the record for its tag."""
+        """Let bytes of the record count for its tag."""
         if self._running is not None:
             self._running.update(part)
             return
@@ -224,7 +224,7 @@ class SignedSplitter:
             text += part[need:]
 
     def _cannot_check(self) -> None:
-        """Something of the record is not there: its tag is passed over."""
+        """Pass over the tag of a record of which something is not there."""
         if self._mac is not None and self._text is not None and self._running is None:
             self._mac.tag(b"", ())  # counts it
         self._text = None
@@ -256,7 +256,7 @@ class SignedSplitter:
         self._next_record()
 
     def _cut_record(self) -> list[Piece]:
-        """What there is of the record that arrived in part; nothing behind it can be checked."""
+        """Give what there is of the record that arrived in part; nothing behind it can be checked."""
         pieces = [piece._replace(cut=True) for piece in [*self._held, *self._frames.finish()]]
         if self._nbytes or self._head:
             have = (PREFIX_SIZE + self._nbytes - self._left if self._nbytes else 0) + len(self._head)
@@ -271,13 +271,13 @@ class SignedSplitter:
     # ---- framing lost and found ----
 
     def _lose(self, reason: str, start: bytes = b"", count: int = 0) -> None:
-        """Framing is lost with `start`, and `count` bytes that are not there; what follows is searched."""
+        """Begin a search: framing is lost with `start`, and `count` bytes that are not there."""
         seek = Resync(reason, frames=not self._signed, records=not self._handshake.plain, budget=self._budget)
         seek.lost, seek.lost_start = len(start) + count, start
         self._seek = seek
 
     def _found(self, seek: Resync, pieces: list[Piece]) -> None:
-        """Framing holds again."""
+        """End the search: framing holds again."""
         self._report_lost(seek, pieces)
         self._seek = None
         if seek.signed:

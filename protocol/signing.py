@@ -38,17 +38,17 @@ _JOINED: Final = 8192  # bytes below which copying the text behind the counter c
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:
-    """HMAC-SHA256 (RFC 2104), 32 bytes."""
+    """Compute HMAC-SHA256 (RFC 2104), 32 bytes."""
     return hmac.digest(key, data, "sha256")
 
 
 def hkdf_extract(salt: bytes, secret: bytes) -> bytes:
-    """HKDF-Extract with SHA-256 (RFC 5869, 2.2)."""
+    """Compute HKDF-Extract with SHA-256 (RFC 5869, 2.2)."""
     return hmac_sha256(salt or bytes(32), secret)
 
 
 def hkdf_expand(key: bytes, info: bytes, size: int = 32) -> bytes:
-    """HKDF-Expand with SHA-256 (RFC 5869, 2.3): `size` bytes, at most 255 x 32."""
+    """Compute HKDF-Expand with SHA-256 (RFC 5869, 2.3): `size` bytes, at most 255 x 32."""
     made, block = b"", b""
     while len(made) < size:
         block = hmac_sha256(key, block + info + bytes((len(made) // 32 + 1,)))
@@ -57,7 +57,7 @@ def hkdf_expand(key: bytes, info: bytes, size: int = 32) -> bytes:
 
 
 def transcript(hello: bytes, welcome: bytes, binding: bytes) -> bytes:
-    """TH: what both sides have seen, as 32 bytes. Raw frames, PROOF of WELCOME zero (SPEC 11.3)."""
+    """Compute TH: what both sides have seen, as 32 bytes. Raw frames, PROOF of WELCOME zero (SPEC 11.3)."""
     parts = [PREFACE]
     for part in (hello, welcome, binding):
         parts += (_SIZE.pack(len(part)), part)
@@ -74,15 +74,15 @@ class KeySchedule:
         self._th = th
 
     def key(self, label: bytes) -> bytes:
-        """32 bytes for this label alone."""
+        """Derive 32 bytes for this label alone."""
         return hkdf_expand(self._prk, _LABEL + label + b"\0" + self._th)
 
     def server_proof(self) -> bytes:
-        """PROOF of WELCOME (SPEC 11.4)."""
+        """Compute PROOF of WELCOME (SPEC 11.4)."""
         return hmac_sha256(self.key(SERVER_PROOF), self._th)
 
     def client_proof(self, auth: bytes) -> bytes:
-        """PROOF of this AUTH frame, given with its own PROOF zero (SPEC 11.4)."""
+        """Compute PROOF of this AUTH frame, given with its own PROOF zero (SPEC 11.4)."""
         return hmac_sha256(self.key(CLIENT_PROOF), self._th + _SIZE.pack(len(auth)) + auth)
 
 
@@ -90,8 +90,9 @@ class KeySchedule:
 
 
 def holds_chunk(header: Header, nbytes: int) -> bool:
-    """Whether a record of `nbytes` bytes of frames, the first with this header, is one chunk: DATA without extension
-    and metadata, of MIN_CHUNK bytes or more (SPEC 11.6).
+    """Tell whether a record of `nbytes` bytes of frames, the first with this header, is one chunk.
+
+    That is DATA without extension and metadata, of MIN_CHUNK bytes or more (SPEC 11.6).
     """
     length, kind, _, _, _, _, _, meta_len, ext_len, _ = header
     return kind == DATA and length == nbytes - HEADER_SIZE and length >= MIN_CHUNK and not (meta_len or ext_len)
@@ -102,11 +103,11 @@ class RunningTag(ABC):
 
     @abstractmethod
     def update(self, piece: Buffer) -> None:
-        """The next bytes of the chunk."""
+        """Take the next bytes of the chunk."""
 
     @abstractmethod
     def finish(self) -> bytes:
-        """The tag."""
+        """Return the tag."""
 
 
 class Mac(ABC):
@@ -114,11 +115,11 @@ class Mac(ABC):
 
     @abstractmethod
     def tag(self, text: Buffer, chunk: Sequence[Buffer]) -> bytes:
-        """The tag of the next record: `text` is n and the frames, less the body of its chunk, which is in `chunk`."""
+        """Tag the next record: `text` is n and the frames, less the body of its chunk, which is in `chunk`."""
 
     @abstractmethod
     def begin(self, text: Buffer) -> RunningTag:
-        """The same for a record whose chunk comes in pieces."""
+        """Begin the tag of the next record, whose chunk comes in pieces."""
 
 
 class HmacTag(RunningTag):
@@ -129,11 +130,11 @@ class HmacTag(RunningTag):
         self._outer = outer
 
     def update(self, piece: Buffer) -> None:
-        """The next bytes of the chunk."""
+        """Take the next bytes of the chunk."""
         self._inner.update(piece)
 
     def finish(self) -> bytes:
-        """The tag."""
+        """Return the tag."""
         self._outer.update(self._inner.digest())
         tag: bytes = self._outer.digest()
         return tag[:TAG_SIZE]
@@ -149,7 +150,7 @@ class HmacSha256(Mac):
         self._counter = 0
 
     def tag(self, text: Buffer, chunk: Sequence[Buffer]) -> bytes:
-        """The tag of the next record."""
+        """Tag the next record."""
         inner = self._inner()
         if len(text) < _JOINED:
             inner.update(_join((_COUNTER.pack(self._counter), text)))
@@ -165,7 +166,7 @@ class HmacSha256(Mac):
         return tag[:TAG_SIZE]
 
     def begin(self, text: Buffer) -> RunningTag:
-        """The same for a record whose chunk comes in pieces."""
+        """Begin the tag of the next record, whose chunk comes in pieces."""
         inner = self._inner()
         inner.update(_join((_COUNTER.pack(self._counter), text)))
         self._counter += 1
@@ -182,11 +183,11 @@ class GmacTag(RunningTag):
         self._text = text
 
     def update(self, piece: Buffer) -> None:
-        """The next bytes of the chunk."""
+        """Take the next bytes of the chunk."""
         self._cipher.authenticate_additional_data(piece)
 
     def finish(self) -> bytes:
-        """The tag."""
+        """Return the tag."""
         self._cipher.update(self._text)
         self._cipher.finalize()
         tag: bytes = self._cipher.tag
@@ -208,7 +209,7 @@ class Aes256Gmac(Mac):
         self._counter = 0
 
     def tag(self, text: Buffer, chunk: Sequence[Buffer]) -> bytes:
-        """The tag of the next record."""
+        """Tag the next record."""
         if len(chunk) > 1:
             running = self.begin(text)
             for piece in chunk:
@@ -219,7 +220,7 @@ class Aes256Gmac(Mac):
         return sealed[-TAG_SIZE:]
 
     def begin(self, text: Buffer) -> RunningTag:
-        """The same for a record whose chunk comes in pieces."""
+        """Begin the tag of the next record, whose chunk comes in pieces."""
         return GmacTag(self._key, self._nonce(), bytes(text))
 
     def _nonce(self) -> bytes:
@@ -229,12 +230,12 @@ class Aes256Gmac(Mac):
 
 
 def make_mac(name: str, key: bytes) -> Mac:
-    """The MAC of this name with the key of one direction."""
+    """Make the MAC of this name with the key of one direction."""
     return HmacSha256(key) if name == "hmac-sha256" else Aes256Gmac(key)
 
 
 def available_macs() -> tuple[str, ...]:
-    """Names of the MACs that can be used here; aes-256-gmac needs the package `cryptography` (extra `fast`)."""
+    """Name the MACs that can be used here; aes-256-gmac needs the package `cryptography` (extra `fast`)."""
     if find_spec("cryptography") is None:
         return ("none", "hmac-sha256")
     return ("none", "hmac-sha256", "aes-256-gmac")

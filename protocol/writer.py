@@ -59,7 +59,7 @@ class Outgoing:
 
 
 def flat_view(part: Buffer) -> memoryview:
-    """The same memory as unsigned bytes."""
+    """View the same memory as unsigned bytes."""
     view = memoryview(part)
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
@@ -150,7 +150,7 @@ class Writer:
         small += frames
 
     def _small_batch(self, priority: int, nbytes: int) -> list[Buffer]:
-        """Where the next nbytes of small frames go. A batch is a record: 64 KiB, or what was queued as one."""
+        """Return where the next nbytes of small frames go. A batch is a record: 64 KiB, or what was queued as one."""
         self.nbytes += nbytes
         lane = self.base if self.fifo or not priority else self._lane(priority)
         if lane.nbytes + nbytes > RECORD_BATCH and lane.nbytes:
@@ -195,7 +195,7 @@ class Writer:
         return True
 
     def finish(self, frame: bytes | None) -> None:
-        """Nothing follows: drop chunked messages, keep whole frames, and queue `frame` (CLOSE) as the last."""
+        """Drop chunked messages, keep whole frames, and queue `frame` (CLOSE) as the last: nothing follows."""
         for stream_id in list(self.active):
             self.drop(stream_id)
         rest = Lane()
@@ -220,7 +220,7 @@ class Writer:
                 rest.nbytes += len(frame)
 
     def data_to_send(self, budget: int) -> list[Buffer]:
-        """The next buffers to write, whole frames of about `budget` bytes in all; empty if there is nothing."""
+        """Return the next buffers to write, whole frames of about `budget` bytes in all; empty if there is nothing."""
         base = self.base
         if (
             not self.control
@@ -293,7 +293,7 @@ class Writer:
         return HEADER_SIZE + size
 
     def _next_of_stream(self, done: Outgoing) -> None:
-        """The last chunk is out: queue what waited behind it, up to the next chunked message."""
+        """Queue what waited behind the last chunk, which is out, up to the next chunked message."""
         stream_id = done.stream_id
         del self.active[stream_id]
         waiting = done.waiting
