@@ -99,10 +99,11 @@ class Calls(Handler):
 
     def _not_sent(self, kind: int) -> LocalError:
         """Make the error for a frame that may not be sent now."""
-        draining = ", draining" if self._goaway is not None else ""
-        where = f"a {self.role.name.lower()}'s connection, state {self.state.name}{draining}"
+        where = "closed" if self.closed else f"in state {self.state.name}"
+        draining = " and draining" if self._goaway is not None else ""
         advice = "; accept() comes first" if self.role is _SERVER and self.state < State.OPEN else ""
-        return LocalError(f"{type_name(kind)} cannot be sent: {where.replace('state CLOSED', 'closed')}{advice}")
+        role = self.role.name.lower()
+        return LocalError(f"{type_name(kind)} cannot be sent: the {role}'s connection is {where}{draining}{advice}")
 
     # ---- the client's calls ----
 
