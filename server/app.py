@@ -30,19 +30,19 @@ from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
 from .front.audit import Audit
 from .front.audit_file import AuditFile
-from .front.calls import SessionTimer
-from .front.doors import Door
 from .front.front import Front
 from .front.key_watch import KeyWatch
 from .front.lines import CLOSE_TIMEOUT
 from .front.listener import Listener, ListenError, check_address
+from .front.listener_policy import ListenerPolicy
 from .front.logs import configure_logs, get_logger
 from .front.mask import Mask, read_salt
+from .front.timers import Timer
 from .front.tls_layer import tls_connections
 from .key_file import KeyFileError
 from .keys import KeyStore
-from .placement import PlacementError, Placer
-from .registry import Registry, RegistryError, Served, scan_models
+from .model_loader import PlacementError, Placer
+from .registry import Model, Registry, RegistryError, scan_models
 from .settings import Settings
 from .signals import STOPPING, Signals
 from .standard import StandardStreams, standard_streams
@@ -75,7 +75,7 @@ class Server:
         """Done at every HOUSEKEEPING."""
         self.busy: Callable[[], AbstractContextManager[object]] = nullcontext
         """Around what keeps the loop for long."""
-        self._loading: dict[tuple[str, str], Served] = {}
+        self._loading: dict[tuple[str, str], Model] = {}
         self._key_watch: KeyWatch | None = None
         self.certificates: Certificates | None = None
         self.addresses: list[str] = []
@@ -134,28 +134,28 @@ class Server:
             ) from None
         except ValueError as error:
             raise StartError(str(error)) from None
-        front.audit = Audit(file, front.deadlines, self._loop.call_soon, Mask(settings.masked, salt))
+        front.audit = Audit(file, front.timers, self._loop.call_soon, Mask(settings.masked, salt))
 
     async def _load(self, spec: ModelSpec) -> None:
         began = monotonic()
         await self._placer.place(spec, self.settings.engine or spec.engine, partial(self._attach, spec))
-        served = self._loading[spec.name, spec.version]
-        self.registry.add(served)
+        model = self._loading[spec.name, spec.version]
+        self.registry.add(model)
         log.info(
             "model loaded",
             model=spec.name,
             version=spec.version,
-            engine=served.placement,
-            max_batch=served.engine.effective_max_batch,
+            engine=model.placement,
+            max_batch=model.engine.effective_max_batch,
             seconds=round(monotonic() - began, 3),
         )
-        for remark in served.engine.remarks:
+        for remark in model.engine.remarks:
             log.warning(remark, model=spec.name, version=spec.version)
 
     def _attach(self, spec: ModelSpec, engine: Engine, placement: str) -> None:
-        served = Served(spec, engine, placement, self.front.metrics.model(spec.name, spec.version))
-        self._loading[spec.name, spec.version] = served
-        engine.sink = partial(self.front.complete, served)
+        model = Model(spec, engine, placement, self.front.metrics.model(spec.name, spec.version))
+        self._loading[spec.name, spec.version] = model
+        engine.sink = partial(self.front.complete, model)
 
     async def _listen(self) -> None:
         settings = self.settings
@@ -196,7 +196,7 @@ class Server:
             scheme="tws",
         )
 
-    def _behind(self, door: Door) -> Listener:
+    def _behind(self, door: ListenerPolicy) -> Listener:
         """A listener whose connections come by `door`."""
         listener = Listener(partial(self.front.make_protocol, door))
         self._listeners.append(listener)
@@ -216,9 +216,9 @@ class Server:
         for listener in self._listeners:
             listener.close()
         clean = await self.front.drain(patience)
-        for served in self._loading.values():
-            self._placer.remove(served.engine)
-        self.front.deadlines.close()
+        for model in self._loading.values():
+            self._placer.remove(model.engine)
+        self.front.timers.close()
         self._admin.close()
         if self._capture is not None:
             with suppress(OSError):  # a full disk was told when it came
@@ -251,14 +251,14 @@ class Server:
         return masked(f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}")
 
     def _keep_house(self, now: float) -> None:
-        self.front.deadlines.add(now + HOUSEKEEPING, SessionTimer(self._keep_house))
+        self.front.timers.add(now + HOUSEKEEPING, Timer(self._keep_house))
         if self.certificates is not None:
             self.certificates.reload_if_changed()
         for chore in self.chores:
             chore()
-        for served in self.registry.all():
-            if served.engine.health().state is HealthState.IDLE:
-                served.engine.trim()
+        for model in self.registry.all():
+            if model.engine.health().state is HealthState.IDLE:
+                model.engine.trim()
 
     # -- admin pages -----------------------------------------------------------------------------------------------
 

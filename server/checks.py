@@ -27,7 +27,7 @@ from .engine.outputs import OutputError, Outputs
 from .engine.samples import Batch, ordinary
 from .engine.spec import ModelSpec, SpecError, load_spec
 from .engine.words import is_ctrl_c
-from .placement import INLINE_BELOW, choose_placement
+from .model_loader import INLINE_BELOW, choose_placement
 
 __all__ = ["check_model", "model_folders"]
 

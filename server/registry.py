@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from ..codec.errors import shown
 from .engine.api import BatchResult, Engine, Failure
 from .engine.spec import ModelSpec, SpecError, load_spec
-from .front.estimate import Estimate
 from .front.metrics import ModelStats
-from .front.replies import Replies
+from .front.reply_encoder import ReplyEncoder
+from .latency_estimate import LatencyEstimate
 
 if TYPE_CHECKING:
-    from .front.calls import Call
+    from .front.call import Call
 
 NAMES_SHOWN = 8
 """Model names that an error lists: enough to see a typing mistake, short enough for one line."""
@@ -29,18 +29,18 @@ class RegistryError(Exception):
     """The models folder cannot be served; the message says what to mend."""
 
 
-class Served:
+class Model:
     """One version of one model with its engine, how its replies look, and what is counted about it."""
 
-    __slots__ = ("engine", "estimate", "placement", "replies", "spec", "stats")
+    __slots__ = ("engine", "latency", "placement", "replies", "spec", "stats")
 
     def __init__(self, spec: ModelSpec, engine: Engine, placement: str, stats: ModelStats) -> None:
         self.spec = spec
         self.engine = engine
         self.placement = placement
         self.stats = stats
-        self.estimate = Estimate()
-        self.replies = Replies(spec.name, spec.version)
+        self.latency = LatencyEstimate()
+        self.replies = ReplyEncoder(spec.name, spec.version)
 
     @property
     def apart(self) -> bool:
@@ -52,7 +52,7 @@ class Served:
         for result in results:
             if isinstance(result, BatchResult):
                 self.stats.batch_done(result.batch_rows)
-                self.estimate.batch_done(result.copied_out - result.planned, now)
+                self.latency.batch_done(result.copied_out - result.planned, now)
         self.stats.replied(replied, now)
 
 
@@ -88,28 +88,28 @@ class Registry:
     """Names to models. `on_change` is called whenever a name leads to another engine than before."""
 
     def __init__(self) -> None:
-        self._served: dict[tuple[str, str], Served] = {}  # ("name", "") is the default version
+        self._served: dict[tuple[str, str], Model] = {}  # ("name", "") is the default version
         self._apart: list[Engine] = []
         self.on_change: Callable[[], None] = lambda: None
 
-    def add(self, served: Served) -> None:
+    def add(self, model: Model) -> None:
         """Serve one version; the newest of a name is its default."""
-        spec = served.spec
-        self._served[spec.name, spec.version] = served
+        spec = model.spec
+        self._served[spec.name, spec.version] = model
         default = self._served.get((spec.name, ""))
         if default is None or version_key(spec.version) >= version_key(default.spec.version):
-            self._served[spec.name, ""] = served
-        if served.apart:
-            self._apart.append(served.engine)
+            self._served[spec.name, ""] = model
+        if model.apart:
+            self._apart.append(model.engine)
         self.on_change()
 
-    def find(self, name: str, version: str = "", sees: Callable[[str], bool] = _everything) -> Served | None:
+    def find(self, name: str, version: str = "", sees: Callable[[str], bool] = _everything) -> Model | None:
         """The model of this name and version ("" is the default), or None; also None if `sees` does not know the name,
         which is then not looked for.
         """
         return self._served.get((name, version)) if sees(name) else None
 
-    def all(self, sees: Callable[[str], bool] = _everything) -> Iterator[Served]:
+    def all(self, sees: Callable[[str], bool] = _everything) -> Iterator[Model]:
         """Every version of every model whose name is known to `sees`, by name and version."""
         keys = [key for key in self._served if key[1] and sees(key[0])]
         return iter([self._served[key] for key in sorted(keys, key=lambda key: (key[0], version_key(key[1])))])

@@ -22,9 +22,9 @@ from pydantic_settings import (
 from ..gpu.slab import PAGE
 from ..protocol.masking import masked
 from .engine.spec import MIN_RESULT_BYTES
+from .front.handshake_throttle import Network, networks
 from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
 from .front.mask import MASKABLE, MIN_SALT
-from .front.penalty import Network, networks
 
 ENV_PREFIX = "TENSORWIRE_"
 DEFAULT_ADMIN_PORT = 7412

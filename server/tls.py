@@ -19,7 +19,7 @@ log = get_logger("tls")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class Model:
     """What one connection is served with: the context, and SHA-256 of the leaf certificate that it presents."""
 
     context: ssl.SSLContext
@@ -71,7 +71,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return None
 
 
-def _load(cert: Path, key: Path, client_ca: Path | None) -> Served:
+def _load(cert: Path, key: Path, client_ca: Path | None) -> Model:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # every connection shows its certificate: nothing is resumed
@@ -97,7 +97,7 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> Served:
                 "the CAs that clients' certificates are checked with"
             ) from None
         context.verify_mode = ssl.CERT_REQUIRED
-    return Served(context, hashlib.sha256(_presented(context)).digest())
+    return Model(context, hashlib.sha256(_presented(context)).digest())
 
 
 def _no_password() -> str:

@@ -20,7 +20,7 @@ from tensorwire.gpu import SlabPool
 from tensorwire.server.engine.inline import InlineEngine
 from tensorwire.server.engine.spec import load_spec
 from tensorwire.server.front.front import Front
-from tensorwire.server.registry import Registry, Served
+from tensorwire.server.registry import Model, Registry
 from tensorwire.server.settings import load_settings
 
 Buffer = bytes | memoryview
@@ -110,7 +110,7 @@ class ServerEnd:
         self.written = self.transport.written
         self.protocol.connection_made(cast("asyncio.BaseTransport", self.transport))
 
-    def _served(self, name: str, source: str, pool: SlabPool) -> Served:
+    def _served(self, name: str, source: str, pool: SlabPool) -> Model:
         with tempfile.TemporaryDirectory(prefix="tensorwire-micro-") as folder:
             version = Path(folder, name, "1")
             version.mkdir(parents=True)
@@ -118,10 +118,10 @@ class ServerEnd:
             (version / "model.toml").write_text(TOML)
             spec = load_spec(version)
             engine = self.engines[name] = InlineEngine(spec, pool, self.front.wake)
-            served = Served(spec, engine, "inline", self.front.metrics.model(name, "1"))
-            engine.sink = partial(self.front.complete, served)
+            model = Model(spec, engine, "inline", self.front.metrics.model(name, "1"))
+            engine.sink = partial(self.front.complete, model)
             engine.start()
-        return served
+        return model
 
     def take(self) -> list[Buffer]:
         """What was written since the last look."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...codec import CodecError, Metadata, Resolved, decode_metadata, metadata_cost, resolve
 from ...protocol import Status, pack_extension, parse_extension
-from .calls import Call, Refuse, Route, body_length_text, microseconds
+from .call import Call, Refuse, Route, body_length_text, microseconds
 
 if TYPE_CHECKING:
     from ...gpu import Slab, SlabPool
@@ -59,14 +59,14 @@ class Admission:
         return route
 
     def _make_route(self, principal: Principal, resolved: Resolved, dims: bytes, meta: bytes) -> Route:
-        served = self._registry.find(resolved.model, resolved.version, principal.sees)
-        if served is None:
+        model = self._registry.find(resolved.model, resolved.version, principal.sees)
+        if model is None:
             text = self._registry.explain_missing(resolved.model, resolved.version, principal.sees)
             raise Refuse(Status.NOT_FOUND, text, asked=(resolved.model, resolved.version))
         try:
-            return Route(served, served.engine.prepare(resolved, meta, dims))
+            return Route(model, model.engine.prepare(resolved, meta, dims))
         except CodecError as error:
-            raise Refuse(Status.INVALID_ARGUMENT, f"model {resolved.model!r}: {error}", served) from None
+            raise Refuse(Status.INVALID_ARGUMENT, f"model {resolved.model!r}: {error}", model) from None
 
     def memory(self, route: Route, body_length: int, held: int) -> Slab:
         """Memory for a whole body before its first byte is read; its connection has `held` bytes. Raises Refuse.
@@ -74,7 +74,7 @@ class Admission:
         Who takes it gives the slab's `room` back to `receiving` once the body is complete or given up.
         """
         if body_length != route.body_length:
-            raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.served)
+            raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.model)
         pool = self._pool
         taken = pool.room(body_length)
         if held + taken > pool.nbytes // 2:
@@ -107,19 +107,19 @@ def _decode(principal: Principal, meta: bytes, owner: bytes) -> Metadata:
 
 def _no_memory(route: Route, body_length: int, why: str) -> Refuse:
     text = f"no memory for a body of {body_length} bytes in the server's pool: {why}; try again later"
-    return Refuse(Status.RESOURCE_EXHAUSTED, text, route.served)
+    return Refuse(Status.RESOURCE_EXHAUSTED, text, route.model)
 
 
 def certainly_late(call: Call) -> tuple[str, bytes] | None:
     """The text and extension to refuse a call with that cannot meet its deadline; None if it may, or nobody knows."""
     route = call.route
-    if call.deadline - call.arrived > route.served.estimate.mean * route.most_ahead:
+    if call.deadline - call.arrived > route.model.latency.mean * route.most_ahead:
         return None  # even a full queue would do: not worth asking how full it is
     engine = route.engine
     ahead = engine.queue_depth // max(1, engine.effective_max_batch)
     if not ahead:
         return None
-    least = route.served.estimate.least(ahead, call.arrived)
+    least = route.model.latency.least(ahead, call.arrived)
     if call.arrived + least <= call.deadline:
         return None
     allowed = (call.deadline - call.arrived) * 1e3

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from ...protocol import Status
 from .audit_file import AuditFile, lost_line, stamp
-from .calls import SessionTimer
+from .timers import Timer
 
 if TYPE_CHECKING:
     from ..engine.api import BatchResult
-    from ..registry import Served
-    from .calls import Call
-    from .deadlines import Deadlines
+    from ..registry import Model
+    from .call import Call
+    from .call_table import CallTable
     from .mask import Mask
-    from .open_calls import OpenCalls
     from .session import Session
+    from .timers import Timers
 
 INTERVAL = 0.05
 """Seconds that a line waits at most before it is on its way to the file."""
@@ -39,28 +39,28 @@ MAX_MODELS = 1024
 """Models whose names are kept as JSON: those served, or so many that were asked for."""
 
 _STATUS = tuple(status.name for status in Status)
-_Record = tuple[float, "OpenCalls", int, str, str, int, bool, int, int, float]
+_Record = tuple[float, "CallTable", int, str, str, int, bool, int, int, float]
 
 
 class Audit:
     """Notes what happened on one loop's connections, and hands lines to `file`.
 
-    call_soon: the loop's. deadlines: its heap of timers.
+    call_soon: the loop's. timers: its heap of moments.
     """
 
     def __init__(
-        self, file: AuditFile, deadlines: Deadlines, call_soon: Callable[[Callable[[], None]], object], mask: Mask
+        self, file: AuditFile, timers: Timers, call_soon: Callable[[Callable[[], None]], object], mask: Mask
     ) -> None:
         self.file = file
-        self._deadlines = deadlines
+        self._timers = timers
         self._call_soon = call_soon
         self._mask = mask
         self._records: list[_Record | str] = []
-        self._timer: SessionTimer | None = None
+        self._timer: Timer | None = None
         self._hurry = False
-        self._who: dict[OpenCalls, str] = {}  # of accepted connections
+        self._who: dict[CallTable, str] = {}  # of accepted connections
         self._gone: list[Session] = []  # to be forgotten when their last lines are made
-        self._refused: set[tuple[OpenCalls, int]] = set()
+        self._refused: set[tuple[CallTable, int]] = set()
         self._models: dict[tuple[str, str], str] = {}
         self.left_out = 0  # lines about refused connections, above STRANGERS
         self._unsaid = 0
@@ -69,9 +69,9 @@ class Audit:
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
-    def replied(self, served: Served, result: BatchResult, calls: list[Call], now: float) -> None:
+    def replied(self, model: Model, result: BatchResult, calls: list[Call], now: float) -> None:
         """These calls of `result` were answered OK."""
-        spec, length = served.spec, served.replies.length
+        spec, length = model.spec, model.replies.length
         self._records += [
             (
                 now, call.session, call.stream_id, spec.name, spec.version, 0, True, call.route.body_length,
@@ -83,21 +83,21 @@ class Audit:
 
     def ended(self, call: Call, status: int, started: bool, now: float) -> None:
         """A call that had been taken ended with an error; its request counts if its body was there."""
-        spec, route = call.route.served.spec, call.route
+        spec, route = call.route.model.spec, call.route
         nbytes = route.body_length if call.slab is None else 0
         seconds = now - call.first_byte
         self._call(call.session, call.stream_id, (spec.name, spec.version), status, started, nbytes, 0, seconds, now)
 
-    def refused(self, session: OpenCalls, stream_id: int, status: int, asked: tuple[str, str], started: bool) -> None:
+    def refused(self, session: CallTable, stream_id: int, status: int, asked: tuple[str, str], started: bool) -> None:
         """A stream ended that never was a call of a model; `asked`: the model and version that it named, if known."""
         self._call(session, stream_id, asked, status, started, 0, 0, 0.0, monotonic())
 
-    def refused_body(self, session: OpenCalls, stream_id: int, status: int, asked: tuple[str, str]) -> None:
+    def refused_body(self, session: CallTable, stream_id: int, status: int, asked: tuple[str, str]) -> None:
         """The same, of a large message; the core will say so once more, by an event."""
         self._refused.add((session, stream_id))
         self.refused(session, stream_id, status, asked, started=False)
 
-    def refused_by_core(self, session: OpenCalls, stream_id: int, status: int) -> None:
+    def refused_by_core(self, session: CallTable, stream_id: int, status: int) -> None:
         """The core refused a message, without asking for memory or after it was told that there is none."""
         if (session, stream_id) in self._refused:
             self._refused.remove((session, stream_id))
@@ -110,7 +110,7 @@ class Audit:
 
     def _call(
         self,
-        session: OpenCalls,
+        session: CallTable,
         stream_id: int,
         model: tuple[str, str],
         status: int,
@@ -160,7 +160,7 @@ class Audit:
             f'"key_id":{mask("key_id", key_id)},"peer":{mask("peer", address)},"port":{port or "null"}'
         )
 
-    def _who_is(self, session: OpenCalls) -> str:
+    def _who_is(self, session: CallTable) -> str:
         return self._who.get(session) or f'"connection":"{session.name}"'
 
     def _note(self, fields: str) -> None:
@@ -174,8 +174,8 @@ class Audit:
             self._hurry = True
             self._call_soon(self.flush)
         elif self._timer is None:
-            self._timer = SessionTimer(self._due)
-            self._deadlines.add(monotonic() + INTERVAL, self._timer)
+            self._timer = Timer(self._due)
+            self._timers.add(monotonic() + INTERVAL, self._timer)
 
     def _due(self, _now: float) -> None:
         self._timer = None

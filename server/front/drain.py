@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...protocol import Connection, ErrorCode
-from .calls import SessionTimer
+from .timers import Timer
 
 if TYPE_CHECKING:
-    from .deadlines import Deadlines
+    from .timers import Timers
 
 DRAINING = "the server is draining; connect again, perhaps elsewhere"
 
@@ -33,24 +33,24 @@ class Drain:
     the drain has arrived.
     """
 
-    __slots__ = ("_all_here", "_deadlines", "_timer")
+    __slots__ = ("_all_here", "_timer", "_timers")
 
     def __init__(
         self,
         connection: Connection,
-        deadlines: Deadlines,
+        timers: Timers,
         all_here: Callable[[float], None],
         now: float,
         farewell: str,
         *,
         idle: bool,
     ) -> None:
-        self._deadlines = deadlines
+        self._timers = timers
         self._all_here = all_here
-        self._timer = SessionTimer(all_here)
+        self._timer = Timer(all_here)
         connection.goaway(_NO_NEW_STREAMS, ErrorCode.SHUTDOWN, farewell)
         connection.ping(_PING)
-        deadlines.add(now + (IDLE_GRACE if idle else GRACE), self._timer)
+        timers.add(now + (IDLE_GRACE if idle else GRACE), self._timer)
 
     def answered(self, payload: bytes, now: float) -> None:
         """A PONG came."""
@@ -60,4 +60,4 @@ class Drain:
 
     def close(self) -> None:
         """Wait no longer."""
-        self._deadlines.settle(self._timer)
+        self._timers.cancel(self._timer)

@@ -19,15 +19,14 @@ from ...protocol import Config, ErrorCode, Limits, Role
 from ...protocol.signing import available_macs
 from ..engine.api import BatchResult, Failure
 from .admission import Admission
-from .calls import SessionTimer
-from .deadlines import Deadlines
-from .doors import Door, unbound
+from .busy_poll import BusyPoll
+from .handshake_throttle import HandshakeThrottle
+from .listener_policy import ListenerPolicy, unbound
 from .logs import get_logger, lost_lines
 from .metrics import Metrics, counter, gauge
-from .penalty import Penalties
 from .principals import Principals
-from .services import Services
-from .spin import Spin
+from .service_calls import ServiceCalls
+from .timers import Timer, Timers
 from .transport import CapturingTransport, ConnectionTransport
 
 if TYPE_CHECKING:
@@ -36,10 +35,10 @@ if TYPE_CHECKING:
     from ..engine.inline import InlineEngine
     from ..engine.process import ProcessEngine
     from ..keys import KeyStore
-    from ..registry import Registry, Served
+    from ..registry import Model, Registry
     from ..settings import Settings
     from .audit import Audit
-    from .calls import Call
+    from .call import Call
     from .session import Session
 
 RECEIVE_BUFFER_BYTES = 256 << 10
@@ -88,11 +87,11 @@ class Front:
         self.pool = pool
         self.metrics = Metrics()
         self.metrics.gauges = self._gauges
-        self.deadlines = Deadlines(loop.call_later, monotonic)
+        self.timers = Timers(loop.call_later, monotonic)
         self.receive_buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.boot_id = os.urandom(16)
         self.audit: Audit | None = None
-        self.penalties = Penalties(
+        self.throttle = HandshakeThrottle(
             settings.penalty_failures, settings.penalty_window, settings.penalty_seconds, settings.exempt_networks
         )
         self.keys = keys
@@ -110,12 +109,12 @@ class Front:
         self.reader: ConnectionTransport | None = None  # which connection was read last, and since when it alone
         self.reader_since = 0.0
         self._streak = 0
-        self.spin = Spin(settings.spin, loop.call_soon, registry.works_apart, monotonic)
+        self.spin = BusyPoll(settings.spin, loop.call_soon, registry.works_apart, monotonic)
         self.admission = Admission(registry, pool)
-        self.services = Services(self)
+        self.services = ServiceCalls(self)
         self.unread = 0  # bytes of replies that wait in connections above high water
         self.reply_room = pool.nbytes // 2  # of which one connection may have half; an eighth is a crowd
-        self._pressed: SessionTimer | None = None
+        self._pressed: Timer | None = None
         self._capture = capture
         self._log = get_logger("front")
         self._log_second = 0.0
@@ -126,7 +125,7 @@ class Front:
 
     def door(
         self, kind: str, binding: Callable[[], bytes] = unbound, principals: Mapping[str, str] | None = None
-    ) -> Door:
+    ) -> ListenerPolicy:
         """A way in as the settings have it: with a key, or without where the operator or a certificate says so."""
         settings = self.settings
         keyless = settings.insecure or bool(principals)
@@ -140,9 +139,9 @@ class Front:
         )
         macs += ("none",) if keyless else ()
         config = Config(role=Role.SERVER, limits=limits, mac_algorithms=macs, keyless=keyless)
-        return Door(config, binding, kind, principals or {})
+        return ListenerPolicy(config, binding, kind, principals or {})
 
-    def make_protocol(self, door: Door) -> ConnectionTransport:
+    def make_protocol(self, door: ListenerPolicy) -> ConnectionTransport:
         """The asyncio protocol of a new connection that came by `door`."""
         return ConnectionTransport(self, door) if self._capture is None else CapturingTransport(self, door)
 
@@ -150,7 +149,7 @@ class Front:
         """Take a new connection in; False if there are too many, or its source is refused."""
         settings = self.settings
         self.metrics.connections_accepted += 1
-        if self.penalties.refused(session.peer[0], monotonic()):
+        if self.throttle.refused(session.peer[0], monotonic()):
             self.metrics.dropped("penalty")
             return False
         if len(self.sessions) >= settings.max_connections or self.draining:
@@ -169,7 +168,7 @@ class Front:
         """A pending connection is authenticated: `session.principal` is who it is."""
         self._pending.pop(session, None)
         self.metrics.authentication("accepted")
-        self.penalties.succeeded(session.peer[0])
+        self.throttle.succeeded(session.peer[0])
         if self.audit is not None:
             self.audit.authenticated(session)
 
@@ -182,7 +181,7 @@ class Front:
         self.metrics.authentication(reason)
         if self.audit is not None:
             self.audit.turned_away(session, reason)
-        seconds = self.penalties.failed(session.peer[0], monotonic()) if fault else 0.0
+        seconds = self.throttle.failed(session.peer[0], monotonic()) if fault else 0.0
         if seconds:
             self._log.warning(
                 "source refused for a while: too many of its handshakes failed",
@@ -277,7 +276,7 @@ class Front:
             if engine.short_of_memory and self._pressed is None:
                 self._press(monotonic())
 
-    def complete(self, served: Served, results: list[BatchResult | Failure]) -> None:
+    def complete(self, model: Model, results: list[BatchResult | Failure]) -> None:
         """What an engine finished: queue the replies, then write once per connection."""
         if self.forked:  # a model's child that came back from its call: the parent answers
             os._exit(1)
@@ -287,9 +286,9 @@ class Front:
         for result in results:
             if isinstance(result, BatchResult):
                 before = len(replied)
-                served.replies.deliver(result, now, touched, replied)
+                model.replies.deliver(result, now, touched, replied)
                 if self.audit is not None:
-                    self.audit.replied(served, result, replied[before:], now)
+                    self.audit.replied(model, result, replied[before:], now)
             else:
                 for request in result.requests:
                     session = request.session
@@ -298,18 +297,18 @@ class Front:
                         touched.add(session)
         for session in touched:
             session.flush()
-        served.count(results, replied, now)
-        if served.apart:
+        model.count(results, replied, now)
+        if model.apart:
             self.spin.stir()
 
     def _press(self, now: float) -> None:
-        self._pressed = SessionTimer(self._release)
-        self.deadlines.add(now + PRESSED, self._pressed)
+        self._pressed = Timer(self._release)
+        self.timers.add(now + PRESSED, self._pressed)
 
     def _release(self, now: float) -> None:
         """An engine waited for the memory of replies. If one still does, peers that let theirs wait are dropped."""
         self._pressed = None
-        if not any(served.engine.short_of_memory for served in self.registry.all()):
+        if not any(model.engine.short_of_memory for model in self.registry.all()):
             return
         for session in list(self.sessions):
             if session.gives_way(now - PRESSED):
@@ -343,10 +342,8 @@ class Front:
     def _gauges(self) -> Iterator[Metric]:
         yield gauge("tensorwire_connections", "Open connections.", len(self.sessions))
         yield gauge("tensorwire_connections_pending", "Connections in the handshake.", len(self._pending))
-        yield counter("tensorwire_penalties", "Times that a source was refused for a while.", self.penalties.imposed)
-        yield gauge(
-            "tensorwire_penalty_sources", "Sources whose failed handshakes are remembered.", len(self.penalties)
-        )
+        yield counter("tensorwire_penalties", "Times that a source was refused for a while.", self.throttle.imposed)
+        yield gauge("tensorwire_penalty_sources", "Sources whose failed handshakes are remembered.", len(self.throttle))
         yield counter("tensorwire_log_lines_lost", "Lines of the log that nobody took.", lost_lines())
         if self.audit is not None:
             file = self.audit.file
@@ -362,9 +359,9 @@ class Front:
         labels = ["model", "version"]
         depth = GaugeMetricFamily("tensorwire_queue_depth", "Calls waiting for a batch.", labels=labels)
         ready = GaugeMetricFamily("tensorwire_model_ready", "1 if new calls are expected to succeed.", labels=labels)
-        for served in self.registry.all():
-            names = [served.spec.name, served.spec.version]
-            depth.add_metric(names, served.engine.queue_depth)
-            ready.add_metric(names, float(served.engine.health().ready))
+        for model in self.registry.all():
+            names = [model.spec.name, model.spec.version]
+            depth.add_metric(names, model.engine.queue_depth)
+            ready.add_metric(names, float(model.engine.health().ready))
         yield depth
         yield ready

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...protocol import Status
 from ..key_file import KeyFileError
-from .calls import SessionTimer
 from .logs import get_logger
+from .timers import Timer
 
 if TYPE_CHECKING:
     from ..keys import KeyStore
@@ -32,7 +32,7 @@ class KeyWatch:
         self._tick(now)
 
     def _tick(self, now: float) -> None:
-        self._front.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self._tick))  # first: whatever a look comes to
+        self._front.timers.add(now + KEYS_INTERVAL, Timer(self._tick))  # first: whatever a look comes to
         self.look(now)
 
     def look(self, now: float, *, again: bool = False) -> None:

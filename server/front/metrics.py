@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from ...protocol import Status
 
 if TYPE_CHECKING:
-    from .calls import Call
+    from .call import Call
 
 LATENCY_BOUNDS: tuple[float, ...] = (
     *(50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3),

@@ -15,7 +15,7 @@ from ..keys import EVERYTHING, Scope
 
 if TYPE_CHECKING:
     from ..settings import Settings
-    from .calls import Route
+    from .call import Route
 
 
 class Principal:

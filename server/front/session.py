@@ -1,7 +1,7 @@
 """One connection's side of the server: events of the protocol core in, submissions to engines and replies out.
 
 What lives here: what becomes of each event. What must not: whether a call is taken (admission.py), its end
-(open_calls.py), bytes and sockets (transport.py), the rules of the protocol (protocol/), models (engines).
+(call_table.py), bytes and sockets (transport.py), the rules of the protocol (protocol/), models (engines).
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from ...protocol import (
 )
 from ...protocol.header import END_STREAM, WANT_TIMING
 from .admission import certainly_late
-from .bodies import Bodies
-from .calls import Call, Refuse, Route, SessionTimer, body_length_text
+from .body_memory import BodyMemory
+from .call import Call, Refuse, Route, body_length_text
+from .call_table import CallTable
 from .credentials import Credentials
 from .drain import DRAINING, Drain
-from .open_calls import OpenCalls
+from .timers import Timer
 
 if TYPE_CHECKING:
-    from .doors import Door
     from .front import Front
-    from .services import Watch
+    from .listener_policy import ListenerPolicy
+    from .service_calls import HealthWatch
     from .transport import ConnectionTransport
 
 EVERY_STREAM = (1 << 62) - 1
@@ -59,7 +60,7 @@ _OLD = "this connection is as old as one may be, or its key ends soon; connect a
 _ONE_MESSAGE = "a call is one message here: set END_STREAM on its first frame"
 
 
-class Session(OpenCalls):
+class Session(CallTable):
     """One connection from its HELLO to its end. `behind`: so many replies wait to be read that no more are kept."""
 
     __slots__ = (
@@ -88,7 +89,7 @@ class Session(OpenCalls):
         "watches",
     )
 
-    def __init__(self, front: Front, transport: ConnectionTransport, door: Door) -> None:
+    def __init__(self, front: Front, transport: ConnectionTransport, door: ListenerPolicy) -> None:
         self._transport = transport
         self._door = door
         self._now = monotonic()
@@ -104,24 +105,24 @@ class Session(OpenCalls):
             secret_of=None if front.keys is None else self.credentials.secret_of,
             binding=door.binding(),
         )
-        super().__init__(front.deadlines, connection, front.audit)
+        super().__init__(front.timers, connection, front.audit)
         self._front = front
         self.peer: tuple[str, int] = ("", 0)  # address and port; none of a Unix socket
         self.since = self._now
         self.ended = ""  # why we closed, in one of a few fixed words
         self.principal = front.principals.anonymous
         self._routes = self.principal.routes
-        self.watches: dict[int, Watch] = {}
-        self._bodies: Bodies | None = None  # made with the first big body: idle connections are many
+        self.watches: dict[int, HealthWatch] = {}
+        self._bodies: BodyMemory | None = None  # made with the first big body: idle connections are many
         self._authenticated = False
         self.behind = False
         self._lost = False
         self._last_stream = EVERY_STREAM
         self._unfinished = 0
         self._frame_began = self._now
-        self._frame_timer: SessionTimer | None = None
-        self._timer: SessionTimer | None = None
-        self._age: SessionTimer | None = None
+        self._frame_timer: Timer | None = None
+        self._timer: Timer | None = None
+        self._age: Timer | None = None
         self._farewell = DRAINING
         self._drain: Drain | None = None
 
@@ -165,8 +166,8 @@ class Session(OpenCalls):
 
     def _watch_frame(self) -> None:
         """One timer for all frames: it stays armed when the frame is whole, and then looks for a later one."""
-        self._frame_timer = SessionTimer(self._frame_late)
-        self._front.deadlines.add(self._frame_began + self._front.settings.body_timeout, self._frame_timer)
+        self._frame_timer = Timer(self._frame_late)
+        self._front.timers.add(self._frame_began + self._front.settings.body_timeout, self._frame_timer)
 
     def _frame_late(self, now: float) -> None:
         self._frame_timer = None
@@ -207,10 +208,10 @@ class Session(OpenCalls):
                 self._front.metrics.cache_hits += 1
         if len(body) != route.body_length:
             text = body_length_text(len(body), route.body_length)
-            self.end(stream_id, Status.INVALID_ARGUMENT, text, route.served)
+            self.end(stream_id, Status.INVALID_ARGUMENT, text, route.model)
             return route
         if stream_id > self._last_stream:
-            self.end(stream_id, Status.UNAVAILABLE, self._farewell, route.served)
+            self.end(stream_id, Status.UNAVAILABLE, self._farewell, route.model)
             return route
         call = Call(stream_id, self, now, route, message.priority, self.principal.number, flags & WANT_TIMING != 0)
         aux = message.aux
@@ -218,15 +219,15 @@ class Session(OpenCalls):
             call.deadline = now + aux * 1e-6
             late = certainly_late(call)
             if late is not None:
-                self.end(stream_id, Status.DEADLINE_EXCEEDED, late[0], route.served, ext=late[1])
+                self.end(stream_id, Status.DEADLINE_EXCEEDED, late[0], route.model, ext=late[1])
                 return route
         failure = route.submit(route.prepared, body, None, call)
         if failure is not None:
-            self.end(stream_id, failure.status, failure.message, route.served, not_started=not failure.started)
+            self.end(stream_id, failure.status, failure.message, route.model, not_started=not failure.started)
             return route
         self.calls[stream_id] = call
         if aux:
-            self._front.deadlines.add(call.deadline, call)
+            self._front.timers.add(call.deadline, call)
         return route
 
     def _other(self, event: Event, now: float) -> None:
@@ -306,9 +307,9 @@ class Session(OpenCalls):
         lasts = self.since + front.settings.session_seconds - now
         if KEY_LEAST < left < inf:
             lasts = min(lasts, max(left - KEY_LEAD, left / 2))
-        front.deadlines.settle(self._age)
-        self._age = SessionTimer(self._grown_old)
-        front.deadlines.add(now + max(0.0, lasts), self._age)
+        front.timers.cancel(self._age)
+        self._age = Timer(self._grown_old)
+        front.timers.add(now + max(0.0, lasts), self._age)
 
     def _grown_old(self, _now: float) -> None:
         self._farewell = _OLD
@@ -327,7 +328,7 @@ class Session(OpenCalls):
                 return found
             self._front.services.call(self, message.stream_id, found, message.body)
         except Refuse as refusal:
-            self.end(message.stream_id, refusal.status, refusal.message, refusal.served, asked=refusal.asked)
+            self.end(message.stream_id, refusal.status, refusal.message, refusal.model, asked=refusal.asked)
         return None
 
     def _reserve(
@@ -338,13 +339,13 @@ class Session(OpenCalls):
             route = self._big_route(stream_id, flags, ext, meta, body_length)
             if self._bodies is None:
                 front = self._front
-                self._bodies = Bodies(front.admission, front.deadlines, front.settings.body_timeout, self._body_late)
+                self._bodies = BodyMemory(front.admission, front.timers, front.settings.body_timeout, self._body_late)
             slab = self._bodies.reserve(stream_id, route, body_length, self._now)
         except Refuse as refusal:
-            served, asked = refusal.served, refusal.asked
-            if served is not None:
-                served.stats.call_done(refusal.status, 0.0)
-                asked = (served.spec.name, served.spec.version)
+            model, asked = refusal.model, refusal.asked
+            if model is not None:
+                model.stats.call_done(refusal.status, 0.0)
+                asked = (model.spec.name, model.spec.version)
             if self._audit is not None:
                 self._audit.refused_body(self, stream_id, refusal.status, asked)
             return Refusal(refusal.status, self.detail(stream_id, refusal.message))
@@ -353,7 +354,7 @@ class Session(OpenCalls):
         self.calls[stream_id] = call
         if aux:
             call.deadline = self._now + aux * 1e-6
-            self._front.deadlines.add(call.deadline, call)
+            self._front.timers.add(call.deadline, call)
         return slab.view
 
     def _big_route(self, stream_id: int, flags: int, ext: bytes, meta: bytes, body_length: int) -> Route:
@@ -439,7 +440,7 @@ class Session(OpenCalls):
             return
         idle = not self.calls and not self.watches
         self._drain = Drain(
-            self.connection, self._front.deadlines, self._last_stream_known, monotonic(), self._farewell, idle=idle
+            self.connection, self._front.timers, self._last_stream_known, monotonic(), self._farewell, idle=idle
         )
         self._transport.flush()
 
@@ -504,21 +505,21 @@ class Session(OpenCalls):
             if self._audit is not None:
                 self._audit.refused(self, stream_id, Status.CANCELLED, WATCHED, started=True)
         self.watches.clear()
-        self._front.deadlines.settle(self._timer)
-        self._front.deadlines.settle(self._frame_timer)
-        self._front.deadlines.settle(self._age)
+        self._front.timers.cancel(self._timer)
+        self._front.timers.cancel(self._frame_timer)
+        self._front.timers.cancel(self._age)
         if self._drain is not None:
             self._drain.close()
 
     # -- timers ----------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        self._front.deadlines.settle(self._timer)
+        self._front.timers.cancel(self._timer)
         self._timer = None
         moment = self.connection.next_deadline()
         if moment is not None:
-            self._timer = SessionTimer(self._timer_fired)
-            self._front.deadlines.add(moment, self._timer)
+            self._timer = Timer(self._timer_fired)
+            self._front.timers.add(moment, self._timer)
 
     def _timer_fired(self, now: float) -> None:
         self._now = now

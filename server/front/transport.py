@@ -15,12 +15,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from ...protocol import ErrorCode
-from .calls import SessionTimer
 from .session import Session
+from .timers import Timer
 
 if TYPE_CHECKING:
-    from .doors import Door
     from .front import Front
+    from .listener_policy import ListenerPolicy
 
 READ_BUDGET = 256 << 10
 """Bytes one connection is read before the others have their turn: libuv would otherwise read a busy peer up to 32 times
@@ -87,7 +87,7 @@ class ConnectionTransport:
         "_write_paused",
     )
 
-    def __init__(self, front: Front, door: Door) -> None:
+    def __init__(self, front: Front, door: ListenerPolicy) -> None:
         self._front = front
         self._door = door
         self._high_water = int(front.settings.write_high_water)
@@ -98,8 +98,8 @@ class ConnectionTransport:
         self._paused_at = 0.0
         self._unread = 0
         self._closing = False
-        self._stall: SessionTimer | None = None
-        self._linger: SessionTimer | None = None
+        self._stall: Timer | None = None
+        self._linger: Timer | None = None
         self._patience = 0.0
         self._poison = front.settings.poison
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by connection_made, before any use
@@ -197,7 +197,7 @@ class ConnectionTransport:
         """The socket is gone."""
         self._closing = True
         for timer in (self._stall, self._linger):
-            self._front.deadlines.settle(timer)
+            self._front.timers.cancel(timer)
         self._stall = self._linger = None
         self._front.unread -= self._unread
         self._unread = 0
@@ -273,15 +273,15 @@ class ConnectionTransport:
         """The kernel takes no more for now: what follows stays in the core, by priority. The peer has some time."""
         self._write_paused = True
         self._paused_at = monotonic()
-        self._stall = SessionTimer(self._stalled)
-        self._front.deadlines.add(self._paused_at + self._front.settings.write_timeout, self._stall)
+        self._stall = Timer(self._stalled)
+        self._front.timers.add(self._paused_at + self._front.settings.write_timeout, self._stall)
 
     def resume_writing(self) -> None:
         """The kernel has taken all that the transport had."""
         self._write_paused = False
         if self._stall is not None and not self._stall.done:
             self._stall.done = True
-            self._front.deadlines.finished()
+            self._front.timers.finished()
         self._stall = None
         if not self._closing:
             self.flush()
@@ -321,8 +321,8 @@ class ConnectionTransport:
         elif not self.unsent or now >= self._patience:
             self._transport.abort()
             return
-        self._linger = SessionTimer(self._stay)
-        self._front.deadlines.add(now + (LAST_WORDS if self._front.draining else LINGER), self._linger)
+        self._linger = Timer(self._stay)
+        self._front.timers.add(now + (LAST_WORDS if self._front.draining else LINGER), self._linger)
 
 
 class CapturingTransport(ConnectionTransport):

@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from tensorwire.server.front.metrics import ModelStats
-from tensorwire.server.registry import Registry, RegistryError, Served, scan_models, version_key
+from tensorwire.server.registry import Model, Registry, RegistryError, scan_models, version_key
 
 
-def served(name: str, version: str, placement: str = "inline") -> Served:
+def served(name: str, version: str, placement: str = "inline") -> Model:
     spec: Any = SimpleNamespace(name=name, version=version)
     engine: Any = SimpleNamespace(away=True)
-    return Served(spec, engine, placement, ModelStats(name, version))
+    return Model(spec, engine, placement, ModelStats(name, version))
 
 
 def registry(*names: tuple[str, str]) -> Registry:
@@ -36,7 +36,7 @@ def test_versions_are_ordered_as_people_do(older: str, newer: str) -> None:
 def test_the_newest_version_is_the_default(order: tuple[str, str]) -> None:
     models = registry(*[("m", version) for version in order])
     assert models.default_version("m") == "10"
-    assert cast("Served", models.find("m", "9")).spec.version == "9"
+    assert cast("Model", models.find("m", "9")).spec.version == "9"
 
 
 @pytest.mark.parametrize("name", ["../m", "/etc/passwd", "m\x00", "m/1", "M", "\u043c", "m" * 4096, "", ".", "$models"])

@@ -25,13 +25,13 @@ from tensorwire.protocol import (
 )
 from tensorwire.protocol.header import END_STREAM
 from tensorwire.server.engine.api import BatchResult, Failure, Health, HealthState, Prepared
-from tensorwire.server.front.calls import Call
-from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.doors import Door
+from tensorwire.server.front.call import Call
 from tensorwire.server.front.front import Front
+from tensorwire.server.front.listener_policy import ListenerPolicy
+from tensorwire.server.front.timers import Timers
 from tensorwire.server.key_file import Key
 from tensorwire.server.keys import KeyStore
-from tensorwire.server.registry import Registry, Served
+from tensorwire.server.registry import Model, Registry
 from tensorwire.server.settings import load_settings
 
 ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -148,7 +148,7 @@ class Client:
         peer: tuple[str, int] | None = None,
         *,
         key: Key | None = None,
-        door: Door | None = None,
+        door: ListenerPolicy | None = None,
     ) -> None:
         wire: Any = FakeWire(peer)
         self.wire = wire
@@ -256,7 +256,7 @@ class Harness:
         self.pool = SlabPool(16 << 20)
         settings = load_settings(flags={"insecure": True, "spin": "0", **dict(flags)})
         self.front = Front(settings, loop, self.registry, self.pool, keys=keys)
-        self.front.deadlines = Deadlines(loop.call_later, lambda: self.loop.now)
+        self.front.timers = Timers(loop.call_later, lambda: self.loop.now)
         self.engine = self.serve()
 
     def serve(self, version: str = "1", name: str = "m") -> FakeEngine:
@@ -267,8 +267,8 @@ class Harness:
         )  # fmt: skip
         made: Any = engine
         engine.spec = spec
-        self.served = Served(spec, made, "inline", self.front.metrics.model(name, version))
-        self.registry.add(self.served)
+        self.model = Model(spec, made, "inline", self.front.metrics.model(name, version))
+        self.registry.add(self.model)
         return engine
 
     def client(self, key: Key | None = None) -> Client:
@@ -281,7 +281,7 @@ class Harness:
         rows = sum(call.rows for call in calls)
         now = self.loop.now
         result = BatchResult([*calls], signature, [memoryview(b"".join(bodies))], rows, now, now, now, now)
-        self.front.complete(self.served, [result])
+        self.front.complete(self.model, [result])
 
     def fail(self, failure: Failure) -> None:
-        self.front.complete(self.served, [failure])
+        self.front.complete(self.model, [failure])

@@ -17,11 +17,11 @@ from tensorwire.gpu.slab import PAGE
 from tensorwire.protocol import Status, pack_extension
 from tensorwire.server.engine.api import Prepared
 from tensorwire.server.front.admission import Admission, certainly_late
-from tensorwire.server.front.calls import Call, Refuse, Route
-from tensorwire.server.front.estimate import MIN_BATCHES
+from tensorwire.server.front.call import Call, Refuse, Route
 from tensorwire.server.front.metrics import ModelStats
 from tensorwire.server.front.principals import Principal
-from tensorwire.server.registry import Registry, Served
+from tensorwire.server.latency_estimate import MIN_BATCHES
+from tensorwire.server.registry import Model, Registry
 from tensorwire.server.settings import load_settings
 
 META = encode_metadata("m", "", [TensorSpec("x", dtype_by_name("float32"), (FREE, FREE))])
@@ -51,9 +51,9 @@ class Harness:
         self.engine = FakeEngine()
         spec: Any = SimpleNamespace(name="m", version="1", max_queue=64)
         engine: Any = self.engine
-        self.served = Served(spec, engine, "inline", ModelStats("m", "1"))
+        self.model = Model(spec, engine, "inline", ModelStats("m", "1"))
         registry = Registry()
-        registry.add(self.served)
+        registry.add(self.model)
         self.pool = SlabPool(POOL_BYTES)
         self.admission = Admission(registry, self.pool)
         self.principal = Principal("anonymous", 0, load_settings(flags=dict(flags)))
@@ -132,7 +132,7 @@ def test_a_wrong_signature_is_refused_and_not_remembered() -> None:
     refusal = harness.refused((2, 5))
     assert refusal.status is Status.INVALID_ARGUMENT
     assert refusal.message == "model 'm': x: sent float32[2, 5], expected float32[-1, 4]"
-    assert refusal.served is harness.served
+    assert refusal.model is harness.model
     assert len(harness.principal.routes) == 0
 
 
@@ -224,7 +224,7 @@ def test_memory_for_another_length_than_the_shapes_is_refused() -> None:
 def test_only_what_is_certainly_late_is_refused(batches: int, queued: int, allowed: float, refused: bool) -> None:
     harness = Harness()
     for _ in range(batches):
-        harness.served.estimate.batch_done(0.010, now=100.0)
+        harness.model.latency.batch_done(0.010, now=100.0)
     harness.engine.queue_depth = queued
     route = harness.route()
     assert isinstance(route, Route)

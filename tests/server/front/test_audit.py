@@ -34,7 +34,7 @@ class Audited(Harness):
         self.file = AuditFile(path)
         self.path = path
         loop: Any = self.loop
-        self.front.audit = Audit(self.file, self.front.deadlines, loop.call_soon, mask or Mask())
+        self.front.audit = Audit(self.file, self.front.timers, loop.call_soon, mask or Mask())
 
     def come(self) -> Client:
         return Client(self, PEER).connect()
@@ -163,7 +163,7 @@ def test_every_end_of_a_call_is_one_line(audited: Audited, how: str) -> None:
     (line,) = audited.lines("call")
     assert (line["model"], line["version"], line["status"]) == ("m", "1", status)
     assert (line["started"], line["bytes_in"], line["bytes_out"]) == (started, nbytes, 0)
-    counted = audited.served.stats.by_status
+    counted = audited.model.stats.by_status
     assert counted[Status[status]] == 1
     assert sum(counted) == 1
 
@@ -207,7 +207,7 @@ def test_a_reply_without_batch_axis_is_counted_too(audited: Audited) -> None:
     (call,) = audited.engine.taken
     encoded = client._encoder.encode("m", "1", {"y": np.zeros(6, np.float32)})
     now = audited.loop.now
-    audited.front.complete(audited.served, [BatchResult([call], (), [], 1, now, now, now, now, encoded)])
+    audited.front.complete(audited.model, [BatchResult([call], (), [], 1, now, now, now, now, encoded)])
     assert audited.lines("call")[0]["bytes_out"] == 24
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tensorwire.server.front.deadlines import Deadlines
 from tensorwire.server.front.drain import DRAINING, GRACE, IDLE_GRACE, Drain
+from tensorwire.server.front.timers import Timers
 from tests.server.front.harness import FakeLoop
 
 
@@ -26,7 +26,7 @@ class FakeConnection:
 
 def drain(loop: FakeLoop, here: list[float], *, idle: bool = False) -> tuple[Drain, bytes]:
     connection: Any = FakeConnection()
-    made = Drain(connection, Deadlines(loop.call_later, lambda: loop.now), here.append, loop.now, DRAINING, idle=idle)
+    made = Drain(connection, Timers(loop.call_later, lambda: loop.now), here.append, loop.now, DRAINING, idle=idle)
     assert connection.said[0] == (1 << 64) - 1
     return made, connection.said[1]
 

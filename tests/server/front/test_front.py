@@ -33,8 +33,8 @@ def test_the_replies_of_one_batch_leave_in_one_write_per_connection() -> None:
         client.wire.write = writes.append
     harness.finish(*harness.engine.taken)
     assert len(writes) == 2
-    assert harness.served.stats.by_status[Status.OK] == 6
-    assert harness.served.stats.batch_rows == 6
+    assert harness.model.stats.by_status[Status.OK] == 6
+    assert harness.model.stats.batch_rows == 6
 
 
 def test_a_batch_and_a_failure_may_come_together() -> None:

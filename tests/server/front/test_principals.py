@@ -13,8 +13,8 @@ import pytest
 from tensorwire.codec import DescribeRequest, HealthRequest, Ready, unpack_service
 from tensorwire.protocol import Closed, Ended, ErrorCode, GoAway, Message, Status
 from tensorwire.protocol import Ready as ReadyEvent
-from tensorwire.server.front.doors import Door
 from tensorwire.server.front.key_watch import KEYS_INTERVAL, KeyWatch
+from tensorwire.server.front.listener_policy import ListenerPolicy
 from tensorwire.server.front.principals import Principals
 from tensorwire.server.key_edits import block
 from tensorwire.server.key_file import Key
@@ -40,8 +40,8 @@ class Keyed(Harness):
         store = KeyStore(self.path, lambda: self.wall)
         super().__init__(("insecure", "false"), *flags, keys=store)
         self.m = self.engine
-        m, self.secret = self.served, self.serve(name="secret")
-        self.served = m
+        m, self.secret = self.model, self.serve(name="secret")
+        self.model = m
         self.watch = KeyWatch(self.front, store, self.loop.now)
 
     def write(self, *keys: Key) -> None:
@@ -73,7 +73,7 @@ def close_of(client: Client) -> Closed:
     return closed
 
 
-def greeting(harness: Harness, key: Key | None, door: Door | None = None) -> Ready:
+def greeting(harness: Harness, key: Key | None, door: ListenerPolicy | None = None) -> Ready:
     """What a client learns in READY."""
     client = Client(harness, key=key, door=door)
     for _ in range(3):

@@ -13,7 +13,7 @@ import pytest
 from tensorwire.codec import HealthRequest
 from tensorwire.protocol import Closed, Ended, ErrorCode, GoAway, Message, Status
 from tensorwire.server.engine.api import Failure, HealthState
-from tensorwire.server.front.services import WATCH_INTERVAL
+from tensorwire.server.front.service_calls import WATCH_INTERVAL
 from tests.server.front.harness import ROW, Client, Harness
 from tests.support.timers import Unruly
 
@@ -37,7 +37,7 @@ def test_a_call_reaches_the_engine_and_its_reply_the_caller(harness: Harness, cl
     (reply,) = client.replies(stream)
     assert reply.end_stream
     assert bytes(reply.body) == ROW.tobytes()
-    assert harness.served.stats.by_status[Status.OK] == 1
+    assert harness.model.stats.by_status[Status.OK] == 1
 
 
 def test_a_big_body_lies_in_the_pool_when_the_engine_gets_it(harness: Harness, client: Client) -> None:
@@ -97,8 +97,8 @@ def test_a_call_given_up_is_taken_from_its_engine(harness: Harness, client: Clie
     client.write()
     assert [call.stream_id for call in harness.engine.cancelled] == [stream]
     harness.finish(*harness.engine.taken)
-    assert harness.served.stats.by_status[Status.CANCELLED] == 1
-    assert harness.served.stats.by_status[Status.OK] == 1
+    assert harness.model.stats.by_status[Status.CANCELLED] == 1
+    assert harness.model.stats.by_status[Status.OK] == 1
 
 
 def test_a_lost_connection_takes_its_calls_from_their_engines(harness: Harness, client: Client) -> None:
@@ -225,7 +225,7 @@ def test_the_rest_of_a_frame_is_not_late_while_its_peer_is_not_read(harness: Har
 
 @pytest.mark.parametrize("seed", range(12))
 def test_under_unruly_timers_every_moment_in_the_life_of_connections_comes_once(seed: int) -> None:
-    """Deadlines, watches, a frame that does not become whole, a handshake that does not end, a drain."""
+    """Timers, watches, a frame that does not become whole, a handshake that does not end, a drain."""
     random = Random(seed)
     loop = Unruly(random, time.monotonic())
     harness = Harness(("handshake_timeout", "2"), ("body_timeout", "3"), ("drain_timeout", "5"), loop=loop)
@@ -258,4 +258,4 @@ def test_under_unruly_timers_every_moment_in_the_life_of_connections_comes_once(
         each.protocol.connection_lost(None)
     loop.run(5.0)
     assert loop.armed == 0
-    assert len(harness.front.deadlines) == 0
+    assert len(harness.front.timers) == 0

@@ -10,8 +10,8 @@ import pytest
 
 from tensorwire.protocol import Config, Role
 from tensorwire.server.front import transport as module
-from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.doors import Door, unbound
+from tensorwire.server.front.listener_policy import ListenerPolicy, unbound
+from tensorwire.server.front.timers import Timers
 from tensorwire.server.front.transport import (
     ALONE_BUDGET,
     LINGER_BYTES,
@@ -79,7 +79,7 @@ class FakeSocketTransport:
 class FakeSession:
     """A session whose core has `queued` buffers to send."""
 
-    def __init__(self, front: Any, transport: Any, door: Door) -> None:
+    def __init__(self, front: Any, transport: Any, door: ListenerPolicy) -> None:
         self.connection = self
         self.queued: list[bytes] = []
         self.got = 0
@@ -128,7 +128,7 @@ class Harness:
             draining=False,
             reading=False,
             woken=[],
-            deadlines=Deadlines(self._call_later, self._clock),
+            timers=Timers(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
             spin=SimpleNamespace(stir=lambda: None),
@@ -138,7 +138,7 @@ class Harness:
             connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
         self.front: Any = front
-        self.protocol = ConnectionTransport(front, Door(Config(role=Role.SERVER), unbound, "tcp"))
+        self.protocol = ConnectionTransport(front, ListenerPolicy(Config(role=Role.SERVER), unbound, "tcp"))
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
         self.socket.protocol = self.protocol

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tensorwire.server.front.estimate import FRESH, MIN_BATCHES, Estimate
+from tensorwire.server.latency_estimate import FRESH, MIN_BATCHES, LatencyEstimate
 
 
-def regular(batches: int, seconds: float = 0.010) -> Estimate:
-    estimate = Estimate()
+def regular(batches: int, seconds: float = 0.010) -> LatencyEstimate:
+    estimate = LatencyEstimate()
     for _ in range(batches):
         estimate.batch_done(seconds, now=50.0)
     return estimate
@@ -27,7 +27,7 @@ def test_an_old_estimate_is_none() -> None:
 
 
 def test_irregular_batches_give_none() -> None:
-    estimate = Estimate()
+    estimate = LatencyEstimate()
     for number in range(100):
         estimate.batch_done(0.001 if number % 2 else 0.100, now=50.0)
     assert estimate.least(4, now=50.0) == 0.0

@@ -20,7 +20,7 @@ LOST_TURN: Final = 0.000_05
 """Seconds that a turn without work stays well below, unless another process has the core meanwhile."""
 
 
-class Spin:
+class BusyPoll:
     """Keeps one loop awake. `call_soon` is the loop's; `works_apart` says whether engines in other processes work:
     they may want this core, so nothing is looked for while they are, unless the operator has said for how long
     (`seconds`). `clock` gives seconds.

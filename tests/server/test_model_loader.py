@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tensorwire.server.engine.spec import ModelSpec
-from tensorwire.server.placement import choose_placement
+from tensorwire.server.model_loader import choose_placement
 
 
 def spec(device: str = "cpu") -> ModelSpec:

@@ -40,7 +40,7 @@ class _Record:
         self.seconds = seconds
 
 
-class Penalties:
+class HandshakeThrottle:
     """Failures by source, and who is refused until when.
 
     failures: failed handshakes within `window` seconds that bring a penalty; 0: none ever does.

@@ -11,7 +11,7 @@ import pytest
 from tensorwire.codec import DescribeRequest, HealthRequest, RaggedArray, unpack_service
 from tensorwire.protocol import Status
 from tensorwire.server.engine.api import HealthState
-from tensorwire.server.front.services import WATCH_INTERVAL
+from tensorwire.server.front.service_calls import WATCH_INTERVAL
 from tests.server.front.harness import Client, Harness
 from tests.support.timers import WORST, Unruly
 

@@ -15,7 +15,7 @@ FRESH = 5.0
 _WEIGHT = 0.125  # of the newest batch, as TCP's round trip estimator
 
 
-class Estimate:
+class LatencyEstimate:
     """Smoothed seconds per batch of one model, with their mean deviation."""
 
     __slots__ = ("_batches", "_last", "deviation", "mean")

@@ -14,7 +14,7 @@ from ...protocol import Config
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ListenerPolicy:
     """One way in.
 
     config: what is negotiated with connections that come by it: which MACs, and whether a key is needed. binding:

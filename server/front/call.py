@@ -1,11 +1,10 @@
 """The objects of one call on its way through the front: where it goes (Route), the call itself, and refusals.
 
-Plain data with the little behaviour that timers need. Who makes them and when is admission.py and session.py.
+Plain data with the little behaviour that deadlines need. Who makes them and when is admission.py and session.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -14,22 +13,22 @@ from ..engine.api import Engine, Prepared, Request
 
 if TYPE_CHECKING:
     from ...gpu import Slab
-    from ..registry import Served
+    from ..registry import Model
     from .session import Session
 
 
 class Refuse(Exception):  # noqa: N818 - an outcome, not an error: the caller gets `status` and `message`
-    """A call that is not taken, found out on the slow path. `served` is the model it reached, for the counts; `asked`
+    """A call that is not taken, found out on the slow path. `model` is the model it reached, for the counts; `asked`
     model and version that it named and did not reach, for the audit log.
     """
 
     def __init__(
-        self, status: Status, message: str, served: Served | None = None, asked: tuple[str, str] = ("", "")
+        self, status: Status, message: str, model: Model | None = None, asked: tuple[str, str] = ("", "")
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.served = served
+        self.model = model
         self.asked = asked
 
 
@@ -39,15 +38,15 @@ class Route:
     `most_ahead`: batches that a full queue is worth.
     """
 
-    __slots__ = ("body_length", "engine", "most_ahead", "prepared", "served", "submit")
+    __slots__ = ("body_length", "engine", "model", "most_ahead", "prepared", "submit")
 
-    def __init__(self, served: Served, prepared: Prepared) -> None:
-        self.served = served
-        self.engine: Engine = served.engine
-        self.submit = served.engine.submit
+    def __init__(self, model: Model, prepared: Prepared) -> None:
+        self.model = model
+        self.engine: Engine = model.engine
+        self.submit = model.engine.submit
         self.prepared = prepared
         self.body_length = prepared.body_length
-        self.most_ahead = served.spec.max_queue // max(1, served.engine.effective_max_batch) + 2
+        self.most_ahead = model.spec.max_queue // max(1, model.engine.effective_max_batch) + 2
 
 
 class Call(Request):
@@ -98,21 +97,6 @@ class Call(Request):
         if not seen:
             return "while it was queued"
         return "while it ran" if self.started else "while it was queued or ran"
-
-
-class SessionTimer:
-    """A moment in a connection's life: calls `action(now)` once unless settled before."""
-
-    __slots__ = ("_action", "done")
-
-    def __init__(self, action: Callable[[float], None]) -> None:
-        self._action = action
-        self.done = False
-
-    def expired(self, now: float) -> None:
-        """The moment has come."""
-        self.done = True
-        self._action(now)
 
 
 def body_length_text(sent: int, expected: int) -> str:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from tensorwire.protocol import Status, parse_extension
-from tensorwire.server.front.calls import Call
-from tensorwire.server.front.deadlines import Deadlines
+from tensorwire.server.front.call import Call
+from tensorwire.server.front.call_table import MAX_DETAIL_BYTES, CallTable
 from tensorwire.server.front.metrics import ModelStats
-from tensorwire.server.front.open_calls import MAX_DETAIL_BYTES, OpenCalls
+from tensorwire.server.front.timers import Timers
 from tests.server.front.harness import FakeEngine, FakeLoop
 
 
@@ -18,14 +18,14 @@ class Harness:
         loop = FakeLoop()
         self.ends: list[tuple[int, Status, str, bool, bytes]] = []
         connection: Any = SimpleNamespace(connection_id=bytes(8), end=lambda *end: self.ends.append(end))
-        self.deadlines = Deadlines(loop.call_later, lambda: loop.now)
+        self.timers = Timers(loop.call_later, lambda: loop.now)
         self.engine = FakeEngine()
         self.stats = ModelStats("m", "1")
-        self.calls = OpenCalls(self.deadlines, connection, None)
+        self.calls = CallTable(self.timers, connection, None)
 
     def call(self, stream_id: int, *, timing: bool = False) -> Call:
-        served = SimpleNamespace(placement="inline", stats=self.stats)
-        route: Any = SimpleNamespace(engine=self.engine, served=served)
+        model = SimpleNamespace(placement="inline", stats=self.stats)
+        route: Any = SimpleNamespace(engine=self.engine, model=model)
         made = self.calls.calls[stream_id] = Call(stream_id, SimpleNamespace(), 5.0, route, 0, 0, timing)  # type: ignore[arg-type]
         return made
 

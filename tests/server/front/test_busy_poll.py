@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tensorwire.server.front.spin import LOST_TURN, SPIN, Spin
+from tensorwire.server.front.busy_poll import LOST_TURN, SPIN, BusyPoll
 from tests.server.front.harness import Client, Harness
 
 TURN = 0.000_003  # seconds
@@ -19,7 +19,7 @@ class Loop:
         self.now = 100.0
         self.soon: list[Callable[[], None]] = []
         self.apart = False
-        self.spin = Spin(seconds, self.soon.append, lambda: self.apart, lambda: self.now)
+        self.spin = BusyPoll(seconds, self.soon.append, lambda: self.apart, lambda: self.now)
 
     def turn(self, seconds: float = TURN) -> None:
         assert len(self.soon) <= 1, "one turn is asked for at a time"

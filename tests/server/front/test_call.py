@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tensorwire.server.engine.types import Request
-from tensorwire.server.front.calls import Call, Route, SessionTimer, microseconds
+from tensorwire.server.front.call import Call, Route, microseconds
 
 expired: list[Call] = []
 
@@ -53,18 +53,11 @@ def test_a_deadline_goes_to_the_session() -> None:
 
 def test_a_route_knows_how_many_batches_a_full_queue_is_worth() -> None:
     engine = SimpleNamespace(effective_max_batch=0, submit=None)
-    served: Any = SimpleNamespace(engine=engine, spec=SimpleNamespace(max_queue=100))
+    model: Any = SimpleNamespace(engine=engine, spec=SimpleNamespace(max_queue=100))
     prepared: Any = SimpleNamespace(body_length=4)
-    assert Route(served, prepared).most_ahead == 102, "not loaded yet: one row at a time"
+    assert Route(model, prepared).most_ahead == 102, "not loaded yet: one row at a time"
     engine.effective_max_batch = 50
-    assert Route(served, prepared).most_ahead == 4
-
-
-def test_a_timer_fires_with_the_time_it_was_given() -> None:
-    fired: list[float] = []
-    timer = SessionTimer(fired.append)
-    timer.expired(3.0)
-    assert (fired, timer.done) == ([3.0], True)
+    assert Route(model, prepared).most_ahead == 4
 
 
 @pytest.mark.parametrize(("seconds", "wanted"), [(-1.0, 0), (0.5, 500_000), (1e9, 0xFFFFFFFF)])

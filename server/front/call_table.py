@@ -11,24 +11,24 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ...protocol import Connection, Status, pack_extension
-from .calls import Call, microseconds
+from .call import Call, microseconds
 
 if TYPE_CHECKING:
-    from ..registry import Served
+    from ..registry import Model
     from .audit import Audit
-    from .deadlines import Deadlines
+    from .timers import Timers
 
 MAX_DETAIL_BYTES = 1024
 
 
-class OpenCalls:
+class CallTable:
     """Calls by stream. Every method only queues on `connection`; the caller flushes."""
 
-    __slots__ = ("_audit", "_deadlines", "calls", "connection")
+    __slots__ = ("_audit", "_timers", "calls", "connection")
 
-    def __init__(self, deadlines: Deadlines, connection: Connection, audit: Audit | None) -> None:
+    def __init__(self, timers: Timers, connection: Connection, audit: Audit | None) -> None:
         self._audit = audit
-        self._deadlines = deadlines
+        self._timers = timers
         self.connection = connection
         self.calls: dict[int, Call] = {}
 
@@ -44,7 +44,7 @@ class OpenCalls:
             call.done = True
             del open_calls[call.stream_id]
             if call.deadline != inf:
-                self._deadlines.finished()
+                self._timers.finished()
 
     def fail(self, call: Call, status: Status, message: str, *, started: bool) -> None:
         """End `call` with an error."""
@@ -72,9 +72,9 @@ class OpenCalls:
             started = call.take_back()
             if self._audit is not None:
                 self._audit.ended(call, Status.CANCELLED, started, now)
-            call.route.served.stats.call_done(Status.CANCELLED, now - call.first_byte)
+            call.route.model.stats.call_done(Status.CANCELLED, now - call.first_byte)
             if call.deadline != inf:
-                self._deadlines.finished()
+                self._timers.finished()
         self.calls.clear()
 
     def end(
@@ -82,18 +82,18 @@ class OpenCalls:
         stream_id: int,
         status: Status,
         message: str,
-        served: Served | None = None,
+        model: Model | None = None,
         *,
         not_started: bool = True,
         ext: bytes = b"",
         asked: tuple[str, str] = ("", ""),
     ) -> None:
-        """End a stream that is no open call. `served` counts it as a call that never got in; `asked` is the name and
+        """End a stream that is no open call. `model` counts it as a call that never got in; `asked` is the name and
         version of what it wanted, where that is no model.
         """
-        if served is not None:
-            served.stats.call_done(status, 0.0)
-            asked = (served.spec.name, served.spec.version)
+        if model is not None:
+            model.stats.call_done(status, 0.0)
+            asked = (model.spec.name, model.spec.version)
         if self._audit is not None:
             self._audit.refused(self, stream_id, status, asked, not not_started)
         self.connection.end(stream_id, status, self.detail(stream_id, message), not_started, ext)
@@ -107,7 +107,7 @@ class OpenCalls:
     def _end_call(self, call: Call, status: Status, message: str, *, started: bool) -> None:
         now = monotonic()
         seconds = now - call.first_byte
-        call.route.served.stats.call_done(status, seconds)
+        call.route.model.stats.call_done(status, seconds)
         if self._audit is not None:
             self._audit.ended(call, status, started, now)
         ext = b""

@@ -1,4 +1,4 @@
-"""Replies: rows handed on as views, names and shapes encoded once."""
+"""ReplyEncoder: rows handed on as views, names and shapes encoded once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tensorwire.codec import decode_arrays, decode_metadata, resolve
 from tensorwire.protocol import LocalError, Status, parse_extension
 from tensorwire.protocol.header import DATA, END_STREAM, HEADER, HEADER_SIZE
 from tensorwire.server.engine.api import BatchResult
-from tensorwire.server.front.replies import Replies
+from tensorwire.server.front.reply_encoder import ReplyEncoder
 
 
 class FakeSession:
@@ -92,10 +92,10 @@ def batch(calls: list[Any], arrays: dict[str, np.ndarray[Any, Any]]) -> BatchRes
     return BatchResult(calls, signature, outputs, sum(one.rows for one in calls), 1.1, 1.2, 1.4, 1.5)
 
 
-def deliver(arrays: dict[str, np.ndarray[Any, Any]], calls: list[Any], replies: Replies | None = None) -> set[Any]:
+def deliver(arrays: dict[str, np.ndarray[Any, Any]], calls: list[Any], replies: ReplyEncoder | None = None) -> set[Any]:
     touched: set[Any] = set()
     replied: list[Any] = []
-    (replies or Replies("m", "1")).deliver(batch(calls, arrays), 2.0, touched, replied)
+    (replies or ReplyEncoder("m", "1")).deliver(batch(calls, arrays), 2.0, touched, replied)
     assert all(one.stream_id in one.session.done for one in replied)
     return touched
 
@@ -112,7 +112,7 @@ def test_each_call_gets_its_rows_and_no_byte_of_a_large_output_is_copied(columns
 
 
 def test_the_metadata_of_all_replies_is_the_same_bytes() -> None:
-    session, replies = FakeSession(), Replies("m", "1")
+    session, replies = FakeSession(), ReplyEncoder("m", "1")
     for stream_id, rows in ((1, 1), (2, 7)):
         deliver({"y": np.zeros((rows, 2), np.float32)}, [call(session, stream_id, rows)], replies)
     assert session.sent[1][0] == session.sent[2][0]
@@ -163,7 +163,7 @@ def test_a_reply_that_cannot_be_sent_fails_alone() -> None:
 
 
 def test_an_engine_whose_shapes_change_gets_its_replies_right() -> None:
-    session, replies = FakeSession(), Replies("m", "1")
+    session, replies = FakeSession(), ReplyEncoder("m", "1")
     for stream_id, width in enumerate((2, 3, 2, 4), 1):
         y = np.full((1, width), stream_id, np.float32)
         deliver({"y": y}, [call(session, stream_id, 1)], replies)
@@ -171,7 +171,7 @@ def test_an_engine_whose_shapes_change_gets_its_replies_right() -> None:
 
 
 def test_the_plan_is_kept_while_the_engine_gives_the_same_signature() -> None:
-    session, replies = FakeSession(), Replies("m", "1")
+    session, replies = FakeSession(), ReplyEncoder("m", "1")
     first = batch([call(session, 1, 1)], {"y": np.zeros((1, 2), np.float32)})
     replies.deliver(first, 2.0, set(), [])
     again = BatchResult([call(session, 2, 1)], first.signature, first.outputs, 1, 1.1, 1.2, 1.4, 1.5)

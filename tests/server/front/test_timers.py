@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensorwire.protocol.alarm import GRAIN
-from tensorwire.server.front.deadlines import SLACK, Deadlines
+from tensorwire.server.front.timers import SLACK, Timer, Timers
 from tests.support.timers import WORST, Unruly
 
 
@@ -61,16 +61,16 @@ class Target:
         self.told.append(self.name)
 
 
-def make() -> tuple[FakeLoop, Deadlines]:
+def make() -> tuple[FakeLoop, Timers]:
     loop = FakeLoop()
-    return loop, Deadlines(loop.call_later, lambda: loop.now)
+    return loop, Timers(loop.call_later, lambda: loop.now)
 
 
 def test_what_is_due_is_told_in_order_of_time() -> None:
-    loop, deadlines = make()
+    loop, timers = make()
     told: list[str] = []
     for name, moment in (("late", 103.0), ("early", 101.0), ("middle", 102.0)):
-        deadlines.add(moment, Target(name, told))
+        timers.add(moment, Target(name, told))
     loop.advance(2.5)
     assert told == ["early", "middle"]
     loop.advance(1.0)
@@ -78,29 +78,29 @@ def test_what_is_due_is_told_in_order_of_time() -> None:
 
 
 def test_only_one_timer_is_armed_and_it_is_for_the_earliest() -> None:
-    loop, deadlines = make()
+    loop, timers = make()
     for moment in (105.0, 103.0, 104.0):
-        deadlines.add(moment, Target())
+        timers.add(moment, Target())
     assert loop.armed == [103.0]
     loop.advance(3.0)
     assert loop.armed == [104.0]
 
 
 def test_a_call_that_is_done_is_not_told() -> None:
-    loop, deadlines = make()
+    loop, timers = make()
     target = Target()
-    deadlines.add(101.0, target)
+    timers.add(101.0, target)
     target.done = True
-    deadlines.finished()
+    timers.finished()
     loop.advance(5.0)
     assert target.told == []
-    assert len(deadlines) == 0
+    assert len(timers) == 0
 
 
 def test_a_timer_that_fires_early_is_armed_again() -> None:
-    loop, deadlines = make()
+    loop, timers = make()
     target = Target()
-    deadlines.add(101.0, target)
+    timers.add(101.0, target)
     timer = loop.timers.pop()
     loop.now = 100.9995
     timer.callback()
@@ -109,29 +109,29 @@ def test_a_timer_that_fires_early_is_armed_again() -> None:
 
 
 def test_dead_entries_do_not_pile_up() -> None:
-    _, deadlines = make()
+    _, timers = make()
     alive = [Target() for _ in range(10)]
     for target in alive:
-        deadlines.add(1000.0, target)
+        timers.add(1000.0, target)
     for _ in range(20 * SLACK):
         target = Target()
-        deadlines.add(500.0, target)
+        timers.add(500.0, target)
         target.done = True
-        deadlines.finished()
-    assert len(deadlines) <= SLACK + 2 * len(alive) + 1
+        timers.finished()
+    assert len(timers) <= SLACK + 2 * len(alive) + 1
 
 
 def test_a_target_may_add_itself_again_while_it_expires() -> None:
-    loop, deadlines = make()
+    loop, timers = make()
 
     class Again(Target):
         def expired(self, now: float) -> None:
             self.told.append("tick")
             if len(self.told) < 3:
-                deadlines.add(now + 1.0, self)
+                timers.add(now + 1.0, self)
 
     again = Again()
-    deadlines.add(101.0, again)
+    timers.add(101.0, again)
     for _ in range(5):
         loop.advance(1.0)
     assert again.told == ["tick"] * 3
@@ -141,12 +141,12 @@ def test_a_target_may_add_itself_again_while_it_expires() -> None:
 class Timed:
     """Notes when it was told."""
 
-    def __init__(self, deadlines: Deadlines, moment: float) -> None:
-        self.deadlines = deadlines
+    def __init__(self, timers: Timers, moment: float) -> None:
+        self.timers = timers
         self.moment = moment
         self.told: list[float] = []
         self.done = False
-        deadlines.add(moment, self)
+        timers.add(moment, self)
 
     def expired(self, now: float) -> None:
         self.done = True
@@ -161,15 +161,15 @@ def test_under_unruly_timers_each_is_told_once_and_in_time(
     random: Random, entries: list[tuple[float, float, bool]]
 ) -> None:
     loop = Unruly(random)
-    deadlines = Deadlines(loop.call_later, loop.clock)
+    timers = Timers(loop.call_later, loop.clock)
     targets = []
     for passes, delay, ends_early in entries:
         loop.run(passes)
-        target = Timed(deadlines, loop.now + delay)
+        target = Timed(timers, loop.now + delay)
         targets.append(target)
         if ends_early:
             target.done = True
-            deadlines.finished()
+            timers.finished()
         assert loop.armed <= 1
     loop.run(1.0)
     for target, (_, _, ended_early) in zip(targets, entries, strict=True):
@@ -178,20 +178,20 @@ def test_under_unruly_timers_each_is_told_once_and_in_time(
         else:
             (told,) = target.told
             assert target.moment <= told <= target.moment + WORST
-    assert loop.armed == len(deadlines) == 0
+    assert loop.armed == len(timers) == 0
     assert loop.fires <= 8 * len(entries)
 
 
 def test_one_that_raises_does_not_keep_the_others_waiting() -> None:
-    loop, deadlines = make()
+    loop, timers = make()
 
     class Broken(Target):
         def expired(self, now: float) -> None:
             raise RuntimeError("a fault")
 
     last = Target()
-    deadlines.add(101.0, Broken())
-    deadlines.add(102.0, last)
+    timers.add(101.0, Broken())
+    timers.add(102.0, last)
     with pytest.raises(RuntimeError):
         loop.advance(1.0)
     loop.advance(1.0)
@@ -200,16 +200,23 @@ def test_one_that_raises_does_not_keep_the_others_waiting() -> None:
 
 def test_ticks_under_unruly_timers_keep_their_interval_and_are_not_multiplied() -> None:
     loop = Unruly(Random(5))
-    deadlines = Deadlines(loop.call_later, loop.clock)
+    timers = Timers(loop.call_later, loop.clock)
     ticks: list[float] = []
 
     class Tick(Target):
         def expired(self, now: float) -> None:
             ticks.append(now)
-            deadlines.add(now + 0.1, self)
+            timers.add(now + 0.1, self)
 
-    deadlines.add(loop.now + 0.1, Tick())
+    timers.add(loop.now + 0.1, Tick())
     loop.run(10.0)
     assert all(0.1 <= after - before <= 0.1 + WORST for before, after in pairwise(ticks))
     assert len(ticks) > 70
     assert loop.fires <= 6 * len(ticks)
+
+
+def test_a_timer_fires_with_the_time_it_was_given() -> None:
+    fired: list[float] = []
+    timer = Timer(fired.append)
+    timer.expired(3.0)
+    assert (fired, timer.done) == ([3.0], True)

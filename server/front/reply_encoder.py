@@ -14,12 +14,12 @@ from ...protocol import LocalError, ReplyForm, Status, pack_extension
 from ...protocol.header import END_STREAM
 from ...protocol.limits import INLINE_BODY
 from ...protocol.writer import BATCH
-from .calls import microseconds
+from .call import microseconds
 
 if TYPE_CHECKING:
     from ...codec import Encoded
     from ..engine.api import BatchResult, OutputSignature
-    from .calls import Call
+    from .call import Call
     from .session import Session
 
 ALIGNMENT = 64  # each tensor starts at a multiple of it (SPEC 18.6)
@@ -94,7 +94,7 @@ class Plan:
         return shape
 
 
-class Replies:
+class ReplyEncoder:
     """Queues the replies of one model's batches on their connections; the caller flushes those that were touched."""
 
     __slots__ = ("_last", "_model", "_plans", "_version")

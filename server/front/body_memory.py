@@ -11,32 +11,33 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from .calls import Route, SessionTimer
+from .call import Route
+from .timers import Timer
 
 if TYPE_CHECKING:
     from ...gpu import Slab
     from .admission import Admission
-    from .deadlines import Deadlines
+    from .timers import Timers
 
 BODY_RATE = 1 << 20
 """Bytes per second that a body must come at on top of `body_timeout`: 10 Mbit/s, so that dribbling holds no memory."""
 
 
-class Bodies:
+class BodyMemory:
     """Memory of unfinished bodies by stream. `late(text)` is called when one takes too long, and closes all.
 
     timeout: seconds a body may take beside one per BODY_RATE bytes of it.
     """
 
-    __slots__ = ("_admission", "_deadlines", "_due", "_late", "_slabs", "_timeout", "_timer", "held")
+    __slots__ = ("_admission", "_due", "_late", "_slabs", "_timeout", "_timer", "_timers", "held")
 
-    def __init__(self, admission: Admission, deadlines: Deadlines, timeout: float, late: Callable[[str], None]) -> None:
+    def __init__(self, admission: Admission, timers: Timers, timeout: float, late: Callable[[str], None]) -> None:
         self._admission = admission
-        self._deadlines = deadlines
+        self._timers = timers
         self._timeout = timeout
         self._late = late
         self._slabs: dict[int, tuple[Slab, float]] = {}  # stream -> memory, and the moment it must be full
-        self._timer: SessionTimer | None = None
+        self._timer: Timer | None = None
         self._due = inf
         self.held = 0
 
@@ -74,11 +75,11 @@ class Bodies:
     def _arm(self, moment: float) -> None:
         self._settle()
         self._due = moment
-        self._timer = SessionTimer(self._fired)
-        self._deadlines.add(moment, self._timer)
+        self._timer = Timer(self._fired)
+        self._timers.add(moment, self._timer)
 
     def _settle(self) -> None:
-        self._deadlines.settle(self._timer)
+        self._timers.cancel(self._timer)
         self._timer = None
         self._due = inf
 

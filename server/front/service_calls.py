@@ -35,12 +35,12 @@ from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
 from ..engine.words import without_folders
-from .calls import body_length_text
+from .call import body_length_text
 
 if TYPE_CHECKING:
     from ...codec import Resolved
     from ..engine.spec import ImageHint
-    from ..registry import Served
+    from ..registry import Model
     from .front import Front
     from .principals import Principal
     from .session import Session
@@ -72,12 +72,12 @@ class BadRequest(Exception):  # noqa: N818 - an outcome: the caller gets `status
         self.status = status
 
 
-class Watch:
+class HealthWatch:
     """One open `$health` watch: looks at the models every WATCH_INTERVAL and sends what changed."""
 
     __slots__ = ("_last", "_models", "_services", "_session", "_stream_id", "done")
 
-    def __init__(self, services: Services, session: Session, stream_id: int, models: list[Served]) -> None:
+    def __init__(self, services: ServiceCalls, session: Session, stream_id: int, models: list[Model]) -> None:
         self._services = services
         self._session = session
         self._stream_id = stream_id
@@ -87,7 +87,7 @@ class Watch:
 
     def expired(self, now: float) -> None:
         """Look again, tell the client if something changed, and ask to be called in WATCH_INTERVAL seconds."""
-        self._services.front.deadlines.add(now + WATCH_INTERVAL, self)
+        self._services.front.timers.add(now + WATCH_INTERVAL, self)
         report = self._services.report(self._models, now)
         states = [(health.state, health.detail) for health in report.models]
         if states != self._last:
@@ -98,10 +98,10 @@ class Watch:
     def stop(self) -> None:
         """The stream is over."""
         self.done = True
-        self._services.front.deadlines.finished()
+        self._services.front.timers.finished()
 
 
-class Services:
+class ServiceCalls:
     """Answers service calls from what the registry knows."""
 
     def __init__(self, front: Front) -> None:
@@ -151,9 +151,9 @@ class Services:
         )
         return encoded.body_length
 
-    def report(self, models: list[Served], now: float) -> HealthReport:
+    def report(self, models: list[Model], now: float) -> HealthReport:
         """The health of these models."""
-        return HealthReport(tuple(_model_health(served, now, draining=self.front.draining) for served in models))
+        return HealthReport(tuple(_model_health(model, now, draining=self.front.draining) for model in models))
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
@@ -161,8 +161,8 @@ class Services:
         Fields(unpack_service(body), "$models")  # a map of nothing that this version knows
         return ModelList(
             tuple(
-                ModelEntry(served.spec.name, served.spec.version, State(served.engine.health().state.name.lower()))
-                for served in self.front.registry.all(session.principal.sees)
+                ModelEntry(model.spec.name, model.spec.version, State(model.engine.health().state.name.lower()))
+                for model in self.front.registry.all(session.principal.sees)
             )
         )
 
@@ -189,15 +189,15 @@ class Services:
                 f"{MAX_WATCHES} watches are open, as many as one connection may have; cancel one, or watch all models"
             )
             raise BadRequest(Status.RESOURCE_EXHAUSTED, text)
-        watch = session.watches[stream_id] = Watch(self, session, stream_id, models)
+        watch = session.watches[stream_id] = HealthWatch(self, session, stream_id, models)
         watch.expired(monotonic())
         return None
 
-    def _find(self, principal: Principal, name: str, version: str) -> Served:
-        served = self.front.registry.find(name, version, principal.sees)
-        if served is None:
+    def _find(self, principal: Principal, name: str, version: str) -> Model:
+        model = self.front.registry.find(name, version, principal.sees)
+        if model is None:
             raise BadRequest(Status.NOT_FOUND, self.front.registry.explain_missing(name, version, principal.sees))
-        return served
+        return model
 
 
 def _check_payload(resolved: Resolved, body: memoryview) -> None:
@@ -211,27 +211,27 @@ def _check_payload(resolved: Resolved, body: memoryview) -> None:
         )
 
 
-def _model_health(served: Served, now: float, *, draining: bool) -> Health:
-    health = served.engine.health()
+def _model_health(model: Model, now: float, *, draining: bool) -> Health:
+    health = model.engine.health()
     return Health(
-        model=served.spec.name,
-        version=served.spec.version,
+        model=model.spec.name,
+        version=model.spec.version,
         state=State(health.state.name.lower()),
         queue_depth=health.queue_depth,
         last_progress=max(0.0, now - health.last_progress) if health.last_progress else 0.0,
-        effective_max_batch=served.engine.effective_max_batch,
-        restarts=getattr(served.engine, "restarts", 0),
+        effective_max_batch=model.engine.effective_max_batch,
+        restarts=getattr(model.engine, "restarts", 0),
         detail="the server is draining" if draining else without_folders(health.detail)[:1024],
     )
 
 
-def _description(served: Served) -> Description:
-    spec = served.spec
+def _description(model: Model) -> Description:
+    spec = model.spec
     return Description(
         model=spec.name,
         version=spec.version,
         backend=spec.backend,
-        engine=served.placement,
+        engine=model.placement,
         device=spec.device,
         max_batch=spec.max_batch,
         inputs=spec.inputs,

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tensorwire.gpu import Slab, SlabPool
-from tensorwire.server.front.bodies import BODY_RATE, Bodies
-from tensorwire.server.front.deadlines import Deadlines
+from tensorwire.server.front.body_memory import BODY_RATE, BodyMemory
+from tensorwire.server.front.timers import Timers
 
 BODY = 100_000
 
@@ -31,16 +31,16 @@ class Harness:
     def __init__(self, timeout: float = 30.0) -> None:
         admission: Any = FakeAdmission()
         self.now = 100.0
-        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.armed: list[tuple[float, Callable[[], None]]] = []
         self.late: list[str] = []
         self.admission = admission
-        self.deadlines = Deadlines(self._call_later, lambda: self.now)
-        self.bodies = Bodies(self.admission, self.deadlines, timeout, self.late.append)
+        self.timers = Timers(self._call_later, lambda: self.now)
+        self.bodies = BodyMemory(self.admission, self.timers, timeout, self.late.append)
 
     def _call_later(self, delay: float, callback: Callable[[], None]) -> Any:
         entry = (self.now + delay, callback)
-        self.timers.append(entry)
-        return SimpleNamespace(cancel=lambda: self.timers.remove(entry) if entry in self.timers else None)
+        self.armed.append(entry)
+        return SimpleNamespace(cancel=lambda: self.armed.remove(entry) if entry in self.armed else None)
 
     def reserve(self, stream_id: int, nbytes: int = BODY) -> Slab:
         route: Any = None
@@ -48,8 +48,8 @@ class Harness:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-        for entry in [entry for entry in self.timers if entry[0] <= self.now]:
-            self.timers.remove(entry)
+        for entry in [entry for entry in self.armed if entry[0] <= self.now]:
+            self.armed.remove(entry)
             entry[1]()
 
 
@@ -105,7 +105,7 @@ def test_one_timer_serves_any_number_of_bodies() -> None:
     for stream_id in range(1, 1000):
         harness.reserve(stream_id).release()
         harness.bodies.take(stream_id)
-    assert len(harness.deadlines) == 1
+    assert len(harness.timers) == 1
 
 
 def test_close_gives_all_memory_back_and_leaves_no_timer() -> None:

@@ -1,20 +1,17 @@
-"""Deadlines of one loop: one heap, one armed timer, lazy deletion.
+"""The timers of one loop: one heap of moments, one armed timer of the loop, lazy deletion.
 
 An entry is a moment and what to do then. A call that ends early leaves its entry in the heap; it is dropped when its
-moment comes, or earlier when more than half of the heap is dead. So a call costs one push (0.3 us) and no timer.
-What happens to a call whose deadline has passed is decided by the session, not here.
+moment comes, or earlier when more than half of the heap is dead. So a call costs one push (0.3 us) and no timer of the
+loop. What happens to a call whose deadline has passed is decided by its target, not here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ...protocol.alarm import Alarm
-
-if TYPE_CHECKING:
-    from .calls import SessionTimer
 
 SLACK = 64
 """Dead entries that are always tolerated before the heap is rebuilt: below it a rebuild costs more than it frees."""
@@ -31,19 +28,36 @@ class Expiring(Protocol):
         """The moment has come."""
 
 
-class Timer(Protocol):
+class TimerHandle(Protocol):
     """The part of an event loop's timer handle that is used."""
 
     def cancel(self) -> None:
         """Do not fire."""
 
 
-class Deadlines:
+class Timer:
+    """A moment in a connection's life: calls `action(now)` once unless it is cancelled before."""
+
+    __slots__ = ("_action", "done")
+
+    def __init__(self, action: Callable[[float], None]) -> None:
+        self._action = action
+        self.done = False
+
+    def expired(self, now: float) -> None:
+        """Act: the moment has come."""
+        self.done = True
+        self._action(now)
+
+
+class Timers:
     """A heap of (moment, target). `call_later(delay, callback)` and `clock()` are the loop's, or a test's."""
 
     __slots__ = ("_alarm", "_heap", "_live", "_serial")
 
-    def __init__(self, call_later: Callable[[float, Callable[[], None]], Timer], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, call_later: Callable[[float, Callable[[], None]], TimerHandle], clock: Callable[[], float]
+    ) -> None:
         self._alarm = Alarm(call_later, clock, self._fire)
         self._heap: list[tuple[float, int, Expiring]] = []
         self._serial = 0
@@ -68,7 +82,7 @@ class Deadlines:
             heapify(self._heap)
             self._live = len(self._heap)
 
-    def settle(self, timer: SessionTimer | None) -> None:
+    def cancel(self, timer: Timer | None) -> None:
         """This timer, if there is one, need not fire any more."""
         if timer is not None and not timer.done:
             timer.done = True

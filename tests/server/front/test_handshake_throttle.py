@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from tensorwire.protocol import FrameType
-from tensorwire.server.front.penalty import LONGEST, MAX_SOURCES, Penalties, networks
+from tensorwire.server.front.handshake_throttle import LONGEST, MAX_SOURCES, HandshakeThrottle, networks
 from tests.attacks.peer import frame
 from tests.server.front.harness import Client, Harness
 
@@ -17,17 +17,17 @@ HOST = "192.0.2.7"
 OTHER = "192.0.2.8"
 
 
-def penalties(failures: int = 3, *, exempt: str = "") -> Penalties:
-    return Penalties(failures, 60.0, 10.0, networks(exempt))
+def throttle(failures: int = 3, *, exempt: str = "") -> HandshakeThrottle:
+    return HandshakeThrottle(failures, 60.0, 10.0, networks(exempt))
 
 
-def fail(table: Penalties, address: str, now: float, times: int = 3) -> float:
+def fail(table: HandshakeThrottle, address: str, now: float, times: int = 3) -> float:
     """So many failures at once; the penalty that the last one brings."""
     return [table.failed(address, now) for _ in range(times)][-1]
 
 
 def test_failures_within_the_window_bring_a_penalty_and_one_fewer_does_not() -> None:
-    table = penalties()
+    table = throttle()
     assert fail(table, HOST, 100.0, 2) == 0.0
     assert not table.refused(HOST, 100.0)
     assert fail(table, HOST, 100.0, 1) == 10.0
@@ -38,13 +38,13 @@ def test_failures_within_the_window_bring_a_penalty_and_one_fewer_does_not() -> 
 
 
 def test_failures_further_apart_than_the_window_bring_none() -> None:
-    table = penalties()
+    table = throttle()
     for now in (0.0, 30.0, 61.0, 91.0, 122.0, 152.0):
         assert table.failed(HOST, now) == 0.0
 
 
 def test_each_penalty_takes_twice_as_long_up_to_five_minutes_and_a_long_peace_makes_it_short_again() -> None:
-    table = penalties()
+    table = throttle()
     now = 100.0
     seconds = []
     for _ in range(7):
@@ -56,7 +56,7 @@ def test_each_penalty_takes_twice_as_long_up_to_five_minutes_and_a_long_peace_ma
 
 
 def test_what_was_pending_when_the_penalty_began_does_not_lengthen_it() -> None:
-    table = penalties()
+    table = throttle()
     assert fail(table, HOST, 0.0) == 10
     assert fail(table, HOST, 5.0, 250) == 0.0
     assert not table.refused(HOST, 10.0)
@@ -64,7 +64,7 @@ def test_what_was_pending_when_the_penalty_began_does_not_lengthen_it() -> None:
 
 
 def test_a_success_forgets_the_failures() -> None:
-    table = penalties()
+    table = throttle()
     fail(table, HOST, 0.0, 2)
     table.succeeded(HOST)
     assert fail(table, HOST, 0.0, 2) == 0.0
@@ -72,7 +72,7 @@ def test_a_success_forgets_the_failures() -> None:
 
 
 def test_nobody_else_is_refused() -> None:
-    table = penalties()
+    table = throttle()
     fail(table, HOST, 0.0)
     fail(table, "2001:db8:0:1::1", 0.0)
     assert not table.refused(OTHER, 0.0)
@@ -88,33 +88,33 @@ def test_nobody_else_is_refused() -> None:
     ],
 )
 def test_addresses_of_one_host_are_one_source(same: tuple[str, str]) -> None:
-    table = penalties()
+    table = throttle()
     fail(table, same[0], 0.0)
     assert table.refused(same[1], 0.0)
 
 
 def test_two_ipv4_clients_of_a_socket_for_both_are_two_sources() -> None:
-    table = penalties()
+    table = throttle()
     fail(table, f"::ffff:{HOST}", 0.0)
     assert not table.refused(f"::ffff:{OTHER}", 0.0)
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "10.1.2.3"])
 def test_unix_sockets_and_exempt_networks_are_never_refused(address: str) -> None:
-    table = penalties(exempt="127.0.0.0/8, ::1, 10.1.0.0/16")
+    table = throttle(exempt="127.0.0.0/8, ::1, 10.1.0.0/16")
     assert fail(table, address, 0.0, 100) == 0.0
     assert not table.refused(address, 0.0)
     assert len(table) == 0
 
 
 def test_zero_failures_switch_it_off() -> None:
-    table = penalties(0)
+    table = throttle(0)
     assert fail(table, HOST, 0.0, 100) == 0.0
     assert len(table) == 0
 
 
 def test_the_table_is_bounded_and_forgets_who_failed_longest_ago() -> None:
-    table = penalties()
+    table = throttle()
     fail(table, HOST, 0.0)
     tracemalloc.start()
     for number in range(3 * MAX_SOURCES):
@@ -172,7 +172,7 @@ def test_what_no_good_client_does_is_a_failure(data: bytes) -> None:
     harness = Harness(*STRICT)
     for _ in range(3):
         stranger(harness).feed(data)
-    assert harness.front.penalties.refused(HOST, time.monotonic())
+    assert harness.front.throttle.refused(HOST, time.monotonic())
 
 
 def test_a_silent_peer_fails_when_its_time_is_over() -> None:
@@ -181,19 +181,19 @@ def test_a_silent_peer_fails_when_its_time_is_over() -> None:
         stranger(harness)
     harness.loop.advance(harness.front.settings.handshake_timeout + 1)
     assert harness.front.metrics.authentications["timeout"] == 3
-    assert harness.front.penalties.refused(HOST, time.monotonic())
+    assert harness.front.throttle.refused(HOST, time.monotonic())
 
 
 def test_who_leaves_after_welcome_fails_and_a_port_that_is_merely_looked_at_does_not() -> None:
     harness = Harness(*STRICT)
     for _ in range(10):
         stranger(harness).protocol.connection_lost(None)
-    assert not harness.front.penalties.refused(HOST, time.monotonic())
+    assert not harness.front.throttle.refused(HOST, time.monotonic())
     for _ in range(3):
         client = stranger(harness)
         client.write()
         client.protocol.connection_lost(None)
-    assert harness.front.penalties.refused(HOST, time.monotonic())
+    assert harness.front.throttle.refused(HOST, time.monotonic())
 
 
 def test_a_flood_of_others_that_pushes_a_client_out_of_the_pending_ones_is_not_its_failure() -> None:
@@ -202,7 +202,7 @@ def test_a_flood_of_others_that_pushes_a_client_out_of_the_pending_ones_is_not_i
         stranger(harness)
         stranger(harness, OTHER)
     assert harness.front.metrics.connections_dropped["too_many_pending"] == 19
-    assert len(harness.front.penalties) == 0
+    assert len(harness.front.throttle) == 0
 
 
 def test_a_version_that_the_server_does_not_speak_is_not_hostile() -> None:
@@ -214,7 +214,7 @@ def test_a_version_that_the_server_does_not_speak_is_not_hostile() -> None:
         client.feed(bytes(hello))
         assert client.wire.written
     assert harness.front.metrics.authentications["version"] == 10
-    assert len(harness.front.penalties) == 0
+    assert len(harness.front.throttle) == 0
 
 
 def test_a_success_at_the_front_wipes_the_slate() -> None:
@@ -223,7 +223,7 @@ def test_a_success_at_the_front_wipes_the_slate() -> None:
         stranger(harness).feed(b"GET / HTTP/1.1\r\n\r\n")
         stranger(harness).feed(b"GET / HTTP/1.1\r\n\r\n")
         assert stranger(harness).connect().works()
-    assert harness.front.penalties.imposed == 0
+    assert harness.front.throttle.imposed == 0
 
 
 def test_a_connection_that_is_there_is_not_touched_by_a_penalty() -> None:
