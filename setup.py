@@ -13,13 +13,14 @@ from setuptools import setup
 # what users call (blocking, aio, results, errors), whose classes are to be patched, extended, pickled and read as any.
 FRAMES = "header limits errors events extension states streams outframes assembly signing records reader "
 FRAMES += "record_reader writer patience alarm"
-FRONT = "timers call metrics body_memory admission principals reply_encoder drain call_table session busy_poll transport front"
+FRONT = "timers call metrics body_memory admission principals reply_encoder drain call_table session busy_poll "
+FRONT += "transport front"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "gpu": ["slab"],
     "server/engine": ["inline", "types", "queue", "batcher", "slots", "outputs", "inputs", "executor", "core"],
-    "server": ["latency_estimate", "registry"],
+    "server": ["latency_estimate", "model_stats", "model", "registry"],
     "server/front": FRONT.split(),
     "clients": [
         "calls",

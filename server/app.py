@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import sys
@@ -24,29 +23,29 @@ from .. import __version__
 from ..gpu import SlabPool
 from ..protocol.capture import CaptureWriter
 from ..protocol.masking import masked
-from .engine.api import Engine, HealthState
+from .admin_pages import admin_pages
+from .engine.api import HealthState
 from .engine.forks import leave_to_parent
-from .engine.spec import ModelSpec
-from .front.admin import AdminServer, Page
+from .front.admin import AdminServer
 from .front.audit import Audit
 from .front.audit_file import AuditFile
 from .front.front import Front
 from .front.key_watch import KeyWatch
-from .front.lines import CLOSE_TIMEOUT
 from .front.listener import Listener, ListenError, check_address
 from .front.listener_policy import ListenerPolicy
-from .front.logs import configure_logs, get_logger
 from .front.mask import Mask, read_salt
 from .front.timers import Timer
 from .front.tls_layer import tls_connections
 from .key_file import KeyFileError
 from .keys import KeyStore
-from .model_loader import PlacementError, Placer
-from .registry import Model, Registry, RegistryError, scan_models
+from .line_writer import CLOSE_TIMEOUT
+from .logs import configure_logs, get_logger
+from .model_loader import ModelLoader, ModelLoadError, scan_models
+from .registry import Registry
 from .settings import Settings
 from .signals import STOPPING, Signals
 from .standard import StandardStreams, standard_streams
-from .tls import Certificates
+from .tls import CertificateError, Certificates
 
 HOUSEKEEPING = 0.5
 """Seconds between looks at quiet engines, whose idle memory then goes back to the pool."""
@@ -75,7 +74,6 @@ class Server:
         """Done at every HOUSEKEEPING."""
         self.busy: Callable[[], AbstractContextManager[object]] = nullcontext
         """Around what keeps the loop for long."""
-        self._loading: dict[tuple[str, str], Model] = {}
         self._key_watch: KeyWatch | None = None
         self.certificates: Certificates | None = None
         self.addresses: list[str] = []
@@ -99,25 +97,25 @@ class Server:
             raise StartError(str(error)) from None
         self.front = Front(settings, self._loop, self.registry, self._pool, self._capture, keys)
         self._open_audit()
-        self._placer = Placer(
+        self._loader = ModelLoader(
             self._loop,
             self._pool,
             self.front.wake,
+            self.front.metrics.model,
+            self.front.attach,
             settings.load_timeout,
             self.busy,
             run_limit=settings.run_limit,
             result_bytes=settings.result_memory,
         )
         self._listeners: list[Listener] = []
-        self._admin = AdminServer(
-            {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz, "/models": self._models}
-        )
+        self._admin = AdminServer(admin_pages(self.front, self.registry))
         self._keep_house(monotonic())
         try:
             for spec in scan_models(self._models_dir):
-                await self._load(spec)
+                self.registry.add(await self._loader.load(spec, settings.engine or spec.engine))
             await self._listen()
-        except (RegistryError, ListenError, PlacementError, OSError) as error:
+        except (ModelLoadError, CertificateError, ListenError, OSError) as error:
             await self.stop(0.0)
             raise StartError(str(error)) from error
 
@@ -135,27 +133,6 @@ class Server:
         except ValueError as error:
             raise StartError(str(error)) from None
         front.audit = Audit(file, front.timers, self._loop.call_soon, Mask(settings.masked, salt))
-
-    async def _load(self, spec: ModelSpec) -> None:
-        began = monotonic()
-        await self._placer.place(spec, self.settings.engine or spec.engine, partial(self._attach, spec))
-        model = self._loading[spec.name, spec.version]
-        self.registry.add(model)
-        log.info(
-            "model loaded",
-            model=spec.name,
-            version=spec.version,
-            engine=model.placement,
-            max_batch=model.engine.effective_max_batch,
-            seconds=round(monotonic() - began, 3),
-        )
-        for remark in model.engine.remarks:
-            log.warning(remark, model=spec.name, version=spec.version)
-
-    def _attach(self, spec: ModelSpec, engine: Engine, placement: str) -> None:
-        model = Model(spec, engine, placement, self.front.metrics.model(spec.name, spec.version))
-        self._loading[spec.name, spec.version] = model
-        engine.sink = partial(self.front.complete, model)
 
     async def _listen(self) -> None:
         settings = self.settings
@@ -216,8 +193,8 @@ class Server:
         for listener in self._listeners:
             listener.close()
         clean = await self.front.drain(patience)
-        for model in self._loading.values():
-            self._placer.remove(model.engine)
+        for model in list(self._loader.models):
+            self._loader.unload(model)
         self.front.timers.close()
         self._admin.close()
         if self._capture is not None:
@@ -259,39 +236,6 @@ class Server:
         for model in self.registry.all():
             if model.engine.health().state is HealthState.IDLE:
                 model.engine.trim()
-
-    # -- admin pages -----------------------------------------------------------------------------------------------
-
-    def _metrics(self) -> Page:
-        return Page(self.front.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
-
-    def _healthz(self) -> Page:
-        return Page(b"ok\n")  # the loop answers: that is what this page is about
-
-    def _readyz(self) -> Page:
-        states = {f"{s.spec.name}/{s.spec.version}": s.engine.health() for s in self.registry.all()}
-        ready = bool(states) and all(health.ready for health in states.values()) and not self.front.draining
-        lines = [f"{name} {health.state.name.lower()}" for name, health in states.items()]
-        if self.front.draining:
-            lines.append("draining")
-        return Page(("\n".join(lines) + "\n").encode(), status=200 if ready else 503)
-
-    def _models(self) -> Page:
-        models = [
-            {
-                "name": s.spec.name,
-                "version": s.spec.version,
-                "engine": s.placement,
-                "device": s.spec.device,
-                "state": s.engine.health().state.name.lower(),
-                "queued": s.engine.queue_depth,
-                "max_batch": s.spec.max_batch,
-                "effective_max_batch": s.engine.effective_max_batch,
-                "batch_with": s.engine.batch_with,
-            }
-            for s in self.registry.all()
-        ]
-        return Page(json.dumps(models, indent=2).encode() + b"\n", "application/json")
 
 
 def check_access(settings: Settings) -> None:

@@ -7,6 +7,7 @@ What a setting does lives where it is used, not here.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,13 +22,19 @@ from pydantic_settings import (
 
 from ..gpu.slab import PAGE
 from ..protocol.masking import masked
+from .defaults import (
+    DEFAULT_ADMIN_PORT,
+    DEFAULT_PORT,
+    DEFAULT_TLS_PORT,
+    FAR_LOW_WATER,
+    MASKABLE,
+    MIN_SALT,
+    NEAR_LOW_WATER,
+    is_loopback,
+)
 from .engine.spec import MIN_RESULT_BYTES
-from .front.handshake_throttle import Network, networks
-from .front.listener import DEFAULT_PORT, DEFAULT_TLS_PORT, FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
-from .front.mask import MASKABLE, MIN_SALT
 
 ENV_PREFIX = "TENSORWIRE_"
-DEFAULT_ADMIN_PORT = 7412
 KIB = 1 << 10
 MIB = 1 << 20
 
@@ -39,6 +46,14 @@ class SettingsError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(masked(message))
+
+
+Network = IPv4Network | IPv6Network
+
+
+def networks(text: str) -> list[Network]:
+    """Parse a comma-separated list such as `127.0.0.0/8, ::1`. Raises ValueError naming the wrong one."""
+    return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _setting(default: Any, group: str, description: str, **constraints: Any) -> Any:

@@ -20,7 +20,8 @@ from tensorwire.gpu import SlabPool
 from tensorwire.server.engine.inline import InlineEngine
 from tensorwire.server.engine.spec import load_spec
 from tensorwire.server.front.front import Front
-from tensorwire.server.registry import Model, Registry
+from tensorwire.server.model import Model
+from tensorwire.server.registry import Registry
 from tensorwire.server.settings import load_settings
 
 Buffer = bytes | memoryview
@@ -119,7 +120,7 @@ class ServerEnd:
             spec = load_spec(version)
             engine = self.engines[name] = InlineEngine(spec, pool, self.front.wake)
             model = Model(spec, engine, "inline", self.front.metrics.model(name, "1"))
-            engine.sink = partial(self.front.complete, model)
+            self.front.attach(model)
             engine.start()
         return model
 

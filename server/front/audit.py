@@ -19,10 +19,11 @@ from .timers import Timer
 
 if TYPE_CHECKING:
     from ..engine.api import BatchResult
-    from ..registry import Model
+    from ..model import Model
     from .call import Call
     from .call_table import CallTable
     from .mask import Mask
+    from .reply_encoder import ReplyEncoder
     from .session import Session
     from .timers import Timers
 
@@ -69,9 +70,9 @@ class Audit:
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
-    def replied(self, model: Model, result: BatchResult, calls: list[Call], now: float) -> None:
+    def replied(self, model: Model, encoder: ReplyEncoder, result: BatchResult, calls: list[Call], now: float) -> None:
         """These calls of `result` were answered OK."""
-        spec, length = model.spec, model.replies.length
+        spec, length = model.spec, encoder.length
         self._records += [
             (
                 now, call.session, call.stream_id, spec.name, spec.version, 0, True, call.route.body_length,

@@ -1,4 +1,4 @@
-"""The file that audit lines go to, written by a thread of its own (lines.py): a disk may keep a writer waiting.
+"""The file that audit lines go to, written by a thread of its own (line_writer.py): a disk may keep a writer waiting.
 
 What cannot be written is lost, counted, told in the server's log and, once it can be written again, by a line in the
 file itself. What a line says is audit.py's.
@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
-from .lines import LineWriter
-from .logs import get_logger
+from ..line_writer import LineWriter
+from ..logs import get_logger
 
 MODE = 0o600
 """Mode of a new file: who called what is nobody else's business. The mode of a file that is there is left alone."""

@@ -13,7 +13,7 @@ from ..engine.api import Engine, Prepared, Request
 
 if TYPE_CHECKING:
     from ...gpu import Slab
-    from ..registry import Model
+    from ..model import Model
     from .session import Session
 
 

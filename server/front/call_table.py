@@ -14,7 +14,7 @@ from ...protocol import Connection, Status, pack_extension
 from .call import Call, microseconds
 
 if TYPE_CHECKING:
-    from ..registry import Model
+    from ..model import Model
     from .audit import Audit
     from .timers import Timers
 

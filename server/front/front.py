@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from ...protocol import Config, ErrorCode, Limits, Role
 from ...protocol.signing import available_macs
 from ..engine.api import BatchResult, Failure
+from ..logs import get_logger, lost_lines
 from .admission import Admission
 from .busy_poll import BusyPoll
 from .handshake_throttle import HandshakeThrottle
 from .listener_policy import ListenerPolicy, unbound
-from .logs import get_logger, lost_lines
 from .metrics import Metrics, counter, gauge
 from .principals import Principals
+from .reply_encoder import ReplyEncoder
 from .service_calls import ServiceCalls
 from .timers import Timer, Timers
 from .transport import CapturingTransport, ConnectionTransport
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from ..engine.inline import InlineEngine
     from ..engine.process import ProcessEngine
     from ..keys import KeyStore
-    from ..registry import Model, Registry
+    from ..model import Model
+    from ..registry import Registry
     from ..settings import Settings
     from .audit import Audit
     from .call import Call
@@ -276,7 +279,11 @@ class Front:
             if engine.short_of_memory and self._pressed is None:
                 self._press(monotonic())
 
-    def complete(self, model: Model, results: list[BatchResult | Failure]) -> None:
+    def attach(self, model: Model) -> None:
+        """Deliver what the engine of `model` finishes: its sink is here from now on."""
+        model.engine.sink = partial(self.complete, model, ReplyEncoder(model.spec.name, model.spec.version))
+
+    def complete(self, model: Model, encoder: ReplyEncoder, results: list[BatchResult | Failure]) -> None:
         """What an engine finished: queue the replies, then write once per connection."""
         if self.forked:  # a model's child that came back from its call: the parent answers
             os._exit(1)
@@ -286,9 +293,9 @@ class Front:
         for result in results:
             if isinstance(result, BatchResult):
                 before = len(replied)
-                model.replies.deliver(result, now, touched, replied)
+                encoder.deliver(result, now, touched, replied)
                 if self.audit is not None:
-                    self.audit.replied(model, result, replied[before:], now)
+                    self.audit.replied(model, encoder, result, replied[before:], now)
             else:
                 for request in result.requests:
                     session = request.session
@@ -298,7 +305,7 @@ class Front:
         for session in touched:
             session.flush()
         model.count(results, replied, now)
-        if model.apart:
+        if model.own_process:
             self.spin.stir()
 
     def _press(self, now: float) -> None:

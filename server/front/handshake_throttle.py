@@ -8,7 +8,7 @@ succeeds wipes the slate: many clients behind one address are refused together o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 MAX_SOURCES = 4096
 """Sources remembered, 0.6 MB; the one that failed longest ago goes first. Who has that many addresses is not stopped by
@@ -21,11 +21,6 @@ HOST_BYTES = 8  # of an IPv6 address: the /64
 
 
 Network = IPv4Network | IPv6Network
-
-
-def networks(text: str) -> list[Network]:
-    """The networks of a comma-separated list such as `127.0.0.0/8, ::1`. Raises ValueError naming the wrong one."""
-    return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
 class _Record:

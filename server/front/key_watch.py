@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...protocol import Status
 from ..key_file import KeyFileError
-from .logs import get_logger
+from ..logs import get_logger
 from .timers import Timer
 
 if TYPE_CHECKING:

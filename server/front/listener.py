@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import socket
 import stat
@@ -15,18 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-DEFAULT_PORT = 7411
-"""TCP port of `tw://host` without a port."""
-
-DEFAULT_TLS_PORT = 7413
-"""TCP port of `tws://host` without a port."""
-
-FAR_LOW_WATER = 128 << 10
-"""Bytes of a connection that the kernel keeps unsent: 0.1 ms at 10 Gbit/s, which a small reply may wait."""
-
-NEAR_LOW_WATER = 1 << 20
-"""The same on loopback, where it takes 0.3 ms. With less, a peer has read all there is before we can send more: it
-sleeps, is woken for every chunk at our expense, and 16 MiB take 1.5 times as long."""
+from ..defaults import FAR_LOW_WATER, is_loopback
 
 UNIX_MODE = 0o600
 """Mode of the Unix socket: where no keys are asked for, the file's owner is the only identity there is."""
@@ -34,14 +22,6 @@ UNIX_MODE = 0o600
 
 class ListenError(Exception):
     """The server cannot listen where it was told to; the message says why and what to do."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_address(host: str, *, guarded: bool) -> None:

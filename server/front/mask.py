@@ -8,16 +8,11 @@ import os
 from pathlib import Path
 
 from ...protocol.masking import masked
-from .logs import printable
-
-MASKABLE = ("principal", "key_id", "peer", "model")
-"""Fields that can be masked; the others name nobody."""
+from ..defaults import MIN_SALT
+from ..logs import printable
 
 MASK_DIGITS = 12
 """Hex digits of a masked value: 48 bits, enough to tell the values of one field apart."""
-
-MIN_SALT = 16
-"""Bytes that a configured salt must have, so that it cannot be guessed along with the values."""
 
 MAX_NAME = 128
 """Characters of a name in a line."""

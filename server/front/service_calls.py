@@ -40,7 +40,7 @@ from .call import body_length_text
 if TYPE_CHECKING:
     from ...codec import Resolved
     from ..engine.spec import ImageHint
-    from ..registry import Model
+    from ..model import Model
     from .front import Front
     from .principals import Principal
     from .session import Session

@@ -31,7 +31,8 @@ from tensorwire.server.front.listener_policy import ListenerPolicy
 from tensorwire.server.front.timers import Timers
 from tensorwire.server.key_file import Key
 from tensorwire.server.keys import KeyStore
-from tensorwire.server.registry import Model, Registry
+from tensorwire.server.model import Model
+from tensorwire.server.registry import Registry
 from tensorwire.server.settings import load_settings
 
 ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -268,7 +269,8 @@ class Harness:
         made: Any = engine
         engine.spec = spec
         self.model = Model(spec, made, "inline", self.front.metrics.model(name, version))
-        self.registry.add(self.model)
+        self.front.attach(self.model)
+        (self.registry.replace if self.registry.find(name, version) else self.registry.add)(self.model)
         return engine
 
     def client(self, key: Key | None = None) -> Client:
@@ -281,7 +283,7 @@ class Harness:
         rows = sum(call.rows for call in calls)
         now = self.loop.now
         result = BatchResult([*calls], signature, [memoryview(b"".join(bodies))], rows, now, now, now, now)
-        self.front.complete(self.model, [result])
+        self.model.engine.sink([result])
 
     def fail(self, failure: Failure) -> None:
-        self.front.complete(self.model, [failure])
+        self.model.engine.sink([failure])

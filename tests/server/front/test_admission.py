@@ -18,9 +18,9 @@ from tensorwire.protocol import Status, pack_extension
 from tensorwire.server.engine.api import Prepared
 from tensorwire.server.front.admission import Admission, certainly_late
 from tensorwire.server.front.call import Call, Refuse, Route
-from tensorwire.server.front.metrics import ModelStats
 from tensorwire.server.front.principals import Principal
 from tensorwire.server.latency_estimate import MIN_BATCHES
+from tensorwire.server.model_stats import ModelStats
 from tensorwire.server.registry import Model, Registry
 from tensorwire.server.settings import load_settings
 

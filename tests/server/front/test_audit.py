@@ -207,7 +207,7 @@ def test_a_reply_without_batch_axis_is_counted_too(audited: Audited) -> None:
     (call,) = audited.engine.taken
     encoded = client._encoder.encode("m", "1", {"y": np.zeros(6, np.float32)})
     now = audited.loop.now
-    audited.front.complete(audited.model, [BatchResult([call], (), [], 1, now, now, now, now, encoded)])
+    audited.model.engine.sink([BatchResult([call], (), [], 1, now, now, now, now, encoded)])
     assert audited.lines("call")[0]["bytes_out"] == 24
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from tensorwire.protocol import Status, parse_extension
 from tensorwire.server.front.call import Call
 from tensorwire.server.front.call_table import MAX_DETAIL_BYTES, CallTable
-from tensorwire.server.front.metrics import ModelStats
 from tensorwire.server.front.timers import Timers
+from tensorwire.server.model_stats import ModelStats
 from tests.server.front.harness import FakeEngine, FakeLoop
 
 

@@ -9,7 +9,8 @@ import tracemalloc
 import pytest
 
 from tensorwire.protocol import FrameType
-from tensorwire.server.front.handshake_throttle import LONGEST, MAX_SOURCES, HandshakeThrottle, networks
+from tensorwire.server.front.handshake_throttle import LONGEST, MAX_SOURCES, HandshakeThrottle
+from tensorwire.server.settings import networks
 from tests.attacks.peer import frame
 from tests.server.front.harness import Client, Harness
 

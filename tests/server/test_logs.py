@@ -6,7 +6,7 @@ import io
 import json
 import logging
 
-from tensorwire.server.front.logs import MAX_VALUE_CHARS, configure_logs, get_logger, printable
+from tensorwire.server.logs import MAX_VALUE_CHARS, configure_logs, get_logger, printable
 
 
 def test_control_characters_are_escaped() -> None:

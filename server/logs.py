@@ -1,7 +1,7 @@
 """Logging: structlog, as JSON lines or for a console, with everything a peer sent made harmless and keys masked.
 
 Only rare things are logged: start, stop, models, connections that break a rule. Nothing here runs per request, and
-nothing waits for whoever reads the log or fails with it: lines are lost and counted instead (lines.py).
+nothing waits for whoever reads the log or fails with it: lines are lost and counted instead (line_writer.py).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
-from ...protocol.masking import masked
-from .lines import LineWriter
+from ..protocol.masking import masked
+from .line_writer import LineWriter
 
 MAX_WAITING = 1 << 20
 """Bytes of lines that wait for a log that does not keep up, some 5,000; what comes above it is lost."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tensorwire.server.front.lines import LineWriter
-from tensorwire.server.front.logs import LogFile, configure_logs, get_logger, lost_lines
+from tensorwire.server.line_writer import LineWriter
+from tensorwire.server.logs import LogFile, configure_logs, get_logger, lost_lines
 
 FULL = Path("/dev/full")
 
