@@ -13,8 +13,8 @@ from setuptools import setup
 # what users call (blocking, aio, results, errors), whose classes are to be patched, extended, pickled and read as any.
 FRAMES = "header limits errors events extension states streams outframes assembly signing records reader "
 FRAMES += "record_reader writer patience alarm"
-FRONT = "timers call metrics body_memory admission principals reply_encoder drain call_table session busy_poll "
-FRONT += "transport front"
+FRONT = "timers ports call metrics reply_budget body_memory admission principals reply_encoder call_table context "
+FRONT += "session_lifetime session connection_table dispatcher busy_poll transport"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],

@@ -10,33 +10,34 @@ from collections.abc import Callable
 from functools import partial
 
 from .front.admin import Page
-from .front.front import Front
+from .front.connection_table import ConnectionTable
+from .front.metrics import Metrics
 from .registry import Registry
 
 
-def admin_pages(front: Front, registry: Registry) -> dict[str, Callable[[], Page]]:
+def admin_pages(metrics: Metrics, connections: ConnectionTable, registry: Registry) -> dict[str, Callable[[], Page]]:
     """Return the pages by path."""
     return {
-        "/metrics": partial(_metrics, front),
+        "/metrics": partial(_metrics, metrics),
         "/healthz": _healthz,
-        "/readyz": partial(_readyz, front, registry),
+        "/readyz": partial(_readyz, connections, registry),
         "/models": partial(_models, registry),
     }
 
 
-def _metrics(front: Front) -> Page:
-    return Page(front.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+def _metrics(metrics: Metrics) -> Page:
+    return Page(metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 def _healthz() -> Page:
     return Page(b"ok\n")  # the loop answers: that is what this page is about
 
 
-def _readyz(front: Front, registry: Registry) -> Page:
+def _readyz(connections: ConnectionTable, registry: Registry) -> Page:
     states = {f"{m.spec.name}/{m.spec.version}": m.engine.health() for m in registry.all()}
-    ready = bool(states) and all(health.ready for health in states.values()) and not front.draining
+    ready = bool(states) and all(health.ready for health in states.values()) and not connections.draining
     lines = [f"{name} {health.state.name.lower()}" for name, health in states.items()]
-    if front.draining:
+    if connections.draining:
         lines.append("draining")
     return Page(("\n".join(lines) + "\n").encode(), status=200 if ready else 503)
 

@@ -32,9 +32,9 @@ from .front.audit_file import AuditFile
 from .front.front import Front
 from .front.key_watch import KeyWatch
 from .front.listener import Listener, ListenError, check_address
-from .front.listener_policy import ListenerPolicy
+from .front.listener_policy import ListenerPolicy, make_policy
 from .front.mask import Mask, read_salt
-from .front.timers import Timer
+from .front.timers import Timer, Timers
 from .front.tls_layer import tls_connections
 from .key_file import KeyFileError
 from .keys import KeyStore
@@ -95,21 +95,32 @@ class Server:
             keys = None if settings.keys is None else KeyStore(settings.keys)
         except KeyFileError as error:
             raise StartError(str(error)) from None
-        self.front = Front(settings, self._loop, self.registry, self._pool, self._capture, keys)
-        self._open_audit()
+        self._keys = keys
+        self._timers = timers = Timers(self._loop.call_later, monotonic)
+        self._audit = open_audit(settings, timers, self._loop)
+        self.front = front = Front(
+            settings,
+            self._loop,
+            timers,
+            self.registry,
+            self._pool,
+            audit=self._audit,
+            capture=self._capture,
+            keys=keys,
+        )
         self._loader = ModelLoader(
             self._loop,
             self._pool,
-            self.front.wake,
-            self.front.metrics.model,
-            self.front.attach,
+            front.dispatcher.wake,
+            front.metrics.model,
+            front.dispatcher.attach,
             settings.load_timeout,
             self.busy,
             run_limit=settings.run_limit,
             result_bytes=settings.result_memory,
         )
         self._listeners: list[Listener] = []
-        self._admin = AdminServer(admin_pages(self.front, self.registry))
+        self._admin = AdminServer(admin_pages(front.metrics, front.connections, self.registry))
         self._keep_house(monotonic())
         try:
             for spec in scan_models(self._models_dir):
@@ -119,25 +130,11 @@ class Server:
             await self.stop(0.0)
             raise StartError(str(error)) from error
 
-    def _open_audit(self) -> None:
-        settings, front = self.settings, self.front
-        if settings.audit is None:
-            return
-        try:
-            salt = b"" if settings.audit_salt is None else read_salt(settings.audit_salt)
-            file = AuditFile(settings.audit)
-        except OSError as error:
-            raise StartError(
-                f"audit log: {error.filename!r}: {error.strerror}; give a file that can be read or written"
-            ) from None
-        except ValueError as error:
-            raise StartError(str(error)) from None
-        front.audit = Audit(file, front.timers, self._loop.call_soon, Mask(settings.masked, salt))
-
     async def _listen(self) -> None:
         settings = self.settings
+        guarded = self._keys is not None
         if settings.tcp:
-            await self._behind(self.front.door("tcp")).listen_tcp(
+            await self._behind(make_policy(settings, "tcp", keys=guarded)).listen_tcp(
                 settings.host,
                 settings.port,
                 settings.backlog,
@@ -146,23 +143,24 @@ class Server:
             )
         await self._listen_tls()
         if settings.unix is not None:
-            await self._behind(self.front.door("unix")).listen_unix(settings.unix, settings.backlog)
+            await self._behind(make_policy(settings, "unix", keys=guarded)).listen_unix(settings.unix, settings.backlog)
         self.addresses = [address for listener in self._listeners for address in listener.addresses]
         if not self.addresses:
             raise ListenError("nothing to listen on: TCP is off and there is no --unix PATH")
         if settings.admin:
             await self._admin.listen(settings.admin_host, settings.admin_port)
             self.admin_url = self._admin.url
-        if self.front.keys is not None:
-            self._key_watch = KeyWatch(self.front, self.front.keys, monotonic())
+        if self._keys is not None:
+            self._key_watch = KeyWatch(self.front.context, self.front.connections, self._keys, monotonic())
 
     async def _listen_tls(self) -> None:
         settings = self.settings
         if settings.tls_port is None or settings.tls_cert is None or settings.tls_key is None:
             return
         self.certificates = certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        door = self.front.door("tls", certificates.binding, settings.tls_principals)
-        listener = Listener(tls_connections(certificates, partial(self.front.make_protocol, door)))
+        keys = self._keys is not None
+        policy = make_policy(settings, "tls", certificates.binding, settings.tls_principals, keys=keys)
+        listener = Listener(tls_connections(certificates, partial(self.front.make_protocol, policy)))
         self._listeners.append(listener)
         await listener.listen_tcp(
             settings.host,
@@ -173,9 +171,9 @@ class Server:
             scheme="tws",
         )
 
-    def _behind(self, door: ListenerPolicy) -> Listener:
-        """A listener whose connections come by `door`."""
-        listener = Listener(partial(self.front.make_protocol, door))
+    def _behind(self, policy: ListenerPolicy) -> Listener:
+        """Make a listener to whose connections `policy` applies."""
+        listener = Listener(partial(self.front.make_protocol, policy))
         self._listeners.append(listener)
         return listener
 
@@ -183,8 +181,8 @@ class Server:
         """Read the files of keys and certificates again, whether they seem to have changed or not."""
         if self._key_watch is not None:
             self._key_watch.look(monotonic(), again=True)
-        if self.front.audit is not None:
-            self.front.audit.reopen()
+        if self._audit is not None:
+            self._audit.reopen()
         if self.certificates is not None:
             self.certificates.reload()
 
@@ -195,13 +193,13 @@ class Server:
         clean = await self.front.drain(patience)
         for model in list(self._loader.models):
             self._loader.unload(model)
-        self.front.timers.close()
+        self._timers.close()
         self._admin.close()
         if self._capture is not None:
             with suppress(OSError):  # a full disk was told when it came
                 self._capture.close()
-        if self.front.audit is not None:
-            self.front.audit.close()
+        if self._audit is not None:
+            self._audit.close()
         return clean
 
     async def give_up(self, starting: asyncio.Task[None]) -> None:
@@ -215,11 +213,11 @@ class Server:
     def descriptors(self) -> list[int]:
         """Every socket of ours, for a model's child to leave alone."""
         listening = [descriptor for listener in self._listeners for descriptor in listener.descriptors()]
-        return [*listening, *self._admin.descriptors(), *self.front.descriptors()]
+        return [*listening, *self._admin.descriptors(), *self.front.connections.descriptors()]
 
     def forked(self) -> None:
         """This is a model's child now: whatever it comes back from, it is no server."""
-        self.front.forked = True
+        self.front.dispatcher.forked = True
 
     def describe(self) -> str:
         """One line for people: where the server is and what it serves."""
@@ -228,7 +226,7 @@ class Server:
         return masked(f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}")
 
     def _keep_house(self, now: float) -> None:
-        self.front.timers.add(now + HOUSEKEEPING, Timer(self._keep_house))
+        self._timers.add(now + HOUSEKEEPING, Timer(self._keep_house))
         if self.certificates is not None:
             self.certificates.reload_if_changed()
         for chore in self.chores:
@@ -236,6 +234,22 @@ class Server:
         for model in self.registry.all():
             if model.engine.health().state is HealthState.IDLE:
                 model.engine.trim()
+
+
+def open_audit(settings: Settings, timers: Timers, loop: asyncio.AbstractEventLoop) -> Audit | None:
+    """Open the audit log, if there is to be one. Raises StartError."""
+    if settings.audit is None:
+        return None
+    try:
+        salt = b"" if settings.audit_salt is None else read_salt(settings.audit_salt)
+        file = AuditFile(settings.audit)
+    except OSError as error:
+        raise StartError(
+            f"audit log: {error.filename!r}: {error.strerror}; give a file that can be read or written"
+        ) from None
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    return Audit(file, timers, loop.call_soon, Mask(settings.masked, salt))
 
 
 def check_access(settings: Settings) -> None:

@@ -1,26 +1,78 @@
-"""The big bodies of one connection that are on their way: their memory, and how long they may take.
+"""Memory for the big bodies of calls: what those that are on their way may hold, and how long they may take.
 
 A body has memory for all of it before its first byte comes, so a peer that stops half-way holds memory of everybody's
-pool. Two things bound that: what unfinished bodies may hold (admission.py), and here the time each may take. A body
-that is late ends its connection, because only then is its memory certainly under no read.
+pool. Two things bound that: what unfinished bodies may hold (BodyPool, one per loop), and the time each may take
+(BodyMemory, one per connection that has any). A body that is late ends its connection, because only then is its memory
+certainly under no read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
 
-from .call import Route
-from .timers import Timer
-
-if TYPE_CHECKING:
-    from ...gpu import Slab
-    from .admission import Admission
-    from .timers import Timers
+from ...gpu import Slab, SlabPool
+from ...protocol import Status
+from ..engine.api import Failure
+from .call import Call, Receiving, Refuse, Route, body_length_text
+from .timers import Timer, Timers
 
 BODY_RATE = 1 << 20
 """Bytes per second that a body must come at on top of `body_timeout`: 10 Mbit/s, so that dribbling holds no memory."""
+
+
+class BodyPool:
+    """What unfinished bodies of one loop hold of its pool: `receiving` bytes."""
+
+    __slots__ = ("_pool", "receiving")
+
+    def __init__(self, pool: SlabPool) -> None:
+        self._pool = pool
+        self.receiving = 0
+
+    def take(self, route: Route, body_length: int, held: int) -> Slab:
+        """Return memory for a whole body before its first byte is read; its connection has `held` bytes.
+
+        Who takes it gives the slab's `room` back to `receiving` once the body is complete or given up. Raises Refuse.
+        """
+        if body_length != route.body_length:
+            raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.model)
+        pool = self._pool
+        taken = pool.room(body_length)
+        if held + taken > pool.nbytes // 2:
+            raise _no_memory(
+                route,
+                body_length,
+                f"{held} bytes are held by this connection's unfinished bodies, at most {pool.nbytes // 2} may be",
+            )
+        if self.receiving + taken > pool.nbytes // 4 * 3:
+            raise _no_memory(
+                route,
+                body_length,
+                f"{self.receiving} bytes are held by unfinished bodies, at most {pool.nbytes // 4 * 3} may be",
+            )
+        slab = pool.allocate(body_length)
+        if slab is None:
+            raise _no_memory(route, body_length, f"{pool.in_use} of {pool.nbytes} bytes are in use")
+        self.receiving += taken
+        return slab
+
+
+class BodyInMemory(Receiving):
+    """The receiving half of a call whose body is read into `slab`, which must be full at the moment `due`."""
+
+    __slots__ = ("due", "slab")
+
+    def __init__(self, slab: Slab, due: float) -> None:
+        self.slab = slab
+        self.due = due
+
+    def complete(self, call: Call, now: float) -> Failure | None:
+        """Hand `call` to its engine with the slab, which is full."""
+        call.receiving = None
+        call.arrived = now
+        route = call.route
+        return route.submit(route.prepared, self.slab.view, self.slab, call)
 
 
 class BodyMemory:
@@ -29,69 +81,74 @@ class BodyMemory:
     timeout: seconds a body may take beside one per BODY_RATE bytes of it.
     """
 
-    __slots__ = ("_admission", "_due", "_late", "_slabs", "_timeout", "_timer", "_timers", "held")
+    __slots__ = ("_bodies", "_due", "_late", "_pool", "_timeout", "_timer", "_timers", "held")
 
-    def __init__(self, admission: Admission, timers: Timers, timeout: float, late: Callable[[str], None]) -> None:
-        self._admission = admission
+    def __init__(self, pool: BodyPool, timers: Timers, timeout: float, late: Callable[[str], None]) -> None:
+        self._pool = pool
         self._timers = timers
         self._timeout = timeout
         self._late = late
-        self._slabs: dict[int, tuple[Slab, float]] = {}  # stream -> memory, and the moment it must be full
+        self._bodies: dict[int, BodyInMemory] = {}
         self._timer: Timer | None = None
         self._due = inf
         self.held = 0
 
     def __len__(self) -> int:
-        return len(self._slabs)
+        return len(self._bodies)
 
-    def reserve(self, stream_id: int, route: Route, body_length: int, now: float) -> Slab:
-        """Memory for a whole body, due from now on. Raises Refuse."""
-        slab = self._admission.memory(route, body_length, self.held)
+    def reserve(self, stream_id: int, route: Route, body_length: int, now: float) -> BodyInMemory:
+        """Take memory for a whole body, due from now on. Raises Refuse."""
+        slab = self._pool.take(route, body_length, self.held)
         self.held += slab.room
-        moment = now + self._timeout + body_length / BODY_RATE
-        self._slabs[stream_id] = slab, moment
-        if moment < self._due:
-            self._arm(moment)
-        return slab
+        body = self._bodies[stream_id] = BodyInMemory(slab, now + self._timeout + body_length / BODY_RATE)
+        if body.due < self._due:
+            self._arm(body.due)
+        return body
 
-    def take(self, stream_id: int) -> Slab | None:
-        """The memory of a body that is complete or given up: the caller's from now on."""
-        found = self._slabs.pop(stream_id, None)
-        if found is None:
+    def take(self, stream_id: int) -> BodyInMemory | None:
+        """Hand over a body that is complete or given up: its memory is the caller's from now on."""
+        body = self._bodies.pop(stream_id, None)
+        if body is None:
             return None
-        nbytes = found[0].room
+        nbytes = body.slab.room
         self.held -= nbytes
-        self._admission.receiving -= nbytes
-        return found[0]
+        self._pool.receiving -= nbytes
+        return body
 
     def close(self) -> None:
-        """The connection is over: give all memory back."""
-        for stream_id in list(self._slabs):
-            slab = self.take(stream_id)
-            if slab is not None:
-                slab.release()
-        self._settle()
+        """Give all memory back: the connection is over."""
+        for stream_id in list(self._bodies):
+            body = self.take(stream_id)
+            if body is not None:
+                body.slab.release()
+        self._disarm()
 
     def _arm(self, moment: float) -> None:
-        self._settle()
+        self._disarm()
         self._due = moment
         self._timer = Timer(self._fired)
         self._timers.add(moment, self._timer)
 
-    def _settle(self) -> None:
+    def _disarm(self) -> None:
         self._timers.cancel(self._timer)
         self._timer = None
         self._due = inf
 
     def _fired(self, now: float) -> None:
-        """One timer serves all bodies: it stays armed for one that has long come, and then looks for the next."""
+        """Look for the next body: one timer serves all, and stays armed for one that has long come."""
         self._timer = None
         self._due = inf
-        if not self._slabs:
+        if not self._bodies:
             return
-        stream_id, (slab, moment) = min(self._slabs.items(), key=lambda item: item[1][1])
-        if moment > now:
-            self._arm(moment)
+        stream_id, body = min(self._bodies.items(), key=lambda item: item[1].due)
+        if body.due > now:
+            self._arm(body.due)
             return
-        allowed = self._timeout + slab.nbytes / BODY_RATE
-        self._late(f"stream {stream_id}: the body of {slab.nbytes} bytes was not complete after {allowed:.1f} s")
+        nbytes = body.slab.nbytes
+        allowed = self._timeout + nbytes / BODY_RATE
+        self._late(f"stream {stream_id}: the body of {nbytes} bytes was not complete after {allowed:.1f} s")
+
+
+def _no_memory(route: Route, body_length: int, why: str) -> Refuse:
+    text = f"no memory for a body of {body_length} bytes in the server's pool: {why}; try again later"
+    return Refuse(Status.RESOURCE_EXHAUSTED, text, route.model)

@@ -7,20 +7,14 @@ kept per output signature; a call then costs a slice per output and one send.
 from __future__ import annotations
 
 from struct import pack
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from ...codec import FREE, BoundedCache, CodecError, TensorSpec, dtype_by_name, encode_metadata
+from ...codec import FREE, BoundedCache, CodecError, Encoded, TensorSpec, dtype_by_name, encode_metadata
 from ...protocol import LocalError, ReplyForm, Status, pack_extension
-from ...protocol.header import END_STREAM
 from ...protocol.limits import INLINE_BODY
 from ...protocol.writer import BATCH
-from .call import microseconds
-
-if TYPE_CHECKING:
-    from ...codec import Encoded
-    from ..engine.api import BatchResult, OutputSignature
-    from .call import Call
-    from .session import Session
+from ..engine.api import BatchResult, OutputSignature
+from .call import Call, ReplyTarget, microseconds
 
 ALIGNMENT = 64  # each tensor starts at a multiple of it (SPEC 18.6)
 MAX_FREE_DIMS = 100
@@ -31,7 +25,7 @@ MAX_SHAPES = 256
 """Numbers of rows remembered per signature; a call carries at most max_batch rows."""
 
 LARGE = 64 << 10
-"""Bytes of a reply after which the room for more is looked at."""
+"""Bytes of a reply above which it is copied out of its batch where memory for replies is short."""
 
 COPIED = 16 << 10
 """Bytes of a batch's output up to which it is copied once as a whole, and replies are slices of the copy: a slice of
@@ -95,7 +89,7 @@ class Plan:
 
 
 class ReplyEncoder:
-    """Queues the replies of one model's batches on their connections; the caller flushes those that were touched."""
+    """Queues the replies of one model's batches at the targets of their calls; the caller flushes those touched."""
 
     __slots__ = ("_last", "_model", "_plans", "_version")
 
@@ -105,8 +99,8 @@ class ReplyEncoder:
         self._last = Plan(model, version, ())
         self._plans: BoundedCache[OutputSignature, Plan] = BoundedCache(MAX_PLANS, MAX_PLANS)
 
-    def deliver(self, result: BatchResult, now: float, touched: set[Session], replied: list[Call]) -> None:
-        """Queue a reply per call of the batch that still waits; they go to `replied`, their sessions to `touched`."""
+    def deliver(self, result: BatchResult, now: float, touched: set[ReplyTarget], replied: list[Call]) -> None:
+        """Queue a reply per call of the batch that still waits; they go to `replied`, their targets to `touched`."""
         if result.encoded is not None:
             self._deliver_alone(result, result.encoded, now, touched, replied)
             return
@@ -117,36 +111,36 @@ class ReplyEncoder:
         # Of small outputs a copy is made once: a slice of bytes is had for half of what a slice of a view costs.
         copied = outputs[0].tobytes() if len(outputs) == 1 and outputs[0].nbytes <= COPIED else b""
         size = plan.row_bytes[0] if copied else 0
-        session: Session | None = None
+        target: ReplyTarget | None = None
         form: ReplyForm | None = None
-        calls: list[Call] = []  # neighbours of one session and class, whose replies have one form: queued together
+        calls: list[Call] = []  # neighbours of one target and class, whose replies have one form: queued together
         stream_ids: list[int] = []
         frames: list[memoryview | bytes] = []
-        rows = priority = room = start = 0
+        rows = priority = left = start = 0
         for call in cast("list[Call]", result.requests):
             first = start
             start += call.rows
             if call.done:  # cancelled or expired while it ran
                 continue
             if (
-                call.session is not session
+                call.target is not target
                 or call.rows != rows
                 or call.priority != priority
-                or not room
+                or not left
                 or call.want_timing
             ):
                 if form is not None:
                     _send_run(calls, stream_ids, form, frames, replied)
                     calls, stream_ids, frames = [], [], []
-                touched.add(call.session)
-                session = None
+                touched.add(call.target)
+                target = None
                 form = self._form(call, plan)
                 if form is None:
                     self._deliver_one(call, plan, first, result, now, replied)
                     continue
-                session, rows, priority, room = call.session, call.rows, call.priority, max(1, BATCH // form.nbytes)
+                target, rows, priority, left = call.target, call.rows, call.priority, max(1, BATCH // form.nbytes)
                 begin, pack, rest = form.begin(priority), form.pack, form.rest
-            room -= 1
+            left -= 1
             stream_id = call.stream_id
             calls.append(call)
             stream_ids.append(stream_id)
@@ -159,9 +153,8 @@ class ReplyEncoder:
             _send_run(calls, stream_ids, form, frames, replied)
 
     def _form(self, call: Call, plan: Plan) -> ReplyForm | None:
-        """What the reply to this call is like; None if it has to be sent alone, or not at all."""
-        session: Session = call.session
-        if session.behind or call.want_timing:
+        """Say what the reply to this call is like; None if it has to be sent alone, or not at all."""
+        if call.want_timing or call.target.reply_limit_reached():
             return None
         try:
             return (plan.shapes.get(call.rows) or plan.add_shape(call.rows)).form
@@ -171,42 +164,39 @@ class ReplyEncoder:
     def _deliver_one(
         self, call: Call, plan: Plan, first: int, result: BatchResult, now: float, replied: list[Call]
     ) -> None:
-        """The reply to a call whose rows begin at `first`: a large one, or one with times."""
-        session: Session = call.session
-        if session.behind:
+        """Queue the reply to a call whose rows begin at `first`: a large one, or one with times."""
+        target = call.target
+        if target.reply_limit_reached():
             _drop(call)
             return
         rows = call.rows
         try:
             shape = plan.shapes.get(rows) or plan.add_shape(rows)
             body = _rows(result.outputs, plan, first, first + rows)
-            if shape.length > LARGE and rows < result.batch_rows and session.crowded():
+            if shape.length > LARGE and rows < result.batch_rows and target.over_reply_budget():
                 body = [bytes(part) for part in body]  # a view would hold the whole batch until it is read
             ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
-            session.connection.send(call.stream_id, shape.meta, ext, body, shape.length, END_STREAM)
+            target.reply(call, shape.meta, ext, body, shape.length)
         except (CodecError, LocalError, ValueError) as error:  # this reply only; the batch has others
             _cannot_send(call, error)
             return
-        session.replied([call])
         replied.append(call)
-        if shape.length > LARGE:
-            session.count_unread()
 
     def length(self, result: BatchResult, rows: int) -> int:
-        """Bytes of the body of a reply of `rows` rows, of the result that was delivered last."""
+        """Return the bytes of the body of a reply of `rows` rows, of the result that was delivered last."""
         if result.encoded is not None:
             return result.encoded.body_length
         return (self._last.shapes.get(rows) or self._last.add_shape(rows)).length
 
     def _deliver_alone(
-        self, result: BatchResult, encoded: Encoded, now: float, touched: set[Session], replied: list[Call]
+        self, result: BatchResult, encoded: Encoded, now: float, touched: set[ReplyTarget], replied: list[Call]
     ) -> None:
         for call in cast("list[Call]", result.requests):
             if call.done:
                 continue
-            session: Session = call.session
-            touched.add(session)
-            if session.behind:
+            target = call.target
+            touched.add(target)
+            if target.reply_limit_reached():
                 _drop(call)
                 continue
             try:
@@ -214,16 +204,11 @@ class ReplyEncoder:
                     ext = _with_timing(encoded.dims, call, result, now)
                 else:
                     ext = pack_extension(dims=encoded.dims)
-                session.connection.send(
-                    call.stream_id, encoded.meta, ext, encoded.buffers, encoded.body_length, END_STREAM
-                )
+                target.reply(call, encoded.meta, ext, encoded.buffers, encoded.body_length)
             except (LocalError, ValueError) as error:
                 _cannot_send(call, error)
                 continue
-            session.replied([call])
             replied.append(call)
-            if encoded.body_length > LARGE:
-                session.count_unread()
 
     def _plan(self, signature: OutputSignature) -> Plan:
         plan = self._plans.get(signature)
@@ -241,25 +226,23 @@ def _send_run(
     replied: list[Call],
 ) -> None:
     """Queue replies of one form on one connection; what is queued goes to `replied`."""
-    session: Session = calls[0].session
-    if session.connection.replies(stream_ids, calls[0].priority, frames, len(calls) * form.nbytes):
-        session.replied(calls)
+    target = calls[0].target
+    if target.reply_together(calls, stream_ids, frames, len(calls) * form.nbytes):
         replied += calls
         return
     parts = len(frames) // len(calls)
     for index, call in enumerate(calls):  # some came in chunks
         body = frames[index * parts + 1 : (index + 1) * parts]
         try:
-            session.connection.send(call.stream_id, form.meta, form.ext, body, form.body_length, END_STREAM)
+            target.reply(call, form.meta, form.ext, body, form.body_length)
         except (LocalError, ValueError) as error:
             _cannot_send(call, error)
             continue
-        session.replied([call])
         replied.append(call)
 
 
 def _rows(outputs: list[memoryview], plan: Plan, first: int, end: int) -> list[memoryview | bytes]:
-    """The body of a reply of these rows."""
+    """Return the body of a reply of these rows."""
     padding = plan.shapes[end - first].padding
     body: list[memoryview | bytes] = []
     for data, size, gap in zip(outputs, plan.row_bytes, padding, strict=True):
@@ -271,7 +254,7 @@ def _rows(outputs: list[memoryview], plan: Plan, first: int, end: int) -> list[m
 
 
 def _with_timing(dims: bytes, call: Call, result: BatchResult, now: float) -> bytes:
-    """The extension with the TIMING item: where the call's time went, in microseconds (SPEC 14)."""
+    """Make the extension with the TIMING item: where the call's time went, in microseconds (SPEC 14)."""
     waited = max(0.0, result.planned - call.arrived)
     batch_wait = min(waited, call.route.engine.spec.max_wait)
     seconds = (
@@ -287,11 +270,11 @@ def _with_timing(dims: bytes, call: Call, result: BatchResult, now: float) -> by
 
 
 def _cannot_send(call: Call, error: Exception) -> None:
-    """The model gave what the protocol cannot carry (too many outputs): its caller hears of it."""
-    call.session.fail(call, Status.INTERNAL, f"the model's outputs cannot be sent: {error}", started=True)
+    """Tell the caller that its model gave what the protocol cannot carry (too many outputs)."""
+    call.target.fail(call, Status.INTERNAL, f"the model's outputs cannot be sent: {error}", started=True)
 
 
 def _drop(call: Call) -> None:
-    """Its caller does not read: nothing more is kept for it (memory is everybody's)."""
+    """Keep nothing more for a caller that does not read (memory is everybody's)."""
     text = "the reply was dropped: too many bytes of replies wait for this connection to read them; read them, or have"
-    call.session.fail(call, Status.RESOURCE_EXHAUSTED, f"{text} fewer calls in flight", started=True)
+    call.target.fail(call, Status.RESOURCE_EXHAUSTED, f"{text} fewer calls in flight", started=True)

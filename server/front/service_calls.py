@@ -1,15 +1,16 @@
 """The service calls `$models`, `$describe` and `$health` (SPEC 16): what the server says about itself.
 
-They are ordinary calls whose one tensor carries msgpack. A watch is a server stream: one message at once and one per
-change, until the client cancels or the connection ends. Nothing here is on the hot path.
+They are ordinary calls whose one tensor carries msgpack. A watch is a server stream (health_watch.py). Nothing here is
+on the hot path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from ...codec import (
     ModelEntry,
     ModelList,
     Ready,
+    Resolved,
     State,
     unpack_service,
 )
@@ -34,22 +36,16 @@ from ...codec.errors import shown
 from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
+from ..engine.spec import ImageHint
 from ..engine.words import without_folders
+from ..model import Model
+from ..registry import Registry
+from ..settings import Settings
+from .audit import Audit
 from .call import body_length_text
-
-if TYPE_CHECKING:
-    from ...codec import Resolved
-    from ..engine.spec import ImageHint
-    from ..model import Model
-    from .front import Front
-    from .principals import Principal
-    from .session import Session
-
-WATCH_INTERVAL = 0.2
-"""Seconds between looks at a watched model; a prober that wants it faster calls instead of watching."""
-
-MAX_WATCHES = 16
-"""Watches open on one connection: each looks at every model it asked for five times a second."""
+from .call_table import CallTable
+from .health_watch import MAX_WATCHES, HealthWatches
+from .principals import Principal
 
 PIXEL = 255.0
 """A model folder states mean and std in pixel units, the wire in units of full scale."""
@@ -61,7 +57,23 @@ class Packed(Protocol):
     """A reply that can be sent."""
 
     def pack(self) -> bytes:
-        """Its msgpack."""
+        """Make its msgpack."""
+
+
+class Caller(Protocol):
+    """The session that a service call came by."""
+
+    @property
+    def calls(self) -> CallTable:
+        """Where answers go."""
+
+    @property
+    def watches(self) -> HealthWatches:
+        """Its open watches."""
+
+    @property
+    def principal(self) -> Principal:
+        """Who calls."""
 
 
 class BadRequest(Exception):  # noqa: N818 - an outcome: the caller gets `status` and the text
@@ -72,50 +84,24 @@ class BadRequest(Exception):  # noqa: N818 - an outcome: the caller gets `status
         self.status = status
 
 
-class HealthWatch:
-    """One open `$health` watch: looks at the models every WATCH_INTERVAL and sends what changed."""
-
-    __slots__ = ("_last", "_models", "_services", "_session", "_stream_id", "done")
-
-    def __init__(self, services: ServiceCalls, session: Session, stream_id: int, models: list[Model]) -> None:
-        self._services = services
-        self._session = session
-        self._stream_id = stream_id
-        self._models = models
-        self._last: list[tuple[State, str]] = []
-        self.done = False
-
-    def expired(self, now: float) -> None:
-        """Look again, tell the client if something changed, and ask to be called in WATCH_INTERVAL seconds."""
-        self._services.front.timers.add(now + WATCH_INTERVAL, self)
-        report = self._services.report(self._models, now)
-        states = [(health.state, health.detail) for health in report.models]
-        if states != self._last:
-            self._last = states
-            self._services.reply(self._session, self._stream_id, "$health", report, flags=0)
-            self._session.flush()
-
-    def stop(self) -> None:
-        """The stream is over."""
-        self.done = True
-        self._services.front.timers.finished()
-
-
 class ServiceCalls:
-    """Answers service calls from what the registry knows."""
+    """Answers service calls from what the registry knows. `draining` is set when the server drains."""
 
-    def __init__(self, front: Front) -> None:
-        self.front = front
+    def __init__(self, settings: Settings, registry: Registry, audit: Audit | None) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._audit = audit
         self._encoder = Encoder()
-        self._handlers: dict[str, Callable[[Session, int, memoryview], Packed | None]] = {
+        self.draining = False
+        self._handlers: dict[str, Callable[[Caller, int, memoryview], Packed | None]] = {
             "$models": self._models,
             "$describe": self._describe,
             "$health": self._health,
         }
 
     def ready(self, principal: Principal) -> bytes:
-        """The READY map (SPEC 9.8)."""
-        limits = {"max_message": self.front.settings.message_limit, "max_streams": self.front.settings.max_streams}
+        """Make the READY map (SPEC 9.8)."""
+        limits = {"max_message": self._settings.message_limit, "max_streams": self._settings.max_streams}
         return Ready(
             principal.name,
             models=principal.scope.models,
@@ -125,78 +111,84 @@ class ServiceCalls:
             limits=limits,
         ).pack()
 
-    def call(self, session: Session, stream_id: int, resolved: Resolved, body: memoryview) -> None:
+    def call(self, caller: Caller, stream_id: int, resolved: Resolved, body: memoryview) -> None:
         """Answer one service call, or end it with what was wrong."""
+        calls = caller.calls
         try:
             handler = self._handlers.get(resolved.model)
             if handler is None:
                 known = ", ".join(self._handlers)
                 raise BadRequest(Status.NOT_FOUND, f"no service {shown(resolved.model)}; there are {known}")
             _check_payload(resolved, body)
-            report = handler(session, stream_id, body)
+            report = handler(caller, stream_id, body)
             if report is not None:
-                sent = self.reply(session, stream_id, resolved.model, report, END_STREAM)
-                if self.front.audit is not None:
-                    self.front.audit.service(session, stream_id, resolved.model, sent, len(body))
+                sent = self._reply(calls, stream_id, resolved.model, report, END_STREAM)
+                if self._audit is not None:
+                    self._audit.service(calls.info, stream_id, resolved.model, sent, len(body))
         except BadRequest as refusal:
-            session.end(stream_id, refusal.status, str(refusal), asked=(resolved.model, ""))
+            calls.end(stream_id, refusal.status, str(refusal), asked=(resolved.model, ""))
         except CodecError as error:
-            session.end(stream_id, Status.INVALID_ARGUMENT, str(error), asked=(resolved.model, ""))
+            calls.end(stream_id, Status.INVALID_ARGUMENT, str(error), asked=(resolved.model, ""))
 
-    def reply(self, session: Session, stream_id: int, service: str, report: Packed, flags: int) -> int:
-        """Queue one reply message; the caller flushes. The bytes of its body."""
+    def _reply(self, calls: CallTable, stream_id: int, service: str, report: Packed, flags: int) -> int:
+        """Queue one reply message; the caller flushes. Returns the bytes of its body."""
         encoded = self._encoder.encode(service, "", {_PAYLOAD: np.frombuffer(report.pack(), np.uint8)})
-        session.connection.send(
+        calls.connection.send(
             stream_id, encoded.meta, pack_extension(dims=encoded.dims), encoded.buffers, encoded.body_length, flags
         )
         return encoded.body_length
 
-    def report(self, models: list[Model], now: float) -> HealthReport:
-        """The health of these models."""
-        return HealthReport(tuple(_model_health(model, now, draining=self.front.draining) for model in models))
+    def _report(self, models: list[Model], now: float) -> HealthReport:
+        """Report the health of what is served now by the names of these models."""
+        current = [self._registry.current(model) for model in models]
+        return HealthReport(tuple(_model_health(model, now, draining=self.draining) for model in current))
 
     # -- the calls -------------------------------------------------------------------------------------------------
 
-    def _models(self, session: Session, _stream_id: int, body: memoryview) -> ModelList:
+    def _models(self, caller: Caller, _stream_id: int, body: memoryview) -> ModelList:
         Fields(unpack_service(body), "$models")  # a map of nothing that this version knows
         return ModelList(
             tuple(
                 ModelEntry(model.spec.name, model.spec.version, State(model.engine.health().state.name.lower()))
-                for model in self.front.registry.all(session.principal.sees)
+                for model in self._registry.all(caller.principal.sees)
             )
         )
 
-    def _describe(self, session: Session, _stream_id: int, body: memoryview) -> Description:
+    def _describe(self, caller: Caller, _stream_id: int, body: memoryview) -> Description:
         request = DescribeRequest.unpack(body)
-        description = _description(self._find(session.principal, request.model, request.version))
+        description = _description(self._find(caller.principal, request.model, request.version))
         try:
             description.pack()
         except CodecError:  # more labels than a service message holds: they are a hint, the signature is not
             description = replace(description, labels=())
         return description
 
-    def _health(self, session: Session, stream_id: int, body: memoryview) -> HealthReport | None:
+    def _health(self, caller: Caller, stream_id: int, body: memoryview) -> HealthReport | None:
         request = HealthRequest.unpack(body)
-        principal = session.principal
+        principal, calls = caller.principal, caller.calls
         if request.model:
             models = [self._find(principal, request.model, "")]
         else:
-            models = list(self.front.registry.all(principal.sees))
+            models = list(self._registry.all(principal.sees))
         if not request.watch:
-            return self.report(models, monotonic())
-        if len(session.watches) >= MAX_WATCHES:
+            return self._report(models, monotonic())
+        if len(caller.watches.open) >= MAX_WATCHES:
             text = (
                 f"{MAX_WATCHES} watches are open, as many as one connection may have; cancel one, or watch all models"
             )
             raise BadRequest(Status.RESOURCE_EXHAUSTED, text)
-        watch = session.watches[stream_id] = HealthWatch(self, session, stream_id, models)
-        watch.expired(monotonic())
+
+        def tell(report: HealthReport) -> None:
+            self._reply(calls, stream_id, "$health", report, flags=0)
+            calls.flush()
+
+        caller.watches.add(stream_id, partial(self._report, models), tell)
         return None
 
     def _find(self, principal: Principal, name: str, version: str) -> Model:
-        model = self.front.registry.find(name, version, principal.sees)
+        model = self._registry.find(name, version, principal.sees)
         if model is None:
-            raise BadRequest(Status.NOT_FOUND, self.front.registry.explain_missing(name, version, principal.sees))
+            raise BadRequest(Status.NOT_FOUND, self._registry.explain_missing(name, version, principal.sees))
         return model
 
 

@@ -11,14 +11,12 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ...protocol import ErrorCode
 from ...protocol.limits import PREFACE
-
-if TYPE_CHECKING:
-    from ..tls import Certificates
-    from .transport import ConnectionTransport
+from ..tls import Certificates
+from .transport import ConnectionTransport
 
 CIPHERTEXT_BYTES = 256 << 10
 """Bytes of one read, in a buffer that all connections share: what is read is handed to OpenSSL at once."""

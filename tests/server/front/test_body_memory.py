@@ -13,14 +13,14 @@ from tensorwire.server.front.timers import Timers
 BODY = 100_000
 
 
-class FakeAdmission:
+class FakePool:
     """Gives what is asked for."""
 
     def __init__(self) -> None:
         self.receiving = 0
         self.pool = SlabPool(1 << 24)
 
-    def memory(self, _route: Any, body_length: int, _held: int) -> Slab:
+    def take(self, _route: Any, body_length: int, _held: int) -> Slab:
         self.receiving += self.pool.room(body_length)
         slab = self.pool.allocate(body_length)
         assert slab is not None
@@ -29,13 +29,13 @@ class FakeAdmission:
 
 class Harness:
     def __init__(self, timeout: float = 30.0) -> None:
-        admission: Any = FakeAdmission()
+        pool: Any = FakePool()
         self.now = 100.0
         self.armed: list[tuple[float, Callable[[], None]]] = []
         self.late: list[str] = []
-        self.admission = admission
+        self.pool = pool
         self.timers = Timers(self._call_later, lambda: self.now)
-        self.bodies = BodyMemory(self.admission, self.timers, timeout, self.late.append)
+        self.bodies = BodyMemory(self.pool, self.timers, timeout, self.late.append)
 
     def _call_later(self, delay: float, callback: Callable[[], None]) -> Any:
         entry = (self.now + delay, callback)
@@ -44,7 +44,7 @@ class Harness:
 
     def reserve(self, stream_id: int, nbytes: int = BODY) -> Slab:
         route: Any = None
-        return self.bodies.reserve(stream_id, route, nbytes, self.now)
+        return self.bodies.reserve(stream_id, route, nbytes, self.now).slab
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
@@ -53,13 +53,18 @@ class Harness:
             entry[1]()
 
 
+def taken(harness: Harness, stream_id: int) -> Slab | None:
+    body = harness.bodies.take(stream_id)
+    return None if body is None else body.slab
+
+
 def test_memory_is_counted_from_the_reservation_until_it_is_taken() -> None:
     harness = Harness()
     slab = harness.reserve(1)
-    assert harness.bodies.held == harness.admission.receiving == harness.admission.pool.room(BODY) == 131072
-    assert harness.bodies.take(1) is slab
-    assert harness.bodies.take(1) is None
-    assert harness.bodies.held == harness.admission.receiving == 0
+    assert harness.bodies.held == harness.pool.receiving == harness.pool.pool.room(BODY) == 131072
+    assert taken(harness, 1) is slab
+    assert taken(harness, 1) is None
+    assert harness.bodies.held == harness.pool.receiving == 0
 
 
 def test_a_body_that_does_not_come_is_late_after_its_time() -> None:
@@ -113,6 +118,6 @@ def test_close_gives_all_memory_back_and_leaves_no_timer() -> None:
     for stream_id in (1, 2, 3):
         harness.reserve(stream_id)
     harness.bodies.close()
-    assert harness.admission.pool.in_use == harness.admission.receiving == len(harness.bodies) == 0
+    assert harness.pool.pool.in_use == harness.pool.receiving == len(harness.bodies) == 0
     harness.advance(100.0)
     assert harness.late == []

@@ -14,11 +14,12 @@ from tensorwire.server.front.call import Call, Route, microseconds
 expired: list[Call] = []
 
 
-def call(*, waited: bool = False, slab: bool = False, started: bool = False) -> Call:
+def call(*, waited: bool = False, body: bool = False, started: bool = False) -> Call:
     route: Any = SimpleNamespace(engine=SimpleNamespace(cancel=lambda _request: waited))
-    session: Any = SimpleNamespace(call_expired=expired.append)
-    made = Call(1, session, 5.0, route, 0, 0, False)
-    made.slab = SimpleNamespace() if slab else None  # type: ignore[assignment]
+    target: Any = SimpleNamespace(expire=expired.append)
+    made = Call(1, target, 5.0, route, 0, 0, False)
+    receiving: Any = SimpleNamespace()
+    made.receiving = receiving if body else None
     made.started = started
     return made
 
@@ -26,7 +27,7 @@ def call(*, waited: bool = False, slab: bool = False, started: bool = False) -> 
 @pytest.mark.parametrize(
     ("made", "where", "started"),
     [
-        (call(slab=True), "while its body was received", False),
+        (call(body=True), "while its body was received", False),
         (call(waited=True), "while it was queued", False),
         (call(started=True), "while it ran", True),
         (call(), "while it was queued or ran", True),
@@ -45,7 +46,7 @@ def test_a_call_begins_as_any_request_does() -> None:
     assert [getattr(made, name) for name in names] == [getattr(like, name) for name in names]
 
 
-def test_a_deadline_goes_to_the_session() -> None:
+def test_a_deadline_goes_to_the_target() -> None:
     made = call()
     made.expired(1.0)
     assert expired[-1] is made

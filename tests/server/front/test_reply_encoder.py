@@ -15,33 +15,32 @@ from tensorwire.server.engine.api import BatchResult
 from tensorwire.server.front.reply_encoder import ReplyEncoder
 
 
-class FakeSession:
+class FakeTarget:
     """Takes what would be sent."""
 
     def __init__(self) -> None:
         self.sent: dict[int, tuple[bytes, bytes, list[Any], int]] = {}
         self.failed: dict[int, Status] = {}
         self.done: list[int] = []
-        self.connection = self
         self.broken = False
         self.behind = False
-        self.looked = 0
-        self.crowd = False
+        self.over_budget = False
         self.in_chunks: set[int] = set()
         self.together: list[list[int]] = []
 
-    def crowded(self) -> bool:
-        return self.crowd
+    def reply_limit_reached(self) -> bool:
+        return self.behind
 
-    def count_unread(self) -> None:
-        self.looked += 1
+    def over_reply_budget(self) -> bool:
+        return self.over_budget
 
-    def send(self, stream_id: int, meta: bytes, ext: bytes, body: list[Any], length: int, flags: int) -> None:
+    def reply(self, call: Any, meta: bytes, ext: bytes, body: list[Any], length: int) -> None:
         if self.broken:
             raise LocalError("not open")
-        self.sent[stream_id] = (meta, ext, body, length)
+        self.sent[call.stream_id] = (meta, ext, body, length)
+        self.done.append(call.stream_id)
 
-    def replies(self, stream_ids: list[int], priority: int, frames: list[Any], nbytes: int) -> bool:
+    def reply_together(self, calls: list[Any], stream_ids: list[int], frames: list[Any], nbytes: int) -> bool:
         if self.broken or self.in_chunks.intersection(stream_ids):
             return False
         raw = b"".join(frames)
@@ -49,15 +48,13 @@ class FakeSession:
         self.together.append(stream_ids)
         while raw:
             length, kind, of_class, flags, stream_id, seq, aux, meta_len, ext_len, _ = HEADER.unpack_from(raw)
-            assert (kind, of_class, flags, seq, aux) == (DATA, priority, END_STREAM, 0, 0)
+            assert (kind, of_class, flags, seq, aux) == (DATA, calls[0].priority, END_STREAM, 0, 0)
             assert stream_id in stream_ids
             ext, rest = raw[HEADER_SIZE : HEADER_SIZE + ext_len], raw[HEADER_SIZE + ext_len : HEADER_SIZE + length]
             self.sent[stream_id] = (rest[:meta_len], ext, [rest[meta_len:]], len(rest) - meta_len)
             raw = raw[HEADER_SIZE + length :]
+        self.done += stream_ids
         return True
-
-    def replied(self, calls: list[Any]) -> None:
-        self.done += [call.stream_id for call in calls]
 
     def fail(self, call: Any, status: Status, message: str, *, started: bool) -> None:
         self.failed[call.stream_id] = status
@@ -70,11 +67,11 @@ class FakeSession:
 
 
 def call(
-    session: FakeSession, stream_id: int, rows: int, *, done: bool = False, timing: bool = False, priority: int = 0
+    target: FakeTarget, stream_id: int, rows: int, *, done: bool = False, timing: bool = False, priority: int = 0
 ) -> Any:
     route = SimpleNamespace(engine=SimpleNamespace(spec=SimpleNamespace(max_wait=0.0)))
     return SimpleNamespace(
-        session=session,
+        target=target,
         stream_id=stream_id,
         rows=rows,
         done=done,
@@ -96,7 +93,7 @@ def deliver(arrays: dict[str, np.ndarray[Any, Any]], calls: list[Any], replies: 
     touched: set[Any] = set()
     replied: list[Any] = []
     (replies or ReplyEncoder("m", "1")).deliver(batch(calls, arrays), 2.0, touched, replied)
-    assert all(one.stream_id in one.session.done for one in replied)
+    assert all(one.stream_id in one.target.done for one in replied)
     return touched
 
 
@@ -104,26 +101,26 @@ def deliver(arrays: dict[str, np.ndarray[Any, Any]], calls: list[Any], replies: 
 def test_each_call_gets_its_rows_and_no_byte_of_a_large_output_is_copied(columns: int, shares: bool) -> None:
     """Outputs up to 64 KiB are copied once, all rows together."""
     y = np.arange(5 * columns, dtype=np.float32).reshape(5, columns)
-    session = FakeSession()
-    assert deliver({"y": y}, [call(session, 1, 2), call(session, 2, 3)]) == {session}
-    np.testing.assert_array_equal(session.arrays(1)["y"], y[:2])
-    np.testing.assert_array_equal(session.arrays(2)["y"], y[2:])
-    assert np.shares_memory(np.frombuffer(session.sent[2][2][0], np.uint8), y) == shares
+    target = FakeTarget()
+    assert deliver({"y": y}, [call(target, 1, 2), call(target, 2, 3)]) == {target}
+    np.testing.assert_array_equal(target.arrays(1)["y"], y[:2])
+    np.testing.assert_array_equal(target.arrays(2)["y"], y[2:])
+    assert np.shares_memory(np.frombuffer(target.sent[2][2][0], np.uint8), y) == shares
 
 
 def test_the_metadata_of_all_replies_is_the_same_bytes() -> None:
-    session, replies = FakeSession(), ReplyEncoder("m", "1")
+    target, replies = FakeTarget(), ReplyEncoder("m", "1")
     for stream_id, rows in ((1, 1), (2, 7)):
-        deliver({"y": np.zeros((rows, 2), np.float32)}, [call(session, stream_id, rows)], replies)
-    assert session.sent[1][0] == session.sent[2][0]
+        deliver({"y": np.zeros((rows, 2), np.float32)}, [call(target, stream_id, rows)], replies)
+    assert target.sent[1][0] == target.sent[2][0]
 
 
 def test_a_call_that_is_over_is_skipped_and_its_rows_too() -> None:
     y = np.arange(3, dtype=np.int64)
-    session = FakeSession()
-    deliver({"y": y}, [call(session, 1, 1), call(session, 2, 1, done=True), call(session, 3, 1)])
-    assert sorted(session.sent) == [1, 3]
-    assert session.arrays(3)["y"][0] == 2
+    target = FakeTarget()
+    deliver({"y": y}, [call(target, 1, 1), call(target, 2, 1, done=True), call(target, 3, 1)])
+    assert sorted(target.sent) == [1, 3]
+    assert target.arrays(3)["y"][0] == 2
 
 
 def test_several_outputs_are_padded_and_empty_ones_take_no_place() -> None:
@@ -133,29 +130,29 @@ def test_several_outputs_are_padded_and_empty_ones_take_no_place() -> None:
         "b": np.arange(6, dtype=np.float64).reshape(3, 2),
         "flag": np.array([True, False, True]),
     }
-    session = FakeSession()
-    deliver(outputs, [call(session, 1, 1), call(session, 2, 2)])
+    target = FakeTarget()
+    deliver(outputs, [call(target, 1, 1), call(target, 2, 2)])
     for name, array in outputs.items():
-        np.testing.assert_array_equal(session.arrays(2)[name], array[1:], err_msg=name)
+        np.testing.assert_array_equal(target.arrays(2)[name], array[1:], err_msg=name)
 
 
 def test_more_outputs_than_dims_have_room_for_are_sent_with_fixed_shapes() -> None:
     outputs: dict[str, Any] = {f"y{number}": np.full((2, 3), number, np.float32) for number in range(200)}
-    session = FakeSession()
-    deliver(outputs, [call(session, 1, 2)])
-    assert session.arrays(1)["y150"].tolist() == [[150] * 3] * 2
-    assert len(session.sent[1][1]) == 0
+    target = FakeTarget()
+    deliver(outputs, [call(target, 1, 2)])
+    assert target.arrays(1)["y150"].tolist() == [[150] * 3] * 2
+    assert len(target.sent[1][1]) == 0
 
 
 def test_timing_tells_where_the_time_went() -> None:
-    session = FakeSession()
-    deliver({"y": np.zeros((1, 1), np.float32)}, [call(session, 1, 1, timing=True)])
-    timing = parse_extension(session.sent[1][1]).timing
+    target = FakeTarget()
+    deliver({"y": np.zeros((1, 1), np.float32)}, [call(target, 1, 1, timing=True)])
+    timing = parse_extension(target.sent[1][1]).timing
     assert timing == pytest.approx((500_000, 100_000, 0, 100_000, 200_000, 100_000, 1_500_000), abs=2)
 
 
 def test_a_reply_that_cannot_be_sent_fails_alone() -> None:
-    good, bad = FakeSession(), FakeSession()
+    good, bad = FakeTarget(), FakeTarget()
     bad.broken = True
     deliver({"y": np.zeros((2, 1), np.float32)}, [call(bad, 1, 1), call(good, 1, 1)])
     assert bad.failed == {1: Status.INTERNAL}
@@ -163,25 +160,25 @@ def test_a_reply_that_cannot_be_sent_fails_alone() -> None:
 
 
 def test_an_engine_whose_shapes_change_gets_its_replies_right() -> None:
-    session, replies = FakeSession(), ReplyEncoder("m", "1")
+    target, replies = FakeTarget(), ReplyEncoder("m", "1")
     for stream_id, width in enumerate((2, 3, 2, 4), 1):
         y = np.full((1, width), stream_id, np.float32)
-        deliver({"y": y}, [call(session, stream_id, 1)], replies)
-        assert session.arrays(stream_id)["y"].tolist() == y.tolist()
+        deliver({"y": y}, [call(target, stream_id, 1)], replies)
+        assert target.arrays(stream_id)["y"].tolist() == y.tolist()
 
 
 def test_the_plan_is_kept_while_the_engine_gives_the_same_signature() -> None:
-    session, replies = FakeSession(), ReplyEncoder("m", "1")
-    first = batch([call(session, 1, 1)], {"y": np.zeros((1, 2), np.float32)})
+    target, replies = FakeTarget(), ReplyEncoder("m", "1")
+    first = batch([call(target, 1, 1)], {"y": np.zeros((1, 2), np.float32)})
     replies.deliver(first, 2.0, set(), [])
-    again = BatchResult([call(session, 2, 1)], first.signature, first.outputs, 1, 1.1, 1.2, 1.4, 1.5)
+    again = BatchResult([call(target, 2, 1)], first.signature, first.outputs, 1, 1.1, 1.2, 1.4, 1.5)
     replies.deliver(again, 2.0, set(), [])
-    assert session.sent[2][0] == session.sent[1][0]
+    assert target.sent[2][0] == target.sent[1][0]
 
 
 def test_neighbours_of_one_session_class_and_number_of_rows_are_queued_together() -> None:
     y = np.arange(22, dtype=np.float32).reshape(11, 2)
-    one, other = FakeSession(), FakeSession()
+    one, other = FakeTarget(), FakeTarget()
     calls = [
         *(call(one, 1, 1), call(one, 2, 1, done=True), call(one, 3, 1), call(other, 1, 1), call(other, 2, 1)),
         *(call(one, 4, 1), call(one, 5, 2), call(one, 6, 1, priority=3), call(one, 7, 1, timing=True)),
@@ -189,49 +186,41 @@ def test_neighbours_of_one_session_class_and_number_of_rows_are_queued_together(
     ]
     deliver({"y": y}, calls)
     assert (one.together, other.together) == ([[1, 3], [4], [5], [6], [8]], [[1, 2]])
-    sent = [(session, stream_id) for session in (one, other) for stream_id in sorted(session.sent)]
-    rows = [session.arrays(stream_id)["y"][:, 0].tolist() for session, stream_id in sent]
+    sent = [(target, stream_id) for target in (one, other) for stream_id in sorted(target.sent)]
+    rows = [target.arrays(stream_id)["y"][:, 0].tolist() for target, stream_id in sent]
     assert rows == [[0], [4], [10], [12, 14], [16], [18], [20], [6], [8]]
 
 
 def test_no_more_are_queued_together_than_one_record_may_hold() -> None:
-    session = FakeSession()
-    deliver({"y": np.zeros((14, 2500), np.float32)}, [call(session, i, 1) for i in range(1, 15)])
-    assert [len(ids) for ids in session.together] == [6, 6, 2]
+    target = FakeTarget()
+    deliver({"y": np.zeros((14, 2500), np.float32)}, [call(target, i, 1) for i in range(1, 15)])
+    assert [len(ids) for ids in target.together] == [6, 6, 2]
 
 
 def test_the_reply_to_a_call_that_came_in_chunks_leaves_with_its_neighbours() -> None:
     y = np.arange(8, dtype=np.float32).reshape(4, 2)
-    session = FakeSession()
-    session.in_chunks = {2}
-    deliver({"y": y}, [call(session, i, 1) for i in range(1, 5)])
-    assert sorted(session.done) == [1, 2, 3, 4]
-    assert [session.arrays(i)["y"][0, 0] for i in range(1, 5)] == [0, 2, 4, 6]
+    target = FakeTarget()
+    target.in_chunks = {2}
+    deliver({"y": y}, [call(target, i, 1) for i in range(1, 5)])
+    assert sorted(target.done) == [1, 2, 3, 4]
+    assert [target.arrays(i)["y"][0, 0] for i in range(1, 5)] == [0, 2, 4, 6]
 
 
 def test_who_does_not_read_gets_an_error_instead_of_a_reply() -> None:
     y = np.arange(2, dtype=np.float32).reshape(2, 1)
-    slow, other = FakeSession(), FakeSession()
+    slow, other = FakeTarget(), FakeTarget()
     slow.behind = True
     deliver({"y": y}, [call(slow, 1, 1), call(other, 1, 1)])
     assert (slow.sent, slow.failed) == ({}, {1: Status.RESOURCE_EXHAUSTED})
     assert other.arrays(1)["y"][0] == 1
 
 
-def test_the_room_for_more_is_looked_at_after_each_large_reply() -> None:
-    session = FakeSession()
-    deliver({"y": np.zeros((2, 1 << 15), np.float32)}, [call(session, 1, 1), call(session, 2, 1)])
-    assert session.looked == 2
-    deliver({"y": np.zeros((2, 4), np.float32)}, [call(session, 3, 1), call(session, 4, 1)])
-    assert session.looked == 2
-
-
-def test_in_a_crowd_a_large_reply_holds_its_own_rows_and_not_the_batch() -> None:
+def test_over_the_budget_a_large_reply_holds_its_own_rows_and_not_the_batch() -> None:
     y = np.ones((2, 1 << 15), np.float32)
-    session = FakeSession()
-    session.crowd = True
-    deliver({"y": y}, [call(session, 1, 1), call(session, 2, 1)])
-    deliver({"y": y}, [call(session, 3, 2)])
-    shared = [np.shares_memory(np.frombuffer(session.sent[i][2][0], np.uint8), y) for i in (1, 2, 3)]
+    target = FakeTarget()
+    target.over_budget = True
+    deliver({"y": y}, [call(target, 1, 1), call(target, 2, 1)])
+    deliver({"y": y}, [call(target, 3, 2)])
+    shared = [np.shares_memory(np.frombuffer(target.sent[i][2][0], np.uint8), y) for i in (1, 2, 3)]
     assert shared == [False, False, True]
-    np.testing.assert_array_equal(session.arrays(2)["y"], y[1:])
+    np.testing.assert_array_equal(target.arrays(2)["y"], y[1:])

@@ -11,7 +11,7 @@ import pytest
 from tensorwire.codec import DescribeRequest, HealthRequest, RaggedArray, unpack_service
 from tensorwire.protocol import Status
 from tensorwire.server.engine.api import HealthState
-from tensorwire.server.front.service_calls import WATCH_INTERVAL
+from tensorwire.server.front.health_watch import WATCH_INTERVAL
 from tests.server.front.harness import Client, Harness
 from tests.support.timers import WORST, Unruly
 
@@ -86,12 +86,25 @@ def test_a_watch_tells_at_once_and_then_only_what_changed(harness: Harness, clie
     assert unpack_service(bytes(second.body))["models"][0]["state"] == "stalled"
 
 
+def test_a_watch_of_a_model_that_is_replaced_tells_of_the_one_in_its_place(harness: Harness, client: Client) -> None:
+    stream = client.service("$health", HealthRequest("m", watch=True).pack())
+    client.read()
+    before, after = harness.engine, harness.serve()
+    before.state = HealthState.UNLOADED
+    harness.loop.advance(WATCH_INTERVAL + 0.01)
+    assert client.replies(stream) == [], "nothing has changed for a client"
+    after.state = HealthState.STALLED
+    harness.loop.advance(WATCH_INTERVAL + 0.01)
+    (told,) = client.replies(stream)
+    assert unpack_service(bytes(told.body))["models"][0]["state"] == "stalled"
+
+
 def test_a_watch_ends_when_it_is_cancelled_or_its_connection_does(harness: Harness, client: Client) -> None:
     stream = client.service("$health", HealthRequest("", watch=True).pack())
     client.read()
     client.core.cancel(stream)
     client.write()
-    assert client.protocol._session.watches == {}
+    assert client.protocol._session.watches.open == {}
     client.service("$health", HealthRequest("", watch=True).pack())
     client.protocol.connection_lost(None)
     harness.engine.state = HealthState.STALLED
@@ -103,7 +116,7 @@ def test_a_watch_ends_when_it_is_cancelled_or_its_connection_does(harness: Harne
 def test_a_watch_does_not_hold_a_drain_up(harness: Harness, client: Client) -> None:
     stream = client.service("$health", HealthRequest("", watch=True).pack())
     client.read()
-    client.protocol._session.drain()
+    client.protocol._session.lifetime.drain()
     harness.loop.advance(1.0)
     assert client.ended(stream).status == Status.UNAVAILABLE
     assert client.wire.eof
