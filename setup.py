@@ -14,7 +14,7 @@ from setuptools import setup
 FRAMES = "header limits errors events extension states streams outframes assembly signing records reader "
 FRAMES += "record_reader writer patience alarm"
 FRONT = "timers ports call metrics reply_budget body_memory admission principals reply_encoder call_table context "
-FRONT += "session_lifetime session connection_table dispatcher busy_poll transport"
+FRONT += "session_lifetime session connection_table dispatcher busy_poll socket_outlet transport"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],

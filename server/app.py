@@ -27,13 +27,10 @@ from .admin_pages import admin_pages
 from .engine.api import HealthState
 from .engine.forks import leave_to_parent
 from .front.admin import AdminServer
-from .front.audit import Audit
-from .front.audit_file import AuditFile
 from .front.front import Front
 from .front.key_watch import KeyWatch
-from .front.listener import Listener, ListenError, check_address
+from .front.listener import Listener, ListenError
 from .front.listener_policy import ListenerPolicy, make_policy
-from .front.mask import Mask, read_salt
 from .front.timers import Timer, Timers
 from .front.tls_layer import tls_connections
 from .key_file import KeyFileError
@@ -45,6 +42,7 @@ from .registry import Registry
 from .settings import Settings
 from .signals import STOPPING, Signals
 from .standard import StandardStreams, standard_streams
+from .start_checks import StartError, check_access, open_audit
 from .tls import CertificateError, Certificates
 
 HOUSEKEEPING = 0.5
@@ -54,13 +52,6 @@ LAST_WORDS = 0.2
 """Seconds that the log gets when a second signal ends the process."""
 
 log = get_logger("server")
-
-
-class StartError(Exception):
-    """The server cannot start; the message says why and what to do. A key given for something else is not shown."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(masked(message))
 
 
 class Server:
@@ -211,16 +202,16 @@ class Server:
         await self.stop(0.0)
 
     def descriptors(self) -> list[int]:
-        """Every socket of ours, for a model's child to leave alone."""
+        """Return those of every socket of ours, for a model's child to leave alone."""
         listening = [descriptor for listener in self._listeners for descriptor in listener.descriptors()]
         return [*listening, *self._admin.descriptors(), *self.front.connections.descriptors()]
 
     def forked(self) -> None:
-        """This is a model's child now: whatever it comes back from, it is no server."""
+        """Be no server any more, but a model's child, whatever it comes back from."""
         self.front.dispatcher.forked = True
 
     def describe(self) -> str:
-        """One line for people: where the server is and what it serves."""
+        """Say in one line, for people, where the server is and what it serves."""
         models = ", ".join(f"{s.spec.name}/{s.spec.version} ({s.placement})" for s in self.registry.all())
         admin = f", admin {self.admin_url}" if self.admin_url else ""
         return masked(f"tensorwire {__version__} ready on {' and '.join(self.addresses)}{admin}: {models}")
@@ -234,37 +225,6 @@ class Server:
         for model in self.registry.all():
             if model.engine.health().state is HealthState.IDLE:
                 model.engine.trim()
-
-
-def open_audit(settings: Settings, timers: Timers, loop: asyncio.AbstractEventLoop) -> Audit | None:
-    """Open the audit log, if there is to be one. Raises StartError."""
-    if settings.audit is None:
-        return None
-    try:
-        salt = b"" if settings.audit_salt is None else read_salt(settings.audit_salt)
-        file = AuditFile(settings.audit)
-    except OSError as error:
-        raise StartError(
-            f"audit log: {error.filename!r}: {error.strerror}; give a file that can be read or written"
-        ) from None
-    except ValueError as error:
-        raise StartError(str(error)) from None
-    return Audit(file, timers, loop.call_soon, Mask(settings.masked, salt))
-
-
-def check_access(settings: Settings) -> None:
-    """Whether nobody can call who should not. Raises StartError that says what to do."""
-    certified = settings.tls_principals and not settings.tcp and settings.unix is None
-    if settings.keys is None and not settings.insecure and not certified:
-        raise StartError(
-            "there is no key file, so that nobody could call: make a key with `tensorwire keys new --principal NAME "
-            "keys.toml` and add --keys keys.toml; or, for trying on this machine only, add --insecure"
-        )
-    if settings.insecure and settings.tcp:
-        try:
-            check_address(settings.host, guarded=False)
-        except ListenError as error:
-            raise StartError(f"--insecure: {error}") from None
 
 
 async def serve(models_dir: Path, settings: Settings, streams: StandardStreams) -> int:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
 
-from ...protocol import Connection, Status, pack_extension
+from ...protocol import Connection, Refusal, Status, pack_extension
 from ...protocol.header import END_STREAM
 from ..model import Model
 from .audit import Audit
-from .call import Call, ReplyTarget, microseconds
+from .call import Call, Refuse, ReplyTarget, microseconds
 from .ports import ConnectionInfo, Outlet
 from .timers import Timers
 
@@ -142,6 +142,20 @@ class CallTable(ReplyTarget):
         if self._audit is not None:
             self._audit.refused(self.info, stream_id, status, asked, not not_started)
         self.connection.end(stream_id, status, self.detail(stream_id, message), not_started, ext)
+
+    def refuse(self, stream_id: int, refusal: Refuse) -> None:
+        """End a stream whose call is not taken."""
+        self.end(stream_id, refusal.status, refusal.message, refusal.model, asked=refusal.asked)
+
+    def refuse_body(self, stream_id: int, refusal: Refuse) -> Refusal:
+        """Take note of a big call that is not taken; returns what the core has to answer."""
+        model, asked = refusal.model, refusal.asked
+        if model is not None:
+            model.stats.call_done(refusal.status, 0.0)
+            asked = (model.spec.name, model.spec.version)
+        if self._audit is not None:
+            self._audit.refused_body(self.info, stream_id, refusal.status, asked)
+        return Refusal(refusal.status, self.detail(stream_id, refusal.message))
 
     def detail(self, stream_id: int, message: str) -> str:
         """Word an error: what happened, and the request id that both sides can look for."""

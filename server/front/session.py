@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from ...codec import Resolved
 from ...protocol import (
     Authenticated,
     Cancelled,
@@ -26,7 +27,6 @@ from ...protocol import (
 )
 from ...protocol.header import END_STREAM, WANT_TIMING
 from .admission import certainly_late
-from .body_memory import BodyMemory
 from .call import Call, Refuse, Route, body_length_text
 from .call_table import CallTable
 from .context import Context
@@ -175,9 +175,13 @@ class Session:
         if isinstance(event, Message):
             self._body_complete(event, now)
         elif isinstance(event, Cancelled):
-            self._cancelled(event.stream_id)
-        elif isinstance(event, MessageAborted):
-            self._aborted(event.stream_id)
+            call = self._open.get(event.stream_id)
+            if call is not None:
+                self.calls.cancel(call)
+            else:
+                self.watches.cancel(event.stream_id)
+        elif isinstance(event, MessageAborted):  # what becomes of the call is told by another event
+            self.lifetime.drop_body(event.stream_id)
         elif isinstance(event, Authenticated):
             if not self.info.authenticated and not self._authenticate():
                 self.lifetime.drop("authentication", ErrorCode.AUTHENTICATION, _NOT_KNOWN)
@@ -215,41 +219,38 @@ class Session:
 
     def keys_changed(self, now: float) -> None:
         """Go on, if what it came in with is still good. (In the handshake: that is seen at its end.)"""
-        if not self.info.authenticated:
+        if not self.info.authenticated or self.lifetime.over:
             return
         named = self.credentials.principal()
-        if named is None or named[0] != self.principal.name:
-            self._revoke()
-        else:
+        if named is not None and named[0] == self.principal.name:
             self._limit_age(now)
+            return
+        for call in list(self._open.values()):  # its key is gone
+            self.calls.cancel(call, Status.UNAUTHENTICATED, _REVOKED)
+        self.watches.end_all(Status.UNAUTHENTICATED, _REVOKED)
+        self.lifetime.drop("revoked", ErrorCode.AUTHENTICATION, _REVOKED)
 
     def _limit_age(self, now: float) -> None:
         if self.principal is not self._context.principals.anonymous:
             self.lifetime.limit_age(self.credentials.left(), now)
 
-    def _revoke(self) -> None:
-        """End every call, then the connection: its key is gone."""
-        if self.lifetime.over:
-            return
-        for call in list(self._open.values()):
-            self.calls.cancel(call, Status.UNAUTHENTICATED, _REVOKED)
-        self.watches.end_all(Status.UNAUTHENTICATED, _REVOKED)
-        self.lifetime.drop("revoked", ErrorCode.AUTHENTICATION, _REVOKED)
-
     # -- admission -------------------------------------------------------------------------------------------------
 
     def _find_route(self, message: Message) -> Route | None:
         """Find the route of a call of one frame that the cache does not know; None if it was answered here."""
-        self._metrics.cache_misses += 1
-        context, calls = self._context, self.calls
         try:
-            found = context.admission.route(self.principal, message.ext, message.meta, self.info.id)
+            found = self._ask(message.ext, message.meta)
             if isinstance(found, Route):
                 return found
-            context.service_calls.call(self, message.stream_id, found, message.body)
+            self._context.service_calls.call(self, message.stream_id, found, message.body)
         except Refuse as refusal:
-            calls.end(message.stream_id, refusal.status, refusal.message, refusal.model, asked=refusal.asked)
+            self.calls.refuse(message.stream_id, refusal)
         return None
+
+    def _ask(self, ext: bytes, meta: bytes) -> Route | Resolved:
+        """Have a signature worked out that the cache does not know. Raises Refuse."""
+        self._metrics.cache_misses += 1
+        return self._context.admission.route(self.principal, ext, meta, self.info.id)
 
     def _reserve(
         self, stream_id: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, body_length: int
@@ -257,22 +258,9 @@ class Session:
         """Decide about a big message before its body is read: memory for all of it, or a refusal."""
         try:
             route = self._big_route(stream_id, flags, ext, meta, body_length)
-            lifetime = self.lifetime
-            bodies = lifetime.bodies
-            if bodies is None:
-                context = self._context
-                timeout = context.settings.body_timeout
-                bodies = BodyMemory(context.body_pool, context.timers, timeout, lifetime.body_late)
-                lifetime.bodies = bodies
-            body = bodies.reserve(stream_id, route, body_length, self._now)
+            body = self.lifetime.body_memory().reserve(stream_id, route, body_length, self._now)
         except Refuse as refusal:
-            model, asked = refusal.model, refusal.asked
-            if model is not None:
-                model.stats.call_done(refusal.status, 0.0)
-                asked = (model.spec.name, model.spec.version)
-            if self._context.audit is not None:
-                self._context.audit.refused_body(self.info, stream_id, refusal.status, asked)
-            return Refusal(refusal.status, self.calls.detail(stream_id, refusal.message))
+            return self.calls.refuse_body(stream_id, refusal)
         number = self.principal.number
         call = Call(stream_id, self.calls, self._now, route, priority, number, flags & WANT_TIMING != 0)
         call.receiving = body
@@ -293,16 +281,14 @@ class Session:
         if route is not None:
             self._metrics.cache_hits += 1
             return route
-        self._metrics.cache_misses += 1
-        found = self._context.admission.route(self.principal, ext, meta, self.info.id)
+        found = self._ask(ext, meta)
         if isinstance(found, Route):
             return found
         raise Refuse(Status.INVALID_ARGUMENT, f"a service call fits in one frame; sent {body_length} bytes")
 
     def _body_complete(self, message: Message, now: float) -> None:
         """Hand a call to its engine: its big body is in its slab."""
-        bodies = self.lifetime.bodies
-        body = None if bodies is None else bodies.take(message.stream_id)
+        body = self.lifetime.take_body(message.stream_id)
         if body is None:
             return
         call = self._open.get(message.stream_id)
@@ -312,17 +298,3 @@ class Session:
         failure = body.complete(call, now)
         if failure is not None:
             self.calls.fail(call, failure.status, failure.message, started=failure.started)
-
-    def _aborted(self, stream_id: int) -> None:
-        """Give the memory of a big body back; what becomes of the call is told by another event."""
-        bodies = self.lifetime.bodies
-        body = None if bodies is None else bodies.take(stream_id)
-        if body is not None:
-            body.slab.release()
-
-    def _cancelled(self, stream_id: int) -> None:
-        call = self._open.get(stream_id)
-        if call is not None:
-            self.calls.cancel(call)
-        else:
-            self.watches.cancel(stream_id)

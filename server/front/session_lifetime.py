@@ -13,7 +13,7 @@ from math import inf
 from time import monotonic
 
 from ...protocol import Closed, Connection, ErrorCode, Status
-from .body_memory import BodyMemory
+from .body_memory import BodyInMemory, BodyMemory
 from .call_table import CallTable
 from .context import Context
 from .health_watch import HealthWatches
@@ -47,13 +47,13 @@ class SessionLifetime:
     """One connection from its admission to its end.
 
     over: nothing is read or said any more. last_stream: the last one that is served. farewell: why no more are, for the
-    peer. unfinished: bytes of a frame that is not whole. bodies: its big bodies, from the first one on.
+    peer. unfinished: bytes of a frame that is not whole.
     """
 
     __slots__ = (
-        "_age_timer", "_body_timeout", "_calls", "_connection", "_drain_timer", "_frame_began", "_frame_timer",
-        "_handshake_timer", "_info", "_observer", "_outlet", "_session_seconds", "_timers", "_watches", "bodies",
-        "farewell", "last_stream", "over", "unfinished",
+        "_age_timer", "_bodies", "_calls", "_connection", "_context", "_drain_timer", "_frame_began", "_frame_timer",
+        "_handshake_timer", "_info", "_observer", "_outlet", "_watches", "farewell", "last_stream", "over",
+        "unfinished",
     )  # fmt: skip
 
     def __init__(
@@ -66,16 +66,14 @@ class SessionLifetime:
         outlet: Outlet,
         observer: ConnectionObserver,
     ) -> None:
-        self._timers = context.timers
-        self._body_timeout = context.settings.body_timeout
-        self._session_seconds = context.settings.session_seconds
+        self._context = context
         self._connection = connection
         self._info = info
         self._calls = calls
         self._watches = watches
         self._outlet = outlet
         self._observer = observer
-        self.bodies: BodyMemory | None = None  # made with the first big body: idle connections are many
+        self._bodies: BodyMemory | None = None  # made with the first big body: idle connections are many
         self.over = False
         self.last_stream = EVERY_STREAM
         self.farewell = DRAINING
@@ -90,12 +88,12 @@ class SessionLifetime:
 
     def arm(self) -> None:
         """Have the core called when it next wants to be: from admission on, and whenever that has changed."""
-        self._timers.cancel(self._handshake_timer)
+        self._context.timers.cancel(self._handshake_timer)
         self._handshake_timer = None
         moment = self._connection.next_deadline()
         if moment is not None:
             self._handshake_timer = Timer(self._timed_out)
-            self._timers.add(moment, self._handshake_timer)
+            self._context.timers.add(moment, self._handshake_timer)
 
     def _timed_out(self, now: float) -> None:
         for event in self._connection.handle_timeout(now):
@@ -119,7 +117,7 @@ class SessionLifetime:
     def _time_frame(self) -> None:
         """Arm one timer for all frames: it stays armed when the frame is whole, and then looks for a later one."""
         self._frame_timer = Timer(self._frame_late)
-        self._timers.add(self._frame_began + self._body_timeout, self._frame_timer)
+        self._context.timers.add(self._frame_began + self._context.settings.body_timeout, self._frame_timer)
 
     def _frame_late(self, now: float) -> None:
         self._frame_timer = None
@@ -127,12 +125,30 @@ class SessionLifetime:
             return
         if self._outlet.reading_paused():  # it is we who do not take the rest
             self._frame_began = now
-        if self._frame_began + self._body_timeout > now:
+        if self._frame_began + self._context.settings.body_timeout > now:
             self._time_frame()
             return
-        self.body_late(f"a frame was not complete after {self._body_timeout:.1f} s")
+        self._body_late(f"a frame was not complete after {self._context.settings.body_timeout:.1f} s")
 
-    def body_late(self, detail: str) -> None:
+    def body_memory(self) -> BodyMemory:
+        """Return the memory of its big bodies, each of which has its time."""
+        if self._bodies is None:
+            context = self._context
+            timeout = context.settings.body_timeout
+            self._bodies = BodyMemory(context.body_pool, context.timers, timeout, self._body_late)
+        return self._bodies
+
+    def take_body(self, stream_id: int) -> BodyInMemory | None:
+        """Hand over a big body that is complete or given up."""
+        return None if self._bodies is None else self._bodies.take(stream_id)
+
+    def drop_body(self, stream_id: int) -> None:
+        """Give the memory of a big body back that is given up."""
+        body = self.take_body(stream_id)
+        if body is not None:
+            body.slab.release()
+
+    def _body_late(self, detail: str) -> None:
         """Close: what was to come did not in its time."""
         self.drop("body_timeout", ErrorCode.TIMEOUT, detail)
 
@@ -145,12 +161,12 @@ class SessionLifetime:
         """
         if key_left is None:
             return
-        lasts = self._info.since + self._session_seconds - now
+        lasts = self._info.since + self._context.settings.session_seconds - now
         if KEY_LEAST < key_left < inf:
             lasts = min(lasts, max(key_left - KEY_LEAD, key_left / 2))
-        self._timers.cancel(self._age_timer)
+        self._context.timers.cancel(self._age_timer)
         self._age_timer = Timer(self._max_age_reached)
-        self._timers.add(now + max(0.0, lasts), self._age_timer)
+        self._context.timers.add(now + max(0.0, lasts), self._age_timer)
 
     def _max_age_reached(self, _now: float) -> None:
         self.farewell = _OLD
@@ -170,13 +186,13 @@ class SessionLifetime:
         self._drain_timer = Timer(self._last_stream_known)
         self._connection.goaway(_NO_NEW_STREAMS, ErrorCode.SHUTDOWN, self.farewell)
         self._connection.ping(_PING)
-        self._timers.add(monotonic() + (IDLE_DRAIN_GRACE if idle else DRAIN_GRACE), self._drain_timer)
+        self._context.timers.add(monotonic() + (IDLE_DRAIN_GRACE if idle else DRAIN_GRACE), self._drain_timer)
         self._outlet.flush()
 
     def pong(self, payload: bytes, now: float) -> None:
         """Go on with the drain, if this answers its PING: what the peer sent before is here."""
         if payload == _PING and self._drain_timer is not None and not self._drain_timer.done:
-            self._timers.cancel(self._drain_timer)
+            self._context.timers.cancel(self._drain_timer)
             self._last_stream_known(now)
 
     def _last_stream_known(self, _now: float) -> None:
@@ -232,10 +248,10 @@ class SessionLifetime:
         self.over = True
         self._calls.detach()
         self._calls.give_up()
-        if self.bodies is not None:
-            self.bodies.close()
+        if self._bodies is not None:
+            self._bodies.close()
         self._watches.give_up()
-        timers = self._timers
+        timers = self._context.timers
         timers.cancel(self._handshake_timer)
         timers.cancel(self._frame_timer)
         timers.cancel(self._age_timer)

@@ -255,11 +255,11 @@ def test_a_small_frame_that_does_not_become_whole_ends_the_connection_after_body
 def test_the_rest_of_a_frame_is_not_late_while_its_peer_is_not_read(harness: Harness, client: Client) -> None:
     _, data = client.begin("m")
     client.feed(data[:-1])
-    client.protocol._pause(2)
+    client.protocol.pause(2)
     harness.loop.now = time.monotonic()
     harness.loop.advance(31.0)
     assert not client.wire.eof
-    client.protocol._resume(2)
+    client.protocol.resume(2)
     harness.loop.advance(31.0)
     assert client.wire.eof
 

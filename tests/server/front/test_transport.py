@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from tensorwire.protocol import Config, Role
+from tensorwire.server.front import socket_outlet
 from tensorwire.server.front import transport as module
 from tensorwire.server.front.listener_policy import ListenerPolicy, unbound
 from tensorwire.server.front.ports import ConnectionInfo
 from tensorwire.server.front.reply_budget import ReplyBudget
+from tensorwire.server.front.socket_outlet import LINGER_BYTES
 from tensorwire.server.front.timers import Timers
 from tensorwire.server.front.transport import (
     ALONE_BUDGET,
-    LINGER_BYTES,
     READ_BUDGET,
     READ_FIRST,
     READ_LEAST,
@@ -116,6 +117,7 @@ class Harness:
         self.now = 100.0
         monkeypatch.setattr(module, "Session", FakeSession)
         monkeypatch.setattr(module, "monotonic", self._clock)
+        monkeypatch.setattr(socket_outlet, "monotonic", self._clock)
         self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.timers: list[Callable[[], None]] = []
         self.dropped: list[str] = []
