@@ -113,5 +113,5 @@ def _duration(seconds: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text with a model's words in it, one line or more, nothing a terminal obeys."""
+    """Make text of a model's words, one line or more, with nothing that a terminal obeys."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

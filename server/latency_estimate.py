@@ -27,7 +27,7 @@ class LatencyEstimate:
         self.deviation = 0.0
 
     def batch_done(self, seconds: float, now: float) -> None:
-        """One batch took `seconds` from leaving the queue to its results."""
+        """Learn that one batch took `seconds` from leaving the queue to its results."""
         if self._batches == 0:
             self.mean = seconds
         error = seconds - self.mean
@@ -37,7 +37,7 @@ class LatencyEstimate:
         self._last = now
 
     def least(self, batches_ahead: int, now: float) -> float:
-        """The least seconds until a call with `batches_ahead` full batches before it is done; 0.0 if unknown."""
+        """Return the least seconds until a call with `batches_ahead` full batches before it is done; 0.0 if unknown."""
         if self._batches < MIN_BATCHES or now - self._last > FRESH or self.deviation > 0.25 * self.mean:
             return 0.0
         return (batches_ahead + 1) * (self.mean - 2 * self.deviation)

@@ -99,10 +99,10 @@ class LineWriter:
         self._on_success(caught_up=bool(head))
 
     def _on_failure(self, error: OSError) -> None:
-        """Lines were lost just now."""
+        """Act on it that lines were lost just now."""
 
     def _on_success(self, *, caught_up: bool) -> None:
-        """Lines were written; `caught_up`: with one before them about those that are missing."""
+        """Act on it that lines were written; `caught_up`: after one about those that are missing."""
 
     def _told_to_reopen(self) -> None:
-        """An empty batch came."""
+        """Act on an empty batch."""

@@ -24,7 +24,7 @@ MAX_VALUE_CHARS = 512
 
 
 def printable(text: str, limit: int = MAX_VALUE_CHARS) -> str:
-    """`text` with control characters, line ends and unprintable ones escaped, cut at `limit` characters."""
+    """Return `text` with control characters, line ends and unprintable ones escaped, cut at `limit` characters."""
     cut = text[:limit]
     if not cut.isprintable():
         cut = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
@@ -62,7 +62,7 @@ class Output(Protocol):
         """Have them written."""
 
     def isatty(self) -> bool:
-        """Whether people read them as they come."""
+        """Tell whether people read them as they come."""
 
 
 class LogFile:
@@ -77,10 +77,10 @@ class LogFile:
         self.lines.write(text.encode("utf-8", "backslashreplace"), 1)
 
     def flush(self) -> None:
-        """Nothing: the thread writes as fast as it goes."""
+        """Do nothing: the thread writes as fast as it goes."""
 
     def isatty(self) -> bool:
-        """Whether colours are of use."""
+        """Tell whether colours are of use."""
         return self._terminal
 
 
@@ -98,13 +98,13 @@ class _Logger:
 
 
 def lost_lines() -> int:
-    """Log lines that nobody took, since the start."""
+    """Return how many log lines nobody took, since the start."""
     output = _Logger.output
     return output.lines.lost if isinstance(output, LogFile) else 0
 
 
 def _lost_line(lines: int) -> str:
-    """The line that says how many are missing, in the form that the others have."""
+    """Make the line that says how many are missing, in the form that the others have."""
     event: Any = {"event": "log lines were lost: nobody took them in time", "lines": lines, "part": "logs"}
     for processor in structlog.get_config()["processors"]:
         event = processor(None, "warning", event)
@@ -134,5 +134,5 @@ def configure_logs(log_format: str = "auto", level: str = "info", stream: Output
 
 
 def get_logger(name: str) -> Any:
-    """A logger whose lines carry `part=name`."""
+    """Return a logger whose lines carry `part=name`."""
     return structlog.get_logger(part=name)

@@ -39,13 +39,13 @@ class ModelStats:
         self.batch_rows = 0
 
     def call_done(self, status: int, seconds: float) -> None:
-        """One call ended `seconds` after its first byte."""
+        """Count a call that ended `seconds` after its first byte."""
         self.by_status[status] += 1
         self.latency_buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
         self.latency_sum += seconds
 
     def replied(self, calls: list[AnyRequest], now: float) -> None:
-        """These calls were answered OK at `now`."""
+        """Count these calls as answered OK at `now`."""
         buckets = self.latency_buckets
         total = first_byte = seconds = 0.0
         bucket = 0
@@ -60,6 +60,6 @@ class ModelStats:
         self.latency_sum += total
 
     def batch_done(self, rows: int) -> None:
-        """One batch of `rows` rows ran."""
+        """Count a batch of `rows` rows that ran."""
         self.batch_buckets[bisect_left(BATCH_BOUNDS, rows)] += 1
         self.batch_rows += rows

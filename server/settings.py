@@ -302,7 +302,7 @@ class Settings(BaseSettings):
     @field_validator("tls_principals", mode="before")
     @classmethod
     def _principals_of_text(cls, value: Any) -> Any:
-        """Flag and environment: NAME=PRINCIPAL, separated by commas."""
+        """Split what flag and environment give: NAME=PRINCIPAL, separated by commas."""
         if not isinstance(value, str):
             return value
         pairs = [pair.partition("=") for pair in value.split(",")]
@@ -378,7 +378,7 @@ class Settings(BaseSettings):
         return masked(super().__str__())
 
     def from_here(self) -> Self:
-        """The same with the paths of files absolute: a model may change the working folder. Not that of the Unix
+        """Return the same with the paths of files absolute: a model may change the working folder. Not that of the Unix
         socket, whose length is limited: nobody opens it again.
         """
         names = [name for name in type(self).model_fields if name != "unix" and isinstance(getattr(self, name), Path)]
@@ -393,12 +393,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the TOML file; no dotenv and no secret folder."""
+        """Take flags, then environment, then the TOML file; no dotenv and no secret folder."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(config: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
-    """The settings from flags, environment and the TOML file `config`, in this order. Raises SettingsError."""
+    """Make the settings from flags, environment and the TOML file `config`, in this order. Raises SettingsError."""
     if config is not None and not config.is_file():
         raise SettingsError(f"settings file {str(config)!r} does not exist; give the path of a TOML file")
 

@@ -31,11 +31,11 @@ class _Sink(io.RawIOBase):
         self._printed = printed
 
     def writable(self) -> bool:
-        """It is."""
+        """Say that it is."""
         return True
 
     def fileno(self) -> int:
-        """The real descriptor, for children that are to write to it themselves."""
+        """Return the real descriptor, for children that are to write to it themselves."""
         return self._descriptor
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -89,7 +89,7 @@ def standard_streams(timeout: float) -> Iterator[StandardStreams]:
 
 
 def _open_all() -> None:
-    """Where a standard descriptor is closed, the next socket would get its number, and what is printed would go there.
+    """Open what is closed of the standard descriptors: else a socket would get its number, and what is printed.
 
     Raises OSError.
     """

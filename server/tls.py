@@ -44,7 +44,7 @@ class Certificates:
         self.served = _load(cert, key, client_ca)
 
     def binding(self) -> bytes:
-        """The channel binding of a connection accepted now (SPEC 11.3)."""
+        """Return the channel binding of a connection accepted now (SPEC 11.3)."""
         return self.served.binding
 
     def reload_if_changed(self) -> None:
@@ -67,7 +67,7 @@ class Certificates:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What differs when a file was written or replaced."""
+    """Return what differs when a file was written or replaced."""
     with suppress(OSError):
         found = path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size
@@ -104,7 +104,7 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> LoadedCertificate:
 
 
 def _no_password() -> str:
-    """An encrypted key is refused: asking for its password would stop the server, or its reload."""
+    """Refuse an encrypted key: asking for its password would stop the server, or its reload."""
     raise ValueError("the key is encrypted")
 
 
@@ -114,8 +114,9 @@ def _reason(error: Exception) -> str:
 
 
 def _presented(context: ssl.SSLContext) -> bytes:
-    """The leaf certificate, as DER, that `context` presents: asked for in memory as a client would ask, so that it is
-    what clients see, whatever happens to the files meanwhile.
+    """Return the leaf certificate, as DER, that `context` presents.
+
+    Asked for in memory as a client would ask, so that it is what clients see, whatever happens to the files meanwhile.
     """
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asking.check_hostname = False

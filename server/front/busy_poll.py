@@ -50,7 +50,7 @@ class BusyPoll:
         """Seconds of turns without work."""
 
     def stir(self) -> None:
-        """Something was done, and more may follow soon."""
+        """Stay awake for a moment: something was done, and more may follow soon."""
         self._stirred = True
         if not self._awake and self._patience.asks():
             self._awake = True

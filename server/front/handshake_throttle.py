@@ -57,7 +57,7 @@ class HandshakeThrottle:
         return len(self._records)
 
     def source(self, address: str) -> bytes:
-        """The source that `address` (numeric; "" for a Unix socket) belongs to; b"" for one that is never refused."""
+        """Return the source of `address` (numeric; "" for a Unix socket); b"" for one that is never refused."""
         if not self._failures or not address:
             return b""
         host = ip_address(address.partition("%")[0])  # a link-local address names its interface
@@ -68,7 +68,7 @@ class HandshakeThrottle:
         return host.packed if host.version == 4 else host.packed[:HOST_BYTES]
 
     def refused(self, address: str, now: float) -> bool:
-        """Whether a connection from `address` is to be refused now."""
+        """Tell whether a connection from `address` is to be refused now."""
         if not self._records:  # as a rule: then nothing is paid
             return False
         record = self._records.get(self.source(address))
@@ -95,7 +95,7 @@ class HandshakeThrottle:
         return self._impose(record, now)
 
     def succeeded(self, address: str) -> None:
-        """A handshake succeeded: the failures of its source are forgotten."""
+        """Forget the failures of a source: a handshake succeeded."""
         if self._records:
             self._records.pop(self.source(address), None)
 

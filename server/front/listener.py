@@ -40,7 +40,7 @@ def check_address(host: str, *, guarded: bool) -> None:
 def tcp_socket(
     host: str, port: int, backlog: int, unsent_low_water: int = FAR_LOW_WATER, *, guarded: bool = False
 ) -> socket.socket:
-    """A listening socket. Raises ListenError, also for an address that `check_address` refuses.
+    """Make a listening socket. Raises ListenError, also for an address that `check_address` refuses.
 
     unsent_low_water: bytes of a connection that the kernel keeps unsent, before it says that it takes more.
     """
@@ -64,8 +64,10 @@ def tcp_socket(
 
 
 def _tune(listening: socket.socket, unsent_low_water: int) -> None:
-    """No Nagle, little unsent in the kernel, and dead peers found by keepalive: accepted sockets inherit all of it
-    (tcp(7)), and asking the loop for each of them would cost memory for as long as it is connected.
+    """Set no Nagle, little unsent in the kernel, and keepalive that finds dead peers.
+
+    Accepted sockets inherit all of it (tcp(7)), and asking the loop for each of them would cost memory for as long as
+    it is connected.
     """
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -80,7 +82,7 @@ def _tune(listening: socket.socket, unsent_low_water: int) -> None:
 
 
 def unix_socket(path: Path, backlog: int) -> socket.socket:
-    """A listening Unix socket at `path`, replacing one that nobody answers any more. Raises ListenError."""
+    """Make a listening Unix socket at `path`, replacing one that nobody answers any more. Raises ListenError."""
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o777 & ~UNIX_MODE)  # so that the socket never exists with a wider mode
@@ -142,7 +144,7 @@ class Listener:
         self.addresses.append(f"tw+unix://{whole}")
 
     def descriptors(self) -> list[int]:
-        """Of the listening sockets."""
+        """Return those of the listening sockets."""
         return [each.fileno() for server in self._servers for each in server.sockets]
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class Mask:
         self._salt = salt or os.urandom(32)
 
     def json(self, field: str, value: str) -> str:
-        """`value` of `field` as a JSON string; nothing stays nothing (null)."""
+        """Write `value` of `field` as a JSON string; nothing stays nothing (null)."""
         if not value:
             return "null"
         if field in self._fields:
@@ -41,7 +41,7 @@ class Mask:
 
 
 def read_salt(path: Path) -> bytes:
-    """The salt of the mask. Raises ValueError if it can be guessed, OSError if it cannot be read."""
+    """Read the salt of the mask. Raises ValueError if it can be guessed, OSError if it cannot be read."""
     salt = path.read_bytes()
     if len(salt) < MIN_SALT:
         raise ValueError(

@@ -45,23 +45,23 @@ class Metrics:
         self.registry.register(self)
 
     def model(self, name: str, version: str) -> ModelStats:
-        """The counts of one model version; they go on when it is loaded again."""
+        """Return the counts of one model version; they go on when it is loaded again."""
         return self.models.setdefault((name, version), ModelStats(name, version))
 
     def dropped(self, reason: str) -> None:
-        """One connection was closed by us, for `reason` (a short fixed word)."""
+        """Count a connection that was closed by us, for `reason` (a short fixed word)."""
         self.connections_dropped[reason] = self.connections_dropped.get(reason, 0) + 1
 
     def authentication(self, outcome: str) -> None:
-        """One connection was `accepted`, or ended before that for a reason that is a short fixed word."""
+        """Count a connection that was `accepted`, or ended before that, for a reason that is a short fixed word."""
         self.authentications[outcome] = self.authentications.get(outcome, 0) + 1
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by prometheus_client for each scrape."""
+        """Give everything to prometheus_client, which calls this for each scrape."""
         for name, help_text, value in (
             ("tensorwire_received_bytes", "Bytes read from connections.", self.bytes_in),
             ("tensorwire_sent_bytes", "Bytes handed to connections.", self.bytes_out),
@@ -109,12 +109,12 @@ class Metrics:
 
 
 def counter(name: str, help_text: str, value: float) -> Metric:
-    """A counter without labels."""
+    """Make a counter without labels."""
     return CounterMetricFamily(name, help_text, value=value)
 
 
 def gauge(name: str, help_text: str, value: float) -> Metric:
-    """A gauge without labels."""
+    """Make a gauge without labels."""
     return GaugeMetricFamily(name, help_text, value=value)
 
 

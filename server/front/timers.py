@@ -25,7 +25,7 @@ class Expiring(Protocol):
         """Whether nothing is left to expire."""
 
     def expired(self, now: float, /) -> None:
-        """The moment has come."""
+        """Act: the moment has come."""
 
 
 class TimerHandle(Protocol):
@@ -75,7 +75,7 @@ class Timers:
             self._alarm.set(moment)
 
     def finished(self) -> None:
-        """One target is done before its moment: its entry is dead now."""
+        """Count an entry as dead: its target is done before its moment."""
         self._live -= 1
         if len(self._heap) > SLACK + 2 * self._live:
             self._heap = [entry for entry in self._heap if not entry[2].done]
@@ -83,7 +83,7 @@ class Timers:
             self._live = len(self._heap)
 
     def cancel(self, timer: Timer | None) -> None:
-        """This timer, if there is one, need not fire any more."""
+        """Have this timer, if there is one, not fire any more."""
         if timer is not None and not timer.done:
             timer.done = True
             self.finished()
