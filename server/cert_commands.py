@@ -79,7 +79,7 @@ def dev(out: Path, hosts: tuple[str, ...], client: str) -> None:
 
 
 def make_files(hosts: Sequence[str] = (), client: str = "client") -> dict[str, bytes]:
-    """The files of `tensorwire certs dev`, name -> PEM: ca.pem, server.pem, server.key, client.pem, client.key.
+    """Make the files of `tensorwire certs dev`, name -> PEM: ca.pem, server.pem, server.key, client.pem, client.key.
 
     hosts: names and addresses of the server beside localhost. client: common name of the client's certificate. Raises
     click.ClickException for a name that no certificate can have.
@@ -115,7 +115,7 @@ def _issue(
     usage: x509.ObjectIdentifier | None = None,
     names: Sequence[x509.GeneralName] = (),
 ) -> _Certificate:
-    """A certificate by `issuer`, or one of a CA by itself."""
+    """Make a certificate by `issuer`, or one of a CA by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer = key if issuer is None else issuer[1]
@@ -165,7 +165,7 @@ def _key(made: _Certificate) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A new file; keys never exist with a mode that others could read."""
+    """Write a new file; keys never exist with a mode that others could read."""
     mode = 0o600 if path.suffix == ".key" else 0o644
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:

@@ -115,5 +115,5 @@ def _duration(seconds: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text with a model's words in it, one line or more, nothing a terminal obeys."""
+    """Make text of a model's words, one line or more, with nothing that a terminal obeys."""
     return "\n".join(printable(line, len(line)) for line in text.split("\n"))

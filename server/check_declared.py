@@ -17,7 +17,7 @@ _Shape = tuple[int, ...]
 
 
 def misfits(spec: ModelSpec, declared: Mapping[str, tuple[str, _Shape]]) -> tuple[list[str], list[Line]]:
-    """What model.toml says otherwise than the file, and the lines that mend it; `declared` as Backend.declared()."""
+    """Tell what model.toml says otherwise than the file, and what mends it; `declared` as Backend.declared()."""
     wrong: list[str] = []
     lines: list[Line] = []
     for side, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
@@ -38,7 +38,7 @@ def _dtype(side: str, tensor: TensorSpec, dtype: str, wrong: list[str], lines: l
 
 
 def _shape(side: str, tensor: TensorSpec, shape: _Shape, spec: ModelSpec, wrong: list[str], lines: list[Line]) -> None:
-    """An axis that the file fixes must have that size; an output may leave it free, and the batch axis has a rule."""
+    """Compare sizes: an axis that the file fixes has that size, an output may leave it free, batch axes have a rule."""
     table, name, ours = f"{side}.{tensor.name}", ascii(tensor.name), tensor.shape
     if len(shape) != len(ours):
         wrong.append(f"{name} has {len(shape)} axes in the file, {len(ours)} in model.toml")

@@ -27,7 +27,7 @@ from .engine.outputs import OutputError, Outputs
 from .engine.samples import Batch, ordinary
 from .engine.spec import ModelSpec, SpecError, load_spec
 from .engine.words import is_ctrl_c
-from .placement import INLINE_BELOW, choose_placement
+from .model_loader import INLINE_BELOW, choose_placement
 
 __all__ = ["check_model", "model_folders"]
 
@@ -47,7 +47,7 @@ DIFFERENT = "two answers: it draws random numbers or keeps a state"
 
 
 def model_folders(folder: Path) -> list[Path]:
-    """The folders of model versions that `folder` is, or holds: that of a version, of a model, or of models."""
+    """Return the folders of model versions that `folder` is, or holds: that of a version, a model, or of models."""
     for pattern in ("model.toml", "*/model.toml", "*/*/model.toml"):
         found = sorted(path.parent for path in folder.glob(pattern))
         if found:
@@ -96,7 +96,7 @@ class _Examination:
         self._runs = False
 
     def run(self) -> None:
-        """All checks, as far as the model lets us."""
+        """Do all checks, as far as the model lets us."""
         self._step("types and axes", self._declared)
         self._step("first runs", self._first_runs)
         if self._runs:
@@ -156,7 +156,7 @@ class _Examination:
             report.add("runs", State.NOTE, f"with zeros only: {self._refused}")
 
     def _suggest_sizes(self, asked: ModelSpec, problem: str) -> None:
-        """The sizes of now work, those that model.toml asks for do not."""
+        """Report that the sizes of now work, and those that model.toml asks for do not."""
         wanted, works = (" and ".join(str(list(s)) for s in spec.warmup_shapes) for spec in (asked, self._spec))
         state = State.WRONG if self._warms_up else State.NOTE
         self._report.add("warm-up sizes", state, f"not with {wanted}, but with {works}: {problem}")
@@ -241,7 +241,7 @@ class _Examination:
         self._report.add("same call twice", *((State.OK, SAME) if repeats else (State.NOTE, DIFFERENT)))
 
     def _judge(self, found: Found) -> None:
-        """What follows from comparing rows."""
+        """Report what follows from comparing rows."""
         report, spec = self._report, self._spec
         shared = State.WRONG if spec.batch_with == "anyone" else State.NOTE
         if found.leak:
@@ -290,7 +290,7 @@ class _Examination:
         report.add("input kept", *_noted(kept, "it keeps {} after the call", "it lets go of its inputs"))
 
     def _owned(self, seed: int) -> tuple[dict[str, Any], dict[str, weakref.ref[Any]]]:
-        """Inputs in memory that nobody else has, and whether it is still there."""
+        """Give inputs in memory that nobody else has, and tell whether it is still there."""
         values = self._inputs(seed=seed)
         owners = {}
         for name, value in values.items():
@@ -331,11 +331,11 @@ class _Examination:
         return tensor.shape[1:] if self._spec.batched else tensor.shape
 
     def _sized(self, size: int) -> tuple[tuple[int, ...], ...]:
-        """The shapes of the inputs, without the batch axis, all free axes of this size."""
+        """Return the shapes of the inputs, without the batch axis, all free axes of this size."""
         return tuple(tuple(size if n == FREE else n for n in self._axes(tensor)) for tensor in self._spec.inputs)
 
     def _inputs(self, rows: int = 1, seed: int = 1) -> dict[str, Any]:
-        """Inputs that the model takes, of their own memory."""
+        """Make inputs that the model takes, of their own memory."""
         spec, values = self._spec, {}
         for index, (tensor, shape) in enumerate(zip(spec.inputs, spec.warmup_shapes, strict=True)):
             whole = (rows, *shape) if spec.batched else shape
@@ -348,7 +348,7 @@ class _Examination:
         return values
 
     def _problem(self, inputs: dict[str, Any]) -> str:
-        """What the model or its outputs have against these inputs, "" nothing."""
+        """Tell what the model or its outputs have against these inputs, "" nothing."""
         try:
             self._executor().answer(inputs)
         except OutputError as wrong:
@@ -388,7 +388,7 @@ def _nbytes(value: Any) -> int:
 
 
 def _peak(*, reset: bool = False) -> int:
-    """Bytes of memory that this process held at most, since the last reset. Linux tells."""
+    """Return the bytes of memory that this process held at most since the last reset. Linux tells."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():

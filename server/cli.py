@@ -42,7 +42,7 @@ class GroupedCommand(click.Command):
 
 
 def setting_options() -> list[click.Parameter]:
-    """One option per setting. Its text comes from the schema; its value is checked by the schema, not by click."""
+    """Make one option per setting. Its text comes from the schema; its value is checked by the schema, not by click."""
     return [_option(name, field) for name, field in Settings.model_fields.items()]
 
 
@@ -96,7 +96,8 @@ def _serve(models_dir: Path, config: Path | None, **flags: Any) -> None:
         settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
-    from .app import StartError, run  # only now: a wrong flag is told before the server's parts are imported
+    from .app import run  # only now: a wrong flag is told before the server's parts are imported
+    from .start_checks import StartError
 
     try:
         run(models_dir, settings)

@@ -57,7 +57,7 @@ def keys() -> None:
 
 
 def _command(function: Decorated) -> Decorated:
-    """Errors of the key file as one line, and the argument FILE."""
+    """Tell errors of the key file in one line, with the argument FILE."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -255,7 +255,7 @@ def _add(file: Path, key: Key, out: Path | None, ends: dict[str, float] | None =
 
 
 def _next_steps(file: Path, out: Path | None, key: Key) -> None:
-    """What to do now, for people: beside the key, so that a script reads the key alone."""
+    """Say what to do now, for people: beside the key, so that a script reads the key alone."""
     where, use = "the line above", "TENSORWIRE_KEY=ID:SECRET in its environment, or tensorwire.connect(url, key=...)"
     if out is not None:
         where, use = (

@@ -55,7 +55,7 @@ def remove(path: Path, key_id: str) -> None:
 
 
 def block(key: Key) -> str:
-    """The [[keys]] table of a key."""
+    """Write the [[keys]] table of a key."""
     lines = [f"id = {json.dumps(key.id)}", f"secret = {json.dumps(secret_text(key.secret))}"]
     lines += [
         f"principal = {json.dumps(key.principal)}",
@@ -70,7 +70,7 @@ def block(key: Key) -> str:
 
 
 def moment_text(moment: float) -> str:
-    """Seconds since 1970 as TOML has it, in UTC, to the second."""
+    """Write seconds since 1970 as TOML has it, in UTC, to the second."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -86,7 +86,7 @@ def _place(keys: tuple[Key, ...], key_id: str) -> int:
 
 
 def _span(text: str, place: int) -> tuple[int, int]:
-    """Where the [[keys]] table number `place` stands, without comments below it: they may be the next one's."""
+    """Find where the [[keys]] table number `place` stands, without comments below it: they may be the next one's."""
     starts = [match.start() for match in _HEADER.finditer(text)]
     if place >= len(starts):
         raise KeyFileError("the keys are not written as [[keys]] tables, one below the other: edit the file by hand")
@@ -137,7 +137,7 @@ def put(path: Path, text: str) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else changes key files of this folder meanwhile, as far as they ask. Raises KeyFileError."""
+    """Let nobody else change key files of this folder meanwhile, as far as they ask. Raises KeyFileError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

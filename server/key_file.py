@@ -66,7 +66,7 @@ class Key:
     rate: float | None = None
 
     def valid(self, now: float) -> bool:
-        """Whether the key may be used at `now`, seconds since 1970."""
+        """Tell whether the key may be used at `now`, seconds since 1970."""
         return self.not_before <= now < self.not_after
 
 
@@ -74,7 +74,7 @@ class Key:
 
 
 def secret_text(secret: bytes) -> str:
-    """A secret as it is written: base64url without padding, 43 characters."""
+    """Return a secret as it is written: base64url without padding, 43 characters."""
     return urlsafe_b64encode(secret).rstrip(b"=").decode()
 
 
@@ -89,12 +89,12 @@ def _secret_bytes(text: str) -> bytes | None:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file that its owner alone may read. Raises KeyFileError."""
+    """Read the keys of a file that its owner alone may read. Raises KeyFileError."""
     return parse_keys(read_text(path), str(path))
 
 
 def read_text(path: Path) -> str:
-    """The text of a key file. Raises KeyFileError, also if somebody else could have read or written it."""
+    """Read the text of a key file. Raises KeyFileError, also if somebody else could have read or written it."""
     try:
         file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - closed below
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def _check_guarded(path: Path, status: os.stat_result) -> None:
 
 
 def parse_keys(text: str, source: str) -> tuple[Key, ...]:
-    """The keys of the TOML `text`; `source` names it in errors. Raises KeyFileError."""
+    """Return the keys of the TOML `text`; `source` names it in errors. Raises KeyFileError."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -161,7 +161,7 @@ def parse_keys(text: str, source: str) -> tuple[Key, ...]:
 
 
 def _key(entry: Mapping[str, Any]) -> Key:
-    """One [[keys]] table. Raises ValueError with a text that holds nothing of the secret."""
+    """Read one [[keys]] table. Raises ValueError with a text that holds nothing of the secret."""
     unknown = sorted(name for name in entry if name not in _FIELDS)
     if unknown:
         which = f"unknown field {unknown[0]!r}" if len(unknown[0]) <= LONGEST_FIELD else "an unknown field"
@@ -188,7 +188,7 @@ def _key(entry: Mapping[str, Any]) -> Key:
 
 
 def check_principal(principal: Any) -> None:
-    """Raises ValueError unless a key may stand for this principal."""
+    """Raise ValueError unless a key may stand for this principal."""
     if not isinstance(principal, str) or not _PRINCIPAL.fullmatch(principal):
         raise ValueError("principal must be 1 to 64 characters of A-Z a-z 0-9 . _ @ : / + -")
     if principal == ANONYMOUS:
@@ -196,7 +196,7 @@ def check_principal(principal: Any) -> None:
 
 
 def check_models(models: Any) -> None:
-    """Raises ValueError unless these are patterns of model names."""
+    """Raise ValueError unless these are patterns of model names."""
     if (
         not isinstance(models, Sequence)
         or isinstance(models, str)
@@ -211,7 +211,7 @@ def check_models(models: Any) -> None:
 
 
 def check_rate(rate: Any) -> None:
-    """Raises ValueError unless this is a number of calls per second."""
+    """Raise ValueError unless this is a number of calls per second."""
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e12:
         raise ValueError("rate must be a number of calls per second above 0; leave it out for no limit")
 
@@ -226,7 +226,7 @@ def _moment(entry: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def _check_together(keys: Sequence[Key]) -> None:
-    """What no key can get wrong alone. Raises ValueError."""
+    """Check what no key can get wrong alone. Raises ValueError."""
     by_id: dict[str, Key] = {}
     by_secret: dict[bytes, Key] = {}
     by_principal: dict[str, list[Key]] = {}

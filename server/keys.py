@@ -28,7 +28,7 @@ class Scope:
     rate: float | None = None
 
     def sees(self, model: str) -> bool:
-        """Whether a model of this name exists for the principal."""
+        """Tell whether a model of this name exists for the principal."""
         return any(_matches(pattern, model) for pattern in self.models)
 
 
@@ -36,7 +36,7 @@ EVERYTHING: Final = Scope()
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether `name` is like `pattern`; in time that grows with their lengths and no faster."""
+    """Tell whether `name` is like `pattern`, in time that grows with their lengths and no faster."""
     first, *rest = pattern.split("*")
     if not rest:
         return name == pattern
@@ -72,32 +72,32 @@ class KeyStore:
         return len(self._keys)
 
     def find(self, key_id: bytes) -> tuple[Key, bool]:
-        """The key of this id, and True; for an unknown id, or a key that is not valid now, a dummy, and False."""
+        """Return the key of this id, and True; for one that is unknown or not valid now a dummy, and False."""
         key = self._keys.get(key_id, self._nobody)
         valid = key.valid(self._clock())
         return (key if valid else self._nobody), valid
 
     def secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
-        """The secret to prove with, and whether the key is valid now (protocol.SecretOf)."""
+        """Return the secret to prove with, and whether the key is valid now (protocol.SecretOf)."""
         key, valid = self.find(key_id)
         return key.secret, valid
 
     def principal_of(self, key_id: bytes) -> str:
-        """Whom the key stands for; "" if it is unknown or not valid now."""
+        """Return whom the key stands for; "" if it is unknown or not valid now."""
         return self.find(key_id)[0].principal
 
     def holds(self, key: Key) -> bool:
-        """Whether this very key is still there and valid: the same secret for the same principal."""
+        """Tell whether this very key is still there and valid: the same secret for the same principal."""
         found, valid = self.find(key.id.encode())
         return valid and (found.secret, found.principal) == (key.secret, key.principal)
 
     def end_of(self, key: Key) -> tuple[float, float]:
-        """Seconds until this key ends, as the file has it now, and when that is."""
+        """Return the seconds until this key ends, as the file has it now, and when that is."""
         ends = self.find(key.id.encode())[0].not_after
         return ends - self._clock(), ends
 
     def scope_of(self, principal: str) -> Scope | None:
-        """What this principal may do; None if it has no key that is valid now."""
+        """Return what this principal may do; None if it has no key that is valid now."""
         return self._scopes.get(principal)
 
     def refresh(self, *, look: bool = False) -> bool:
@@ -127,7 +127,7 @@ class KeyStore:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when the file does."""
+    """Return what changes when the file does."""
     try:
         status = os.stat(path)  # noqa: PTH116 - pathlib's form costs twice as much, twice a second
     except OSError:

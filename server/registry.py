@@ -1,83 +1,33 @@
-"""Which models are served: the folder `models/<name>/<version>/` read once, and names looked up in a dictionary.
+"""Which models are served: names and versions looked up in a dictionary, and put in the place of others.
 
-A name from the wire is a dictionary key and nothing else; no path is ever made from it. Where a model runs is decided
-by whoever makes the engines (app.py); what a call costs and means is the engine's.
+A name from the wire is a dictionary key and nothing else; no path is ever made from it. How a model comes to run is
+model_loader.py's; what a call costs and means is the engine's.
+
+A version is swapped under load by `replace`: whoever keeps what a name leads to hears of it by `on_change` and looks it
+up anew. Calls that are open keep the model that they began with, and end there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..codec.errors import shown
-from .engine.api import BatchResult, Engine, Failure
-from .engine.spec import ModelSpec, SpecError, load_spec
-from .front.estimate import Estimate
-from .front.metrics import ModelStats
-from .front.replies import Replies
-
-if TYPE_CHECKING:
-    from .front.calls import Call
+from .engine.api import Engine
+from .model import Model
 
 NAMES_SHOWN = 8
 """Model names that an error lists: enough to see a typing mistake, short enough for one line."""
 
 
 class RegistryError(Exception):
-    """The models folder cannot be served; the message says what to mend."""
-
-
-class Served:
-    """One version of one model with its engine, how its replies look, and what is counted about it."""
-
-    __slots__ = ("engine", "estimate", "placement", "replies", "spec", "stats")
-
-    def __init__(self, spec: ModelSpec, engine: Engine, placement: str, stats: ModelStats) -> None:
-        self.spec = spec
-        self.engine = engine
-        self.placement = placement
-        self.stats = stats
-        self.estimate = Estimate()
-        self.replies = Replies(spec.name, spec.version)
-
-    @property
-    def apart(self) -> bool:
-        """Whether the model runs in a process of its own."""
-        return self.placement == "process"
-
-    def count(self, results: list[BatchResult | Failure], replied: list[Call], now: float) -> None:
-        """Account for what the engine finished at `now` and the calls whose replies are on their way."""
-        for result in results:
-            if isinstance(result, BatchResult):
-                self.stats.batch_done(result.batch_rows)
-                self.estimate.batch_done(result.copied_out - result.planned, now)
-        self.stats.replied(replied, now)
+    """A model cannot be served beside, or in the place of, those that are; the message says why."""
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts versions as people do: 10 after 9, 1.10 after 1.9, words after numbers."""
+    """Sort versions as people do: 10 after 9, 1.10 after 1.9, words after numbers."""
     parts = re.findall(r"\d+|[^\d.]+", version)
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)
-
-
-def scan_models(folder: Path) -> list[ModelSpec]:
-    """The specs of every `folder/<name>/<version>/model.toml`. Raises RegistryError naming each one that is wrong."""
-    if not folder.is_dir():
-        raise RegistryError(f"{str(folder)!r} is not a folder; expected models/<name>/<version>/model.toml in it")
-    specs: list[ModelSpec] = []
-    problems: list[str] = []
-    for description in sorted(folder.glob("*/*/model.toml")):
-        try:
-            specs.append(load_spec(description.parent))
-        except SpecError as error:
-            problems.append(str(error))
-    if problems:
-        raise RegistryError("\n".join(problems))
-    if not specs:
-        raise RegistryError(f"there is no model in {str(folder)!r}; expected <name>/<version>/model.toml in it")
-    return specs
 
 
 def _everything(_name: str) -> bool:
@@ -85,45 +35,85 @@ def _everything(_name: str) -> bool:
 
 
 class Registry:
-    """Names to models. `on_change` is called whenever a name leads to another engine than before."""
+    """Names to models. `on_change` is called whenever a name leads to another model than before."""
 
     def __init__(self) -> None:
-        self._served: dict[tuple[str, str], Served] = {}  # ("name", "") is the default version
-        self._apart: list[Engine] = []
+        self._served: dict[tuple[str, str], Model] = {}  # ("name", "") is the default version
+        self._own_process: list[Engine] = []
         self.on_change: Callable[[], None] = lambda: None
 
-    def add(self, served: Served) -> None:
-        """Serve one version; the newest of a name is its default."""
-        spec = served.spec
-        self._served[spec.name, spec.version] = served
+    def add(self, model: Model) -> None:
+        """Serve a version beside those that are; the newest of a name is its default.
+
+        Raises RegistryError if the version is served: that takes `replace`.
+        """
+        spec = model.spec
+        if (spec.name, spec.version) in self._served:
+            raise RegistryError(f"model {spec.name!r} version {spec.version!r} is served; replace it instead")
+        self._serve(model)
+
+    def replace(self, model: Model) -> Model:
+        """Serve `model` in the place of the model of its name and version, from the next call on.
+
+        Returns the one that was there. Its open calls are still its own: unload it once they are over. Raises
+        RegistryError if there is none.
+        """
+        spec = model.spec
+        before = self._served.get((spec.name, spec.version))
+        if before is None:
+            raise RegistryError(f"model {spec.name!r} version {spec.version!r} is not served; add it instead")
+        self._serve(model)
+        return before
+
+    def retire(self, model: Model) -> None:
+        """Let no name lead to `model` any more; the newest version that is left becomes the default of its name."""
+        name = model.spec.name
+        del self._served[name, model.spec.version]
+        if self._served[name, ""] is model:
+            del self._served[name, ""]
+            left = [key for key in self._served if key[0] == name]
+            if left:
+                self._served[name, ""] = self._served[max(left, key=lambda key: version_key(key[1]))]
+        self._changed()
+
+    def _serve(self, model: Model) -> None:
+        spec = model.spec
+        self._served[spec.name, spec.version] = model
         default = self._served.get((spec.name, ""))
         if default is None or version_key(spec.version) >= version_key(default.spec.version):
-            self._served[spec.name, ""] = served
-        if served.apart:
-            self._apart.append(served.engine)
+            self._served[spec.name, ""] = model
+        self._changed()
+
+    def _changed(self) -> None:
+        self._own_process = [model.engine for model in self.all() if model.own_process]
         self.on_change()
 
-    def find(self, name: str, version: str = "", sees: Callable[[str], bool] = _everything) -> Served | None:
-        """The model of this name and version ("" is the default), or None; also None if `sees` does not know the name,
-        which is then not looked for.
+    def find(self, name: str, version: str = "", sees: Callable[[str], bool] = _everything) -> Model | None:
+        """Return the model of this name and version ("" is the default), or None.
+
+        None, too, if `sees` does not know the name, which is then not looked for.
         """
         return self._served.get((name, version)) if sees(name) else None
 
-    def all(self, sees: Callable[[str], bool] = _everything) -> Iterator[Served]:
-        """Every version of every model whose name is known to `sees`, by name and version."""
+    def all(self, sees: Callable[[str], bool] = _everything) -> Iterator[Model]:
+        """Return every version of every model whose name is known to `sees`, by name and version."""
         keys = [key for key in self._served if key[1] and sees(key[0])]
         return iter([self._served[key] for key in sorted(keys, key=lambda key: (key[0], version_key(key[1])))])
 
+    def current(self, model: Model) -> Model:
+        """Return the model that is served now by the name and version of `model`; itself if there is none."""
+        return self._served.get((model.spec.name, model.spec.version), model)
+
     def works_apart(self) -> bool:
-        """Whether calls are with engines in processes of their own, which may want this core."""
-        return any(engine.away for engine in self._apart)
+        """Tell whether calls are with engines in processes of their own, which may want this core."""
+        return any(engine.away for engine in self._own_process)
 
     def default_version(self, name: str) -> str:
-        """The version served where none is asked for."""
+        """Return the version served where none is asked for."""
         return self._served[name, ""].spec.version
 
     def explain_missing(self, name: str, version: str, sees: Callable[[str], bool] = _everything) -> str:
-        """What to tell a caller whose model is not here, or not for it: both read the same."""
+        """Say what a caller hears whose model is not here, or not for it: both read the same."""
         if version and sees(name) and (name, "") in self._served:
             served = ", ".join(key[1] for key in self._served if key[0] == name and key[1])
             return f"model {shown(name)} has no version {shown(version)}; served: {served}"

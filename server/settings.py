@@ -7,6 +7,7 @@ What a setting does lives where it is used, not here.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,13 +23,17 @@ from pydantic_settings import (
 from ..gpu.slab import PAGE
 from ..protocol.limits import DEFAULT_PORT, DEFAULT_TLS_PORT
 from ..protocol.safe_text import masked
+from .defaults import (
+    DEFAULT_ADMIN_PORT,
+    FAR_LOW_WATER,
+    MASKABLE,
+    MIN_SALT,
+    NEAR_LOW_WATER,
+    is_loopback,
+)
 from .engine.spec import MIN_RESULT_BYTES
-from .front.listener import FAR_LOW_WATER, NEAR_LOW_WATER, is_loopback
-from .front.mask import MASKABLE, MIN_SALT
-from .front.penalty import Network, networks
 
 ENV_PREFIX = "TENSORWIRE_"
-DEFAULT_ADMIN_PORT = 7412
 KIB = 1 << 10
 MIB = 1 << 20
 
@@ -40,6 +45,14 @@ class SettingsError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(masked(message))
+
+
+Network = IPv4Network | IPv6Network
+
+
+def networks(text: str) -> list[Network]:
+    """Parse a comma-separated list such as `127.0.0.0/8, ::1`. Raises ValueError naming the wrong one."""
+    return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _setting(default: Any, group: str, description: str, **constraints: Any) -> Any:
@@ -288,7 +301,7 @@ class Settings(BaseSettings):
     @field_validator("tls_principals", mode="before")
     @classmethod
     def _principals_of_text(cls, value: Any) -> Any:
-        """Flag and environment: NAME=PRINCIPAL, separated by commas."""
+        """Split what flag and environment give: NAME=PRINCIPAL, separated by commas."""
         if not isinstance(value, str):
             return value
         pairs = [pair.partition("=") for pair in value.split(",")]
@@ -364,7 +377,7 @@ class Settings(BaseSettings):
         return masked(super().__str__())
 
     def from_here(self) -> Self:
-        """The same with the paths of files absolute: a model may change the working folder. Not that of the Unix
+        """Return the same with the paths of files absolute: a model may change the working folder. Not that of the Unix
         socket, whose length is limited: nobody opens it again.
         """
         names = [name for name in type(self).model_fields if name != "unix" and isinstance(getattr(self, name), Path)]
@@ -379,12 +392,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the TOML file; no dotenv and no secret folder."""
+        """Take flags, then environment, then the TOML file; no dotenv and no secret folder."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(config: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
-    """The settings from flags, environment and the TOML file `config`, in this order. Raises SettingsError."""
+    """Make the settings from flags, environment and the TOML file `config`, in this order. Raises SettingsError."""
     if config is not None and not config.is_file():
         raise SettingsError(f"settings file {str(config)!r} does not exist; give the path of a TOML file")
 

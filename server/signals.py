@@ -38,7 +38,7 @@ class Signals:
 
     @contextmanager
     def by_default(self) -> Iterator[None]:
-        """Within this the signals that stop the server end the process at once, whatever its thread is busy with."""
+        """Let signals that stop the server end the process at once meanwhile, whatever its thread is busy with."""
         for number in STOPPING:
             signal.signal(number, signal.SIG_DFL)
         try:

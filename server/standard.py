@@ -1,7 +1,7 @@
 """The standard streams of a server process: whoever reads them may be gone, slow or out of disk, and calls go on.
 
 What lives here: the log and the one line of output on descriptors of their own, and what models that run on the loop
-print. What must not: what a log line says (front/logs.py), and the output of models in processes (engine/worker.py).
+print. What must not: what a log line says (logs.py), and the output of models in processes (engine/worker.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from .engine.printed import Printed
-from .front.logs import LogFile
+from .logs import LogFile
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -31,11 +31,11 @@ class _Sink(io.RawIOBase):
         self._printed = printed
 
     def writable(self) -> bool:
-        """It is."""
+        """Say that it is."""
         return True
 
     def fileno(self) -> int:
-        """The real descriptor, for children that are to write to it themselves."""
+        """Return the real descriptor, for children that are to write to it themselves."""
         return self._descriptor
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -89,7 +89,7 @@ def standard_streams(timeout: float) -> Iterator[StandardStreams]:
 
 
 def _open_all() -> None:
-    """Where a standard descriptor is closed, the next socket would get its number, and what is printed would go there.
+    """Open what is closed of the standard descriptors: else a socket would get its number, and what is printed.
 
     Raises OSError.
     """

@@ -12,14 +12,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .front.listener import ListenError
-from .front.logs import get_logger
+from .logs import get_logger
 
 log = get_logger("tls")
 
 
+class CertificateError(Exception):
+    """A certificate or its key cannot be used; the message says which file, and what was expected."""
+
+
 @dataclass(frozen=True, slots=True)
-class Served:
+class LoadedCertificate:
     """What one connection is served with: the context, and SHA-256 of the leaf certificate that it presents."""
 
     context: ssl.SSLContext
@@ -29,8 +32,8 @@ class Served:
 class Certificates:
     """The certificate, its key and the CA of the clients, as their files were when last looked at.
 
-    Connections keep what they were accepted with. Raises ListenError if the files cannot be used at the start; later
-    that is logged, and what was loaded before stays.
+    Connections keep what they were accepted with. Raises CertificateError if the files cannot be used at the start;
+    later that is logged, and what was loaded before stays.
     """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None = None) -> None:
@@ -41,7 +44,7 @@ class Certificates:
         self.served = _load(cert, key, client_ca)
 
     def binding(self) -> bytes:
-        """The channel binding of a connection accepted now (SPEC 11.3)."""
+        """Return the channel binding of a connection accepted now (SPEC 11.3)."""
         return self.served.binding
 
     def reload_if_changed(self) -> None:
@@ -54,7 +57,7 @@ class Certificates:
         self._stamps = self._look()
         try:
             self.served = _load(self._cert, self._key, self._client_ca)
-        except ListenError as error:
+        except CertificateError as error:
             log.error("TLS certificate not reloaded; the one before stays in use", reason=str(error))  # noqa: TRY400
         else:
             log.info("TLS certificate loaded", binding=self.served.binding.hex())
@@ -64,14 +67,14 @@ class Certificates:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What differs when a file was written or replaced."""
+    """Return what differs when a file was written or replaced."""
     with suppress(OSError):
         found = path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size
     return None
 
 
-def _load(cert: Path, key: Path, client_ca: Path | None) -> Served:
+def _load(cert: Path, key: Path, client_ca: Path | None) -> LoadedCertificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # every connection shows its certificate: nothing is resumed
@@ -80,11 +83,11 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> Served:
             if path is not None:
                 path.open("rb").close()
         except OSError as error:
-            raise ListenError(f"{setting} {str(path)!r} cannot be read: {error.strerror}") from None
+            raise CertificateError(f"{setting} {str(path)!r} cannot be read: {error.strerror}") from None
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
-        raise ListenError(
+        raise CertificateError(
             f"tls_cert {str(cert)!r} and tls_key {str(key)!r} cannot be used: {_reason(error)}; expected PEM, the "
             "server's certificate first and then those of its issuers, and the unencrypted key of the first"
         ) from None
@@ -92,16 +95,16 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> Served:
         try:
             context.load_verify_locations(client_ca)
         except ssl.SSLError as error:
-            raise ListenError(
+            raise CertificateError(
                 f"tls_client_ca {str(client_ca)!r} cannot be used: {_reason(error)}; expected the PEM certificates of "
                 "the CAs that clients' certificates are checked with"
             ) from None
         context.verify_mode = ssl.CERT_REQUIRED
-    return Served(context, hashlib.sha256(_presented(context)).digest())
+    return LoadedCertificate(context, hashlib.sha256(_presented(context)).digest())
 
 
 def _no_password() -> str:
-    """An encrypted key is refused: asking for its password would stop the server, or its reload."""
+    """Refuse an encrypted key: asking for its password would stop the server, or its reload."""
     raise ValueError("the key is encrypted")
 
 
@@ -111,8 +114,9 @@ def _reason(error: Exception) -> str:
 
 
 def _presented(context: ssl.SSLContext) -> bytes:
-    """The leaf certificate, as DER, that `context` presents: asked for in memory as a client would ask, so that it is
-    what clients see, whatever happens to the files meanwhile.
+    """Return the leaf certificate, as DER, that `context` presents.
+
+    Asked for in memory as a client would ask, so that it is what clients see, whatever happens to the files meanwhile.
     """
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asking.check_hostname = False
@@ -125,5 +129,5 @@ def _presented(context: ssl.SSLContext) -> bytes:
             side.do_handshake()
     certificate = client.getpeercert(binary_form=True)
     if certificate is None:
-        raise ListenError("the TLS certificate cannot be learned from its own context; report this as a bug")
+        raise CertificateError("the TLS certificate cannot be learned from its own context; report this as a bug")
     return certificate

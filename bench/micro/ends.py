@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import cast
 
 from tensorwire.clients.core import ClientCore
@@ -20,7 +21,10 @@ from tensorwire.gpu import SlabPool
 from tensorwire.server.engine.inline import InlineEngine
 from tensorwire.server.engine.spec import load_spec
 from tensorwire.server.front.front import Front
-from tensorwire.server.registry import Registry, Served
+from tensorwire.server.front.listener_policy import make_policy
+from tensorwire.server.front.timers import Timers
+from tensorwire.server.model import Model
+from tensorwire.server.registry import Registry
 from tensorwire.server.settings import load_settings
 
 Buffer = bytes | memoryview
@@ -101,27 +105,28 @@ class ServerEnd:
         registry = Registry()
         pool = SlabPool(512 << 20)
         settings = load_settings(flags={"insecure": True, "spin": 0.0})
-        self.front = Front(settings, cast("asyncio.AbstractEventLoop", self.loop), registry, pool)
+        loop = cast("asyncio.AbstractEventLoop", self.loop)
+        self.front = Front(settings, loop, Timers(loop.call_later, monotonic), registry, pool)
         self.engines: dict[str, InlineEngine] = {}
         for name, source in MODELS.items():
             registry.add(self._served(name, source, pool))
-        self.protocol = self.front.make_protocol(self.front.door("tcp"))
+        self.protocol = self.front.make_protocol(make_policy(settings, "tcp", keys=False))
         self.transport = MemoryTransport()
         self.written = self.transport.written
         self.protocol.connection_made(cast("asyncio.BaseTransport", self.transport))
 
-    def _served(self, name: str, source: str, pool: SlabPool) -> Served:
+    def _served(self, name: str, source: str, pool: SlabPool) -> Model:
         with tempfile.TemporaryDirectory(prefix="tensorwire-micro-") as folder:
             version = Path(folder, name, "1")
             version.mkdir(parents=True)
             (version / "model.py").write_text(source)
             (version / "model.toml").write_text(TOML)
             spec = load_spec(version)
-            engine = self.engines[name] = InlineEngine(spec, pool, self.front.wake)
-            served = Served(spec, engine, "inline", self.front.metrics.model(name, "1"))
-            engine.sink = partial(self.front.complete, served)
+            engine = self.engines[name] = InlineEngine(spec, pool, self.front.dispatcher.wake)
+            model = Model(spec, engine, "inline", self.front.metrics.model(name, "1"))
+            self.front.dispatcher.attach(model)
             engine.start()
-        return served
+        return model
 
     def take(self) -> list[Buffer]:
         """What was written since the last look."""

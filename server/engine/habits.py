@@ -1,6 +1,6 @@
 """What a model's code did to its process while it loaded and warmed up: a model with such habits keeps one of its own.
 
-What lives here: looking before and after. What must not: what comes of it (placement.py).
+What lives here: looking before and after. What must not: what comes of it (model_loader.py).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class AdminServer:
         self.url = f"http://[{address}]:{bound}" if ":" in address else f"http://{address}:{bound}"
 
     def descriptors(self) -> list[int]:
-        """Of the listening sockets; connections here last a moment."""
+        """Return those of the listening sockets; connections here last a moment."""
         return [] if self._server is None else [each.fileno() for each in self._server.sockets]
 
     def close(self) -> None:

@@ -1,5 +1,4 @@
-"""Whether a call is taken, and where it goes: the slow path behind the cache of known signatures, and memory for
-bodies.
+"""Whether a call is taken, and where it goes: the slow path behind the cache of known signatures.
 
 Metadata is verified and decoded here once per signature, the model looked up, and its engine asked; the outcome is a
 Route, kept per principal. What is refused is refused with a status and a text that names what was sent and what was
@@ -8,16 +7,11 @@ expected.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...codec import CodecError, Metadata, Resolved, decode_metadata, metadata_cost, resolve
 from ...protocol import Status, pack_extension, parse_extension
-from .calls import Call, Refuse, Route, body_length_text, microseconds
-
-if TYPE_CHECKING:
-    from ...gpu import Slab, SlabPool
-    from ..registry import Registry
-    from .principals import Principal
+from ..registry import Registry
+from .call import Call, Refuse, Route, microseconds
+from .principals import Principal
 
 ENTRY_COST = 2048
 """Bytes charged for one known signature beyond its key: the decoded metadata and the engine's plan for it."""
@@ -26,17 +20,15 @@ _BODY_LENGTH_ITEM = 10  # type, length and value of the BODY_LENGTH item
 
 
 class Admission:
-    """Decides about calls. One per Front."""
+    """Decides about calls. One per loop."""
 
-    __slots__ = ("_pool", "_registry", "receiving")
+    __slots__ = ("_registry",)
 
-    def __init__(self, registry: Registry, pool: SlabPool) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._pool = pool
-        self.receiving = 0
 
     def route(self, principal: Principal, ext: bytes, meta: bytes, owner: bytes) -> Route | Resolved:
-        """The route of a call whose signature is not in the cache; Resolved for a service call. Raises Refuse.
+        """Find the route of a call whose signature is not in the cache; Resolved for a service call. Raises Refuse.
 
         owner: the connection that is answerable for what is remembered of it.
         """
@@ -59,45 +51,18 @@ class Admission:
         return route
 
     def _make_route(self, principal: Principal, resolved: Resolved, dims: bytes, meta: bytes) -> Route:
-        served = self._registry.find(resolved.model, resolved.version, principal.sees)
-        if served is None:
+        model = self._registry.find(resolved.model, resolved.version, principal.sees)
+        if model is None:
             text = self._registry.explain_missing(resolved.model, resolved.version, principal.sees)
             raise Refuse(Status.NOT_FOUND, text, asked=(resolved.model, resolved.version))
         try:
-            return Route(served, served.engine.prepare(resolved, meta, dims))
+            return Route(model, model.engine.prepare(resolved, meta, dims))
         except CodecError as error:
-            raise Refuse(Status.INVALID_ARGUMENT, f"model {resolved.model!r}: {error}", served) from None
-
-    def memory(self, route: Route, body_length: int, held: int) -> Slab:
-        """Memory for a whole body before its first byte is read; its connection has `held` bytes. Raises Refuse.
-
-        Who takes it gives the slab's `room` back to `receiving` once the body is complete or given up.
-        """
-        if body_length != route.body_length:
-            raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.served)
-        pool = self._pool
-        taken = pool.room(body_length)
-        if held + taken > pool.nbytes // 2:
-            raise _no_memory(
-                route,
-                body_length,
-                f"{held} bytes are held by this connection's unfinished bodies, at most {pool.nbytes // 2} may be",
-            )
-        if self.receiving + taken > pool.nbytes // 4 * 3:
-            raise _no_memory(
-                route,
-                body_length,
-                f"{self.receiving} bytes are held by unfinished bodies, at most {pool.nbytes // 4 * 3} may be",
-            )
-        slab = pool.allocate(body_length)
-        if slab is None:
-            raise _no_memory(route, body_length, f"{pool.in_use} of {pool.nbytes} bytes are in use")
-        self.receiving += taken
-        return slab
+            raise Refuse(Status.INVALID_ARGUMENT, f"model {resolved.model!r}: {error}", model) from None
 
 
 def _decode(principal: Principal, meta: bytes, owner: bytes) -> Metadata:
-    """The verified form of `meta`. Raises CodecError if it is malformed, and that is never kept."""
+    """Return the verified form of `meta`. Raises CodecError if it is malformed, and that is never kept."""
     found = principal.metadata.get(meta)
     if found is None:
         found = decode_metadata(meta)
@@ -105,21 +70,16 @@ def _decode(principal: Principal, meta: bytes, owner: bytes) -> Metadata:
     return found
 
 
-def _no_memory(route: Route, body_length: int, why: str) -> Refuse:
-    text = f"no memory for a body of {body_length} bytes in the server's pool: {why}; try again later"
-    return Refuse(Status.RESOURCE_EXHAUSTED, text, route.served)
-
-
 def certainly_late(call: Call) -> tuple[str, bytes] | None:
-    """The text and extension to refuse a call with that cannot meet its deadline; None if it may, or nobody knows."""
+    """Return text and extension to refuse a call that cannot meet its deadline; None if it may, or nobody knows."""
     route = call.route
-    if call.deadline - call.arrived > route.served.estimate.mean * route.most_ahead:
+    if call.deadline - call.arrived > route.model.latency.mean * route.most_ahead:
         return None  # even a full queue would do: not worth asking how full it is
     engine = route.engine
     ahead = engine.queue_depth // max(1, engine.effective_max_batch)
     if not ahead:
         return None
-    least = route.served.estimate.least(ahead, call.arrived)
+    least = route.model.latency.least(ahead, call.arrived)
     if call.arrived + least <= call.deadline:
         return None
     allowed = (call.deadline - call.arrived) * 1e3

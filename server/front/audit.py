@@ -11,20 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic, time
-from typing import TYPE_CHECKING
 
 from ...protocol import Status
+from ..engine.api import BatchResult
+from ..model import Model
 from .audit_file import AuditFile, lost_line, stamp
-from .calls import SessionTimer
-
-if TYPE_CHECKING:
-    from ..engine.api import BatchResult
-    from ..registry import Served
-    from .calls import Call
-    from .deadlines import Deadlines
-    from .mask import Mask
-    from .open_calls import OpenCalls
-    from .session import Session
+from .call import Call
+from .mask import Mask
+from .ports import ConnectionInfo
+from .reply_encoder import ReplyEncoder
+from .timers import Timer, Timers
 
 INTERVAL = 0.05
 """Seconds that a line waits at most before it is on its way to the file."""
@@ -39,28 +35,28 @@ MAX_MODELS = 1024
 """Models whose names are kept as JSON: those served, or so many that were asked for."""
 
 _STATUS = tuple(status.name for status in Status)
-_Record = tuple[float, "OpenCalls", int, str, str, int, bool, int, int, float]
+_Record = tuple[float, ConnectionInfo, int, str, str, int, bool, int, int, float]
 
 
 class Audit:
     """Notes what happened on one loop's connections, and hands lines to `file`.
 
-    call_soon: the loop's. deadlines: its heap of timers.
+    call_soon: the loop's. timers: its heap of moments.
     """
 
     def __init__(
-        self, file: AuditFile, deadlines: Deadlines, call_soon: Callable[[Callable[[], None]], object], mask: Mask
+        self, file: AuditFile, timers: Timers, call_soon: Callable[[Callable[[], None]], object], mask: Mask
     ) -> None:
         self.file = file
-        self._deadlines = deadlines
+        self._timers = timers
         self._call_soon = call_soon
         self._mask = mask
         self._records: list[_Record | str] = []
-        self._timer: SessionTimer | None = None
-        self._hurry = False
-        self._who: dict[OpenCalls, str] = {}  # of accepted connections
-        self._gone: list[Session] = []  # to be forgotten when their last lines are made
-        self._refused: set[tuple[OpenCalls, int]] = set()
+        self._timer: Timer | None = None
+        self._flush_comes = False
+        self._who: dict[ConnectionInfo, str] = {}  # of accepted connections
+        self._gone: list[ConnectionInfo] = []  # to be forgotten when their last lines are made
+        self._refused: set[tuple[ConnectionInfo, int]] = set()
         self._models: dict[tuple[str, str], str] = {}
         self.left_out = 0  # lines about refused connections, above STRANGERS
         self._unsaid = 0
@@ -69,12 +65,12 @@ class Audit:
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
-    def replied(self, served: Served, result: BatchResult, calls: list[Call], now: float) -> None:
-        """These calls of `result` were answered OK."""
-        spec, length = served.spec, served.replies.length
+    def replied(self, model: Model, encoder: ReplyEncoder, result: BatchResult, calls: list[Call], now: float) -> None:
+        """Note that these calls of `result` were answered OK."""
+        spec, length = model.spec, encoder.length
         self._records += [
             (
-                now, call.session, call.stream_id, spec.name, spec.version, 0, True, call.route.body_length,
+                now, call.target.info, call.stream_id, spec.name, spec.version, 0, True, call.route.body_length,
                 length(result, call.rows), now - call.first_byte,
             )
             for call in calls
@@ -82,35 +78,37 @@ class Audit:
         self._written_soon()
 
     def ended(self, call: Call, status: int, started: bool, now: float) -> None:
-        """A call that had been taken ended with an error; its request counts if its body was there."""
-        spec, route = call.route.served.spec, call.route
-        nbytes = route.body_length if call.slab is None else 0
+        """Note that a call which had been taken ended with an error; its request counts if its body was there."""
+        spec, route = call.route.model.spec, call.route
+        nbytes = route.body_length if call.receiving is None else 0
         seconds = now - call.first_byte
-        self._call(call.session, call.stream_id, (spec.name, spec.version), status, started, nbytes, 0, seconds, now)
+        self._call(
+            call.target.info, call.stream_id, (spec.name, spec.version), status, started, nbytes, 0, seconds, now
+        )
 
-    def refused(self, session: OpenCalls, stream_id: int, status: int, asked: tuple[str, str], started: bool) -> None:
-        """A stream ended that never was a call of a model; `asked`: the model and version that it named, if known."""
-        self._call(session, stream_id, asked, status, started, 0, 0, 0.0, monotonic())
+    def refused(self, info: ConnectionInfo, stream_id: int, status: int, asked: tuple[str, str], started: bool) -> None:
+        """Note the end of a stream that never was a call of a model; `asked`: model and version it named, if known."""
+        self._call(info, stream_id, asked, status, started, 0, 0, 0.0, monotonic())
 
-    def refused_body(self, session: OpenCalls, stream_id: int, status: int, asked: tuple[str, str]) -> None:
-        """The same, of a large message; the core will say so once more, by an event."""
-        self._refused.add((session, stream_id))
-        self.refused(session, stream_id, status, asked, started=False)
+    def refused_body(self, info: ConnectionInfo, stream_id: int, status: int, asked: tuple[str, str]) -> None:
+        """Note the same of a large message; the core will say so once more, by an event."""
+        self._refused.add((info, stream_id))
+        self.refused(info, stream_id, status, asked, started=False)
 
-    def refused_by_core(self, session: OpenCalls, stream_id: int, status: int) -> None:
-        """The core refused a message, without asking for memory or after it was told that there is none."""
-        if (session, stream_id) in self._refused:
-            self._refused.remove((session, stream_id))
+    def refused_by_core(self, info: ConnectionInfo, stream_id: int, status: int) -> None:
+        """Note that the core refused a message, without asking for memory or after it was told that there is none."""
+        if (info, stream_id) in self._refused:
+            self._refused.remove((info, stream_id))
         else:
-            self.refused(session, stream_id, status, ("", ""), started=False)
+            self.refused(info, stream_id, status, ("", ""), started=False)
 
-    def service(self, session: Session, stream_id: int, name: str, sent: int, received: int) -> None:
-        """A service call was answered."""
-        self._call(session, stream_id, (name, ""), 0, True, received, sent, 0.0, monotonic())
+    def service(self, info: ConnectionInfo, stream_id: int, name: str, sent: int, received: int) -> None:
+        """Note that a service call was answered."""
+        self._call(info, stream_id, (name, ""), 0, True, received, sent, 0.0, monotonic())
 
     def _call(
         self,
-        session: OpenCalls,
+        info: ConnectionInfo,
         stream_id: int,
         model: tuple[str, str],
         status: int,
@@ -120,18 +118,18 @@ class Audit:
         seconds: float,
         now: float,
     ) -> None:
-        self._records.append((now, session, stream_id, *model, status, started, received, sent, seconds))
+        self._records.append((now, info, stream_id, *model, status, started, received, sent, seconds))
         self._written_soon()
 
     # -- connections -----------------------------------------------------------------------------------------------
 
-    def authenticated(self, session: Session) -> None:
-        """A connection was accepted; from now on its calls are those of its principal."""
-        self._who[session] = who = self._describe(session, session.principal.name)
+    def authenticated(self, info: ConnectionInfo) -> None:
+        """Note that a connection was accepted; from now on its calls are those of its principal."""
+        self._who[info] = who = self._describe(info, info.principal)
         self._note(f'"event":"authentication",{who},"outcome":"accepted"')
 
-    def turned_away(self, session: Session, reason: str) -> None:
-        """A connection ended before it was accepted; `reason` is one of a few fixed words."""
+    def turned_away(self, info: ConnectionInfo, reason: str) -> None:
+        """Note the end of a connection that was not accepted; `reason` is one of a few fixed words."""
         now = monotonic()
         if now - self._second >= 1.0:
             self._second, self._strangers = now, 0
@@ -141,27 +139,27 @@ class Audit:
             self._unsaid += 1
             self._written_soon()
             return
-        self._note(f'"event":"authentication",{self._describe(session, "")},"outcome":"refused","reason":"{reason}"')
+        self._note(f'"event":"authentication",{self._describe(info, "")},"outcome":"refused","reason":"{reason}"')
 
-    def disconnected(self, session: Session, reason: str) -> None:
-        """An accepted connection is over, after all its calls."""
-        seconds = monotonic() - session.since
-        who = self._who_is(session)
-        calls = session.connection.last_stream_id
+    def disconnected(self, info: ConnectionInfo, reason: str) -> None:
+        """Note that an accepted connection is over, after all its calls."""
+        seconds = monotonic() - info.since
+        who = self._who_is(info)
+        calls = info.streams
         self._note(f'"event":"connection",{who},"reason":"{reason}","calls":{calls},"seconds":{seconds:.6f}')
-        self._gone.append(session)
+        self._gone.append(info)
 
-    def _describe(self, session: Session, principal: str) -> str:
+    def _describe(self, info: ConnectionInfo, principal: str) -> str:
         mask = self._mask.json
-        address, port = session.peer
-        key_id = session.credentials.key_id.decode("utf-8", "backslashreplace")
+        address, port = info.peer
+        key_id = info.key_id.decode("utf-8", "backslashreplace")
         return (
-            f'"connection":"{session.name}","principal":{mask("principal", principal)},'
+            f'"connection":"{info.name}","principal":{mask("principal", principal)},'
             f'"key_id":{mask("key_id", key_id)},"peer":{mask("peer", address)},"port":{port or "null"}'
         )
 
-    def _who_is(self, session: OpenCalls) -> str:
-        return self._who.get(session) or f'"connection":"{session.name}"'
+    def _who_is(self, info: ConnectionInfo) -> str:
+        return self._who.get(info) or f'"connection":"{info.name}"'
 
     def _note(self, fields: str) -> None:
         self._records.append(f'{{"time":"{stamp(time())}",{fields}}}\n')
@@ -170,12 +168,12 @@ class Audit:
     # -- lines -----------------------------------------------------------------------------------------------------
 
     def _written_soon(self) -> None:
-        if len(self._records) >= MANY and not self._hurry:
-            self._hurry = True
+        if len(self._records) >= MANY and not self._flush_comes:
+            self._flush_comes = True
             self._call_soon(self.flush)
         elif self._timer is None:
-            self._timer = SessionTimer(self._due)
-            self._deadlines.add(monotonic() + INTERVAL, self._timer)
+            self._timer = Timer(self._due)
+            self._timers.add(monotonic() + INTERVAL, self._timer)
 
     def _due(self, _now: float) -> None:
         self._timer = None
@@ -183,7 +181,7 @@ class Audit:
 
     def flush(self) -> None:
         """Make lines of everything that was noted, and hand them over."""
-        self._hurry = False
+        self._flush_comes = False
         if self._unsaid:
             self._records.append(lost_line(self._unsaid, "too many refused connections"))
             self._unsaid = 0
@@ -202,16 +200,16 @@ class Audit:
                 text = stamp(offset + moment)
             lines.append(self._line(text, record))
         self.file.write("".join(lines).encode("ascii"), len(lines))
-        for session in self._gone:
-            self._who.pop(session, None)
+        for info in self._gone:
+            self._who.pop(info, None)
         self._gone.clear()
         self._refused.clear()  # the core's events came in the same turn
 
     def _line(self, time_text: str, record: _Record) -> str:
-        _, session, stream_id, model, version, status, started, received, sent, seconds = record
+        _, info, stream_id, model, version, status, started, received, sent, seconds = record
         which = self._models.get((model, version)) or self._model(model, version)
         return (
-            f'{{"time":"{time_text}","event":"call","request_id":"{session.name}-{stream_id}",{self._who_is(session)},'
+            f'{{"time":"{time_text}","event":"call","request_id":"{info.name}-{stream_id}",{self._who_is(info)},'
             f'{which},"status":"{_STATUS[status]}","started":{"true" if started else "false"},'
             f'"bytes_in":{received},"bytes_out":{sent},"seconds":{seconds:.6f}}}\n'
         )

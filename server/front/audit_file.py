@@ -1,4 +1,4 @@
-"""The file that audit lines go to, written by a thread of its own (lines.py): a disk may keep a writer waiting.
+"""The file that audit lines go to, written by a thread of its own (line_writer.py): a disk may keep a writer waiting.
 
 What cannot be written is lost, counted, told in the server's log and, once it can be written again, by a line in the
 file itself. What a line says is audit.py's.
@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
-from .lines import LineWriter
-from .logs import get_logger
+from ..line_writer import LineWriter
+from ..logs import get_logger
 
 MODE = 0o600
 """Mode of a new file: who called what is nobody else's business. The mode of a file that is there is left alone."""
@@ -61,7 +61,7 @@ class AuditFile(LineWriter):
             self._log.warning("audit log is written again", lost=self.lost)
 
     def _tell_loss(self, error: str) -> None:
-        """Once, until nothing is lost any more."""
+        """Log it once, until nothing is lost any more."""
         if not self._losing:
             self._losing = True
             text = "audit log cannot be written: lines are lost, and counted in tensorwire_audit_lines_lost_total"
@@ -69,10 +69,10 @@ class AuditFile(LineWriter):
 
 
 def stamp(moment: float) -> str:
-    """A Unix time as RFC 3339 in UTC, microseconds."""
+    """Return a Unix time as RFC 3339 in UTC, to the microsecond."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def lost_line(lines: int, reason: str = "the disk") -> str:
-    """The line that stands for lines that are missing."""
+    """Make the line that stands for lines that are missing."""
     return f'{{"time":"{stamp(time())}","event":"lost","lines":{lines},"reason":"{reason}"}}\n'

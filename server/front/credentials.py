@@ -7,35 +7,32 @@ what becomes of the connection (session.py).
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
-from ..key_file import ANONYMOUS
-from ..keys import EVERYTHING, Scope
-
-if TYPE_CHECKING:
-    from ..key_file import Key
-    from ..keys import KeyStore
+from ..key_file import ANONYMOUS, Key
+from ..keys import EVERYTHING, KeyStore, Scope
+from .ports import ConnectionInfo
 
 
 class Credentials:
     """One connection's. keys: the server's, None if it has none. insecure: whether it takes callers without any.
 
-    key_id: what the peer named, be it true or not. certified: the principal of the client's certificate, "" for none.
+    What key the peer names, be it true or not, is noted in `info`. certified: the principal of the client's
+    certificate, "" for none.
     """
 
-    __slots__ = ("_ends", "_insecure", "_key", "_keys", "certified", "key_id")
+    __slots__ = ("_ends", "_info", "_insecure", "_key", "_keys", "certified")
 
-    def __init__(self, keys: KeyStore | None, *, insecure: bool) -> None:
+    def __init__(self, info: ConnectionInfo, keys: KeyStore | None, *, insecure: bool) -> None:
+        self._info = info
         self._keys = keys
         self._insecure = insecure
         self._key: Key | None = None
         self._ends = 0.0
-        self.key_id = b""
         self.certified = ""
 
     def secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
-        """What the peer, which names this key, has to prove (protocol.SecretOf)."""
-        self.key_id = key_id
+        """Return what the peer, which names this key, has to prove (protocol.SecretOf)."""
+        self._info.key_id = key_id
         if self._keys is None:
             raise RuntimeError("a server without keys asked for one")
         key, valid = self._keys.find(key_id)
@@ -43,7 +40,9 @@ class Credentials:
         return key.secret, valid
 
     def principal(self) -> tuple[str, Scope] | None:
-        """Whom a peer that has proven its key, if it named one, stands for, and what that one may do; None: for nobody.
+        """Return whom a peer that has proven its key, if it named one, stands for, and what that one may do.
+
+        None: it stands for nobody.
 
         A key and a certificate stand for the same principal, or for nobody; where there is a key file, it says what a
         principal may do, however it came in.
@@ -59,7 +58,7 @@ class Credentials:
         return None if scope is None else (name, scope)
 
     def left(self) -> float | None:
-        """Seconds until the key ends, inf if it does not; None if its end is the one that was told before."""
+        """Return the seconds until the key ends, inf if it does not; None if that end was told before."""
         if self._key is None or self._keys is None:
             return inf
         left, ends = self._keys.end_of(self._key)

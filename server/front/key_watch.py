@@ -6,17 +6,14 @@ what a connection does when its key is gone (session.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ...protocol import Status
 from ..key_file import KeyFileError
-from .calls import SessionTimer
-from .logs import get_logger
-
-if TYPE_CHECKING:
-    from ..keys import KeyStore
-    from .front import Front
-    from .principals import Principal
+from ..keys import KeyStore
+from ..logs import get_logger
+from .connection_table import ConnectionTable
+from .context import Context
+from .principals import Principal
+from .timers import Timer
 
 KEYS_INTERVAL = 0.5
 """Seconds between looks at the key file: a key that is revoked closes its sessions within a second."""
@@ -25,14 +22,16 @@ KEYS_INTERVAL = 0.5
 class KeyWatch:
     """Looks at the keys every KEYS_INTERVAL from `now` on, on the loop's one heap of timers."""
 
-    def __init__(self, front: Front, keys: KeyStore, now: float) -> None:
-        self._front = front
+    def __init__(self, context: Context, connections: ConnectionTable, keys: KeyStore, now: float) -> None:
+        self._timers = context.timers
+        self._principals = context.principals
+        self._connections = connections
         self._keys = keys
         self._log = get_logger("keys")
         self._tick(now)
 
     def _tick(self, now: float) -> None:
-        self._front.deadlines.add(now + KEYS_INTERVAL, SessionTimer(self._tick))  # first: whatever a look comes to
+        self._timers.add(now + KEYS_INTERVAL, Timer(self._tick))  # first: whatever a look comes to
         self.look(now)
 
     def look(self, now: float, *, again: bool = False) -> None:
@@ -45,13 +44,13 @@ class KeyWatch:
             return
         self._log.info("keys taken", keys=len(self._keys))
         limited: set[Principal] = set()
-        for principal in self._front.principals.all():
+        for principal in self._principals.all():
             scope = self._keys.scope_of(principal.name)
             if scope is not None and scope != principal.scope:
                 principal.limit(scope)
                 limited.add(principal)
-        for session in list(self._front.sessions):
+        for session in list(self._connections.sessions.values()):
             session.keys_changed(now)
             if session.principal in limited:
-                session.end_watches(Status.UNAVAILABLE, "what the key may see has changed; ask again")
-                session.flush()
+                session.watches.end_all(Status.UNAVAILABLE, "what the key may see has changed; ask again")
+                session.calls.flush()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import socket
 import stat
@@ -15,12 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-FAR_LOW_WATER = 128 << 10
-"""Bytes of a connection that the kernel keeps unsent: 0.1 ms at 10 Gbit/s, which a small reply may wait."""
-
-NEAR_LOW_WATER = 1 << 20
-"""The same on loopback, where it takes 0.3 ms. With less, a peer has read all there is before we can send more: it
-sleeps, is woken for every chunk at our expense, and 16 MiB take 1.5 times as long."""
+from ..defaults import FAR_LOW_WATER, is_loopback
 
 UNIX_MODE = 0o600
 """Mode of the Unix socket: where no keys are asked for, the file's owner is the only identity there is."""
@@ -28,14 +22,6 @@ UNIX_MODE = 0o600
 
 class ListenError(Exception):
     """The server cannot listen where it was told to; the message says why and what to do."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_address(host: str, *, guarded: bool) -> None:
@@ -54,7 +40,7 @@ def check_address(host: str, *, guarded: bool) -> None:
 def tcp_socket(
     host: str, port: int, backlog: int, unsent_low_water: int = FAR_LOW_WATER, *, guarded: bool = False
 ) -> socket.socket:
-    """A listening socket. Raises ListenError, also for an address that `check_address` refuses.
+    """Make a listening socket. Raises ListenError, also for an address that `check_address` refuses.
 
     unsent_low_water: bytes of a connection that the kernel keeps unsent, before it says that it takes more.
     """
@@ -78,8 +64,10 @@ def tcp_socket(
 
 
 def _tune(listening: socket.socket, unsent_low_water: int) -> None:
-    """No Nagle, little unsent in the kernel, and dead peers found by keepalive: accepted sockets inherit all of it
-    (tcp(7)), and asking the loop for each of them would cost memory for as long as it is connected.
+    """Set no Nagle, little unsent in the kernel, and keepalive that finds dead peers.
+
+    Accepted sockets inherit all of it (tcp(7)), and asking the loop for each of them would cost memory for as long as
+    it is connected.
     """
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -94,7 +82,7 @@ def _tune(listening: socket.socket, unsent_low_water: int) -> None:
 
 
 def unix_socket(path: Path, backlog: int) -> socket.socket:
-    """A listening Unix socket at `path`, replacing one that nobody answers any more. Raises ListenError."""
+    """Make a listening Unix socket at `path`, replacing one that nobody answers any more. Raises ListenError."""
     _remove_stale(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o777 & ~UNIX_MODE)  # so that the socket never exists with a wider mode
@@ -156,7 +144,7 @@ class Listener:
         self.addresses.append(f"tw+unix://{whole}")
 
     def descriptors(self) -> list[int]:
-        """Of the listening sockets."""
+        """Return those of the listening sockets."""
         return [each.fileno() for server in self._servers for each in server.sockets]
 
     def close(self) -> None:

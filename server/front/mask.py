@@ -8,16 +8,11 @@ import os
 from pathlib import Path
 
 from ...protocol.safe_text import masked
-from .logs import printable
-
-MASKABLE = ("principal", "key_id", "peer", "model")
-"""Fields that can be masked; the others name nobody."""
+from ..defaults import MIN_SALT
+from ..logs import printable
 
 MASK_DIGITS = 12
 """Hex digits of a masked value: 48 bits, enough to tell the values of one field apart."""
-
-MIN_SALT = 16
-"""Bytes that a configured salt must have, so that it cannot be guessed along with the values."""
 
 MAX_NAME = 128
 """Characters of a name in a line."""
@@ -36,7 +31,7 @@ class Mask:
         self._salt = salt or os.urandom(32)
 
     def json(self, field: str, value: str) -> str:
-        """`value` of `field` as a JSON string; nothing stays nothing (null)."""
+        """Write `value` of `field` as a JSON string; nothing stays nothing (null)."""
         if not value:
             return "null"
         if field in self._fields:
@@ -46,7 +41,7 @@ class Mask:
 
 
 def read_salt(path: Path) -> bytes:
-    """The salt of the mask. Raises ValueError if it can be guessed, OSError if it cannot be read."""
+    """Read the salt of the mask. Raises ValueError if it can be guessed, OSError if it cannot be read."""
     salt = path.read_bytes()
     if len(salt) < MIN_SALT:
         raise ValueError(

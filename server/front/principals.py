@@ -7,20 +7,18 @@ which keys there are (server/keys.py), who is let in (session.py).
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
 
 from ...codec import FairCache, Metadata
 from ..key_file import ANONYMOUS
 from ..keys import EVERYTHING, Scope
-
-if TYPE_CHECKING:
-    from ..settings import Settings
-    from .calls import Route
+from ..settings import Settings
+from .call import Route
 
 
 class Principal:
-    """Who calls, and what is remembered for them. Its connections share that: each owns what it brought, so that none
-    can push out what another uses.
+    """Who calls, and what is remembered for them.
+
+    Its connections share that: each owns what it brought, so that none can push out what another uses.
 
     number: stands for the principal in engines; no two that are connected have the same. scope: what it may see.
     """
@@ -37,16 +35,16 @@ class Principal:
         self.metadata: FairCache[bytes, Metadata] = FairCache(entries, nbytes)
 
     def sees(self, model: str) -> bool:
-        """Whether a model of this name exists for the principal."""
+        """Tell whether a model of this name exists for the principal."""
         return bool(self.scope.sees(model))
 
     def limit(self, scope: Scope) -> None:
-        """From now on this is what it may see: routes that were found before are forgotten."""
+        """Let it see this from now on: routes that were found before are forgotten."""
         self.scope = scope
         self.routes.clear()
 
     def leave(self, connection_id: bytes) -> None:
-        """One of its connections is gone."""
+        """Let go of what one of its connections brought, which is gone."""
         self.routes.leave(connection_id)
         self.metadata.leave(connection_id)
 
@@ -62,7 +60,7 @@ class Principals:
         self.anonymous = Principal(ANONYMOUS, 0, settings)
 
     def enter(self, name: str, scope: Scope) -> Principal:
-        """A connection of the principal of this name begins."""
+        """Return the principal of this name, of which a connection begins."""
         principal = self.anonymous if name == ANONYMOUS else self._named.get(name)
         if principal is None:
             taken = {other.number for other in self._named.values()}
@@ -74,13 +72,18 @@ class Principals:
         return principal
 
     def leave(self, principal: Principal, connection_id: bytes) -> None:
-        """A connection is over; with the last one goes all that is remembered of a principal."""
+        """Take note that a connection is over; with the last goes all that is remembered of a principal."""
         principal.leave(connection_id)
         if principal is not self.anonymous:
             principal.connections -= 1
             if not principal.connections:
                 del self._named[principal.name]
 
+    def clear_routes(self) -> None:
+        """Have every route found anew: a name leads to another model than before."""
+        for principal in self.all():
+            principal.routes.clear()
+
     def all(self) -> list[Principal]:
-        """The anonymous one and all that are connected."""
+        """Return the anonymous one and all that are connected."""
         return [self.anonymous, *self._named.values()]

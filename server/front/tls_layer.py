@@ -11,14 +11,12 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ...protocol import ErrorCode
 from ...protocol.limits import PREFACE
-
-if TYPE_CHECKING:
-    from ..tls import Certificates
-    from .transport import ConnectionTransport
+from ..tls import Certificates
+from .transport import ConnectionTransport
 
 CIPHERTEXT_BYTES = 256 << 10
 """Bytes of one read, in a buffer that all connections share: what is read is handed to OpenSSL at once."""
@@ -48,16 +46,16 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
     # -- from the socket -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket was accepted: from now on the connection counts, and its time runs."""
+        """Begin: the socket was accepted, the connection counts, and its time runs."""
         self._raw = cast("asyncio.Transport", transport)
         self._above.connection_made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - there is one buffer for all
-        """Where ciphertext goes."""
+        """Return where ciphertext goes."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Ciphertext is there; once our side is closed, it is counted and thrown away."""
+        """Take ciphertext that is there; once our side is closed, it is counted and thrown away."""
         if self._shut:
             self._above.buffer_updated(nbytes)
             return
@@ -71,27 +69,27 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
             self._pull()
 
     def eof_received(self) -> bool:
-        """The peer has closed its side, with or without a word of TLS: what that means is the protocol's to say."""
+        """Pass it on that the peer has closed its side, with or without a word of TLS."""
         return self._above.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone; what OpenSSL holds for it is not left to the collector."""
+        """Let go of everything, also what OpenSSL holds: the socket is gone."""
         self._shut = True
         self._above.connection_lost(exc)
         del self._tls, self._incoming, self._outgoing
 
     def pause_writing(self) -> None:
-        """The kernel takes no more for now."""
+        """Pass it on that the kernel takes no more for now."""
         self._above.pause_writing()
 
     def resume_writing(self) -> None:
-        """The kernel has taken all."""
+        """Pass it on that the kernel has taken all."""
         self._above.resume_writing()
 
     # -- TLS -------------------------------------------------------------------------------------------------------
 
     def _no_tls(self, first: bytes) -> None:
-        """A peer that does not begin with TLS: one answer in its own words, or in ours, and the end."""
+        """Answer a peer that does not begin with TLS, in its own words or in ours, and end."""
         if PREFACE.startswith(first):
             self._plain = True  # so that CLOSE reaches it
         else:
@@ -197,19 +195,19 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
             self._pull()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """As of the socket's own transport."""
+        """Do as the socket's own transport does."""
         self._raw.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that the kernel did not take, sealed."""
+        """Return the bytes that the kernel did not take, sealed."""
         return self._raw.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As of the socket's own transport."""
+        """Do as the socket's own transport does."""
         return self._raw.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
-        """Whether the socket is closed or about to be."""
+        """Tell whether the socket is closed or about to be."""
         return self._raw.is_closing()
 
     def close(self) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from tensorwire.server.front.credentials import Credentials
+from tensorwire.server.front.ports import ConnectionInfo
 from tensorwire.server.key_edits import add, remove
 from tensorwire.server.key_file import Key
 from tensorwire.server.keys import KeyStore
 from tests.attacks.signed import SECRET, client
 
 ONE, TWO = Key("one", bytes(range(32)), "alice"), Key("two", bytes(range(32, 64)), "alice")
+INFO = ConnectionInfo(bytes(8), 0.0)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def store(tmp_path: Path) -> KeyStore:
 
 def test_a_key_that_was_revoked_is_nobodys_though_its_principal_has_another(store: KeyStore) -> None:
     """In the handshake, after its secret was asked for, and in a session that came in with it."""
-    first, second = Credentials(store, insecure=True), Credentials(store, insecure=True)
+    first, second = Credentials(INFO, store, insecure=True), Credentials(INFO, store, insecure=True)
     assert first.secret_of(b"one") == (ONE.secret, True)
     assert second.secret_of(b"two") == (TWO.secret, True)
     for credentials in (first, second):
@@ -40,8 +42,8 @@ def test_a_key_that_was_revoked_is_nobodys_though_its_principal_has_another(stor
 
 def test_who_has_neither_key_nor_certificate_is_nobody_unless_the_operator_says_so(store: KeyStore) -> None:
     for keys in (store, None):
-        assert Credentials(keys, insecure=False).principal() is None
-        named = Credentials(keys, insecure=True).principal()
+        assert Credentials(INFO, keys, insecure=False).principal() is None
+        named = Credentials(INFO, keys, insecure=True).principal()
         assert named is not None
         assert named[0] == "anonymous"
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tensorwire.server.app import check_access
 from tensorwire.server.cert_commands import FILES, certs
 from tensorwire.server.cli import serve
 from tensorwire.server.settings import load_settings
+from tensorwire.server.start_checks import check_access
 
 
 def make(folder: Path, *arguments: str) -> str:

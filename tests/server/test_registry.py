@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from tensorwire.server.front.metrics import ModelStats
-from tensorwire.server.registry import Registry, RegistryError, Served, scan_models, version_key
+from tensorwire.server.model import Model
+from tensorwire.server.model_stats import ModelStats
+from tensorwire.server.registry import Registry, RegistryError, version_key
 
 
-def served(name: str, version: str, placement: str = "inline") -> Served:
+def served(name: str, version: str, placement: str = "inline") -> Model:
     spec: Any = SimpleNamespace(name=name, version=version)
     engine: Any = SimpleNamespace(away=True)
-    return Served(spec, engine, placement, ModelStats(name, version))
+    return Model(spec, engine, placement, ModelStats(name, version))
 
 
 def registry(*names: tuple[str, str]) -> Registry:
@@ -36,7 +36,7 @@ def test_versions_are_ordered_as_people_do(older: str, newer: str) -> None:
 def test_the_newest_version_is_the_default(order: tuple[str, str]) -> None:
     models = registry(*[("m", version) for version in order])
     assert models.default_version("m") == "10"
-    assert cast("Served", models.find("m", "9")).spec.version == "9"
+    assert cast("Model", models.find("m", "9")).spec.version == "9"
 
 
 @pytest.mark.parametrize("name", ["../m", "/etc/passwd", "m\x00", "m/1", "M", "\u043c", "m" * 4096, "", ".", "$models"])
@@ -61,21 +61,6 @@ def test_a_change_is_told() -> None:
     assert told == [1]
 
 
-def test_a_folder_without_models_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="not a folder"):
-        scan_models(tmp_path / "none")
-    with pytest.raises(RegistryError, match=r"expected <name>/<version>/model.toml"):
-        scan_models(tmp_path)
-
-
-def test_every_broken_model_is_named(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name / "1").mkdir(parents=True)
-        (tmp_path / name / "1" / "model.toml").write_text("backend = 'none'")
-    with pytest.raises(RegistryError, match=r"(?s)one.*two"):
-        scan_models(tmp_path)
-
-
 def test_only_engines_in_processes_of_their_own_work_apart() -> None:
     models = registry(("m", "1"))
     assert not models.works_apart()
@@ -83,4 +68,45 @@ def test_only_engines_in_processes_of_their_own_work_apart() -> None:
     models.add(other)
     assert models.works_apart()
     cast("Any", other.engine).away = False
+    assert not models.works_apart()
+
+
+def test_a_version_is_replaced_under_its_name_and_the_one_before_is_handed_back() -> None:
+    models = registry(("m", "1"), ("m", "2"))
+    before, after = models.find("m"), served("m", "2")
+    told: list[Model | None] = []
+    models.on_change = lambda: told.append(models.find("m", "2"))
+    assert models.replace(after) is before
+    assert told == [after], "who is told finds the new one"
+    assert models.find("m") is models.find("m", "2") is after
+    assert [model.spec.version for model in models.all()] == ["1", "2"]
+    assert models.current(before) is after
+
+
+def test_a_version_that_is_served_is_not_added_and_one_that_is_not_is_not_replaced() -> None:
+    models = registry(("m", "1"))
+    with pytest.raises(RegistryError, match="replace it"):
+        models.add(served("m", "1"))
+    with pytest.raises(RegistryError, match="add it"):
+        models.replace(served("m", "2"))
+    assert [model.spec.version for model in models.all()] == ["1"]
+
+
+def test_a_retired_version_is_found_no_more_and_the_newest_left_is_the_default() -> None:
+    models = registry(("m", "9"), ("m", "10"), ("n", "1"))
+    told: list[int] = []
+    models.on_change = lambda: told.append(1)
+    models.retire(cast("Model", models.find("m", "10")))
+    assert models.default_version("m") == "9"
+    models.retire(cast("Model", models.find("m")))
+    assert models.find("m") is None
+    assert [model.spec.name for model in models.all()] == ["n"]
+    assert len(told) == 2
+
+
+def test_a_process_that_was_replaced_keeps_no_core_free() -> None:
+    models = registry(("m", "1"))
+    models.replace(served("m", "1", "process"))
+    assert models.works_apart()
+    models.replace(served("m", "1"))
     assert not models.works_apart()

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from tensorwire.server.front.listener import ListenError
-from tensorwire.server.tls import Certificates
+from tensorwire.server.tls import CertificateError, Certificates
 from tests.support.certificates import Certificates as Files
 from tests.support.certificates import bundle, make_certificates
 
@@ -72,7 +71,7 @@ def test_files_that_cannot_be_used_are_named(files: Files, tmp_path: Path) -> No
         ((cert, locked), "the key is encrypted"),
         ((cert, key, text), "tls_client_ca .*text.pem.*expected the PEM"),
     ):
-        with pytest.raises(ListenError, match=words):
+        with pytest.raises(CertificateError, match=words):
             Certificates(*arguments)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -25,13 +25,15 @@ from tensorwire.protocol import (
 )
 from tensorwire.protocol.header import END_STREAM
 from tensorwire.server.engine.api import BatchResult, Failure, Health, HealthState, Prepared
-from tensorwire.server.front.calls import Call
-from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.doors import Door
+from tensorwire.server.front.audit import Audit
+from tensorwire.server.front.call import Call
 from tensorwire.server.front.front import Front
+from tensorwire.server.front.listener_policy import ListenerPolicy, make_policy, unbound
+from tensorwire.server.front.timers import Timers
 from tensorwire.server.key_file import Key
 from tensorwire.server.keys import KeyStore
-from tensorwire.server.registry import Registry, Served
+from tensorwire.server.model import Model
+from tensorwire.server.registry import Registry
 from tensorwire.server.settings import load_settings
 
 ROW = np.arange(4, dtype=np.float32).reshape(1, 4)
@@ -74,6 +76,7 @@ class FakeEngine:
         self.queue_depth = 0
         self.slabs: list[Slab] = []
         self.spec: Any = None
+        self.sink: Any = None
 
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         if resolved.tensors[0].shape[-1] % 4:
@@ -148,13 +151,13 @@ class Client:
         peer: tuple[str, int] | None = None,
         *,
         key: Key | None = None,
-        door: Door | None = None,
+        policy: ListenerPolicy | None = None,
     ) -> None:
         wire: Any = FakeWire(peer)
         self.wire = wire
         self.harness = harness
         self.events: list[Event] = []
-        self.protocol: Any = harness.front.make_protocol(door or harness.front.door("tcp"))
+        self.protocol: Any = harness.front.make_protocol(policy or harness.policy("tcp"))
         self.protocol.connection_made(wire)
         config = Config(role=Role.CLIENT)
         if key is not None:
@@ -255,9 +258,21 @@ class Harness:
         self.registry = Registry()
         self.pool = SlabPool(16 << 20)
         settings = load_settings(flags={"insecure": True, "spin": "0", **dict(flags)})
-        self.front = Front(settings, loop, self.registry, self.pool, keys=keys)
-        self.front.deadlines = Deadlines(loop.call_later, lambda: self.loop.now)
+        self.settings = settings
+        self.timers = Timers(loop.call_later, lambda: self.loop.now)
+        audit = self.audit = self.open_audit()
+        self.front = Front(settings, loop, self.timers, self.registry, self.pool, audit=audit, keys=keys)
         self.engine = self.serve()
+
+    def open_audit(self) -> Audit | None:
+        """The audit log, where a test has one."""
+        return None
+
+    def policy(
+        self, kind: str, binding: Callable[[], bytes] = unbound, principals: Mapping[str, str] | None = None
+    ) -> ListenerPolicy:
+        """That of an address of this kind."""
+        return make_policy(self.settings, kind, binding, principals, keys=self.front.context.keys is not None)
 
     def serve(self, version: str = "1", name: str = "m") -> FakeEngine:
         engine = FakeEngine()
@@ -267,21 +282,22 @@ class Harness:
         )  # fmt: skip
         made: Any = engine
         engine.spec = spec
-        self.served = Served(spec, made, "inline", self.front.metrics.model(name, version))
-        self.registry.add(self.served)
+        self.model = Model(spec, made, "inline", self.front.metrics.model(name, version))
+        self.front.dispatcher.attach(self.model)
+        (self.registry.replace if self.registry.find(name, version) else self.registry.add)(self.model)
         return engine
 
     def client(self, key: Key | None = None) -> Client:
         return Client(self, key=key).connect()
 
-    def finish(self, *calls: Call) -> None:
+    def finish(self, *calls: Call, engine: FakeEngine | None = None) -> None:
         """The engine echoes these calls, one batch."""
-        bodies = [self.engine.bodies[self.engine.taken.index(call)] for call in calls]
+        engine = engine or self.engine
+        bodies = [engine.bodies[engine.taken.index(call)] for call in calls]
         signature = (("y", "float32", (4,), 16),)
         rows = sum(call.rows for call in calls)
         now = self.loop.now
-        result = BatchResult([*calls], signature, [memoryview(b"".join(bodies))], rows, now, now, now, now)
-        self.front.complete(self.served, [result])
+        engine.sink([BatchResult([*calls], signature, [memoryview(b"".join(bodies))], rows, now, now, now, now)])
 
     def fail(self, failure: Failure) -> None:
-        self.front.complete(self.served, [failure])
+        self.engine.sink([failure])

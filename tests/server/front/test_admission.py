@@ -17,11 +17,13 @@ from tensorwire.gpu.slab import PAGE
 from tensorwire.protocol import Status, pack_extension
 from tensorwire.server.engine.api import Prepared
 from tensorwire.server.front.admission import Admission, certainly_late
-from tensorwire.server.front.calls import Call, Refuse, Route
-from tensorwire.server.front.estimate import MIN_BATCHES
-from tensorwire.server.front.metrics import ModelStats
+from tensorwire.server.front.body_memory import BodyPool
+from tensorwire.server.front.call import Call, Refuse, Route
 from tensorwire.server.front.principals import Principal
-from tensorwire.server.registry import Registry, Served
+from tensorwire.server.latency_estimate import MIN_BATCHES
+from tensorwire.server.model import Model
+from tensorwire.server.model_stats import ModelStats
+from tensorwire.server.registry import Registry
 from tensorwire.server.settings import load_settings
 
 META = encode_metadata("m", "", [TensorSpec("x", dtype_by_name("float32"), (FREE, FREE))])
@@ -51,11 +53,12 @@ class Harness:
         self.engine = FakeEngine()
         spec: Any = SimpleNamespace(name="m", version="1", max_queue=64)
         engine: Any = self.engine
-        self.served = Served(spec, engine, "inline", ModelStats("m", "1"))
+        self.model = Model(spec, engine, "inline", ModelStats("m", "1"))
         registry = Registry()
-        registry.add(self.served)
+        registry.add(self.model)
         self.pool = SlabPool(POOL_BYTES)
-        self.admission = Admission(registry, self.pool)
+        self.admission = Admission(registry)
+        self.bodies = BodyPool(self.pool)
         self.principal = Principal("anonymous", 0, load_settings(flags=dict(flags)))
 
     def route(
@@ -132,7 +135,7 @@ def test_a_wrong_signature_is_refused_and_not_remembered() -> None:
     refusal = harness.refused((2, 5))
     assert refusal.status is Status.INVALID_ARGUMENT
     assert refusal.message == "model 'm': x: sent float32[2, 5], expected float32[-1, 4]"
-    assert refusal.served is harness.served
+    assert refusal.model is harness.model
     assert len(harness.principal.routes) == 0
 
 
@@ -154,10 +157,10 @@ def test_memory_is_given_whole_or_not_at_all() -> None:
     others = harness.pool.allocate(POOL_BYTES)
     assert others is not None
     with pytest.raises(Refuse, match=f"{POOL_BYTES} of {POOL_BYTES} bytes are in use") as refused:
-        harness.admission.memory(big, big.body_length, 0)
+        harness.bodies.take(big, big.body_length, 0)
     assert refused.value.status is Status.RESOURCE_EXHAUSTED
     others.release()
-    assert len(harness.admission.memory(big, big.body_length, 0).view) == big.body_length
+    assert len(harness.bodies.take(big, big.body_length, 0).view) == big.body_length
 
 
 MIB = 1 << 20
@@ -169,13 +172,13 @@ def test_an_idle_server_takes_every_body_up_to_the_limit_that_it_announces(sizes
     pool_bytes, body_length = sizes
     limit = load_settings(flags={"pool_bytes": str(pool_bytes)}).message_limit
     pool = SlabPool(pool_bytes)
-    admission = Admission(Registry(), pool)
+    bodies = BodyPool(pool)
     assert pool.nbytes // 2 - 2 * PAGE < limit <= pool.nbytes // 2
     for nbytes in (limit, min(limit, body_length)):
         route: Any = SimpleNamespace(body_length=nbytes)
-        slab = admission.memory(route, nbytes, 0)
+        slab = bodies.take(route, nbytes, 0)
         assert slab.nbytes == nbytes
-        admission.receiving -= slab.room
+        bodies.receiving -= slab.room
         slab.release()
 
 
@@ -184,9 +187,9 @@ def test_unfinished_bodies_leave_a_quarter_of_the_pool_to_the_others() -> None:
     quarter = harness.route((POOL_BYTES // 64, 4))
     assert isinstance(quarter, Route)
     for _ in range(3):
-        harness.admission.memory(quarter, quarter.body_length, 0)
+        harness.bodies.take(quarter, quarter.body_length, 0)
     with pytest.raises(Refuse, match=f"{POOL_BYTES // 4 * 3} bytes are held by unfinished bodies") as refused:
-        harness.admission.memory(quarter, quarter.body_length, 0)
+        harness.bodies.take(quarter, quarter.body_length, 0)
     assert refused.value.status is Status.RESOURCE_EXHAUSTED
 
 
@@ -194,10 +197,10 @@ def test_unfinished_bodies_of_one_connection_hold_at_most_half_of_the_pool() -> 
     harness = Harness()
     route = harness.route((POOL_BYTES // 64 + 1, 4))  # a little more than a quarter: two are more than a half
     assert isinstance(route, Route)
-    held = harness.admission.memory(route, route.body_length, 0).room
+    held = harness.bodies.take(route, route.body_length, 0).room
     assert POOL_BYTES // 4 < held == harness.pool.in_use <= POOL_BYTES // 4 + PAGE
     with pytest.raises(Refuse, match="this connection's unfinished bodies") as refused:
-        harness.admission.memory(route, route.body_length, held)
+        harness.bodies.take(route, route.body_length, held)
     assert refused.value.status is Status.RESOURCE_EXHAUSTED
 
 
@@ -206,7 +209,7 @@ def test_memory_for_another_length_than_the_shapes_is_refused() -> None:
     route = harness.route()
     assert isinstance(route, Route)
     with pytest.raises(Refuse, match="sent 33 bytes, expected 32"):
-        harness.admission.memory(route, 33, 0)
+        harness.bodies.take(route, 33, 0)
     assert harness.pool.in_use == 0
 
 
@@ -224,11 +227,11 @@ def test_memory_for_another_length_than_the_shapes_is_refused() -> None:
 def test_only_what_is_certainly_late_is_refused(batches: int, queued: int, allowed: float, refused: bool) -> None:
     harness = Harness()
     for _ in range(batches):
-        harness.served.estimate.batch_done(0.010, now=100.0)
+        harness.model.latency.batch_done(0.010, now=100.0)
     harness.engine.queue_depth = queued
     route = harness.route()
     assert isinstance(route, Route)
-    session: Any = None
-    call = Call(1, session, 100.0, route, 0, 0, want_timing=False)
+    target: Any = None
+    call = Call(1, target, 100.0, route, 0, 0, want_timing=False)
     call.deadline = 100.0 + allowed
     assert (certainly_late(call) is not None) is refused

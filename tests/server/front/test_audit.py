@@ -30,19 +30,22 @@ class Audited(Harness):
     """A front with an audit log."""
 
     def __init__(self, path: Path, *flags: tuple[str, str], mask: Mask | None = None) -> None:
-        super().__init__(*flags)
         self.file = AuditFile(path)
         self.path = path
+        self.mask = mask or Mask()
+        super().__init__(*flags)
+
+    def open_audit(self) -> Audit:
         loop: Any = self.loop
-        self.front.audit = Audit(self.file, self.front.deadlines, loop.call_soon, mask or Mask())
+        return Audit(self.file, self.timers, loop.call_soon, self.mask)
 
     def come(self) -> Client:
         return Client(self, PEER).connect()
 
     def lines(self, event: str = "") -> list[dict[str, Any]]:
         """Everything that was written, after the end of the server."""
-        assert self.front.audit is not None
-        self.front.audit.close()
+        assert self.audit is not None
+        self.audit.close()
         read = [json.loads(line) for line in self.path.read_text(encoding="ascii").splitlines()]
         return [line for line in read if event in ("", line["event"])]
 
@@ -138,7 +141,7 @@ def wrong_length(_: Audited, client: Client) -> None:
 
 
 def no_memory(harness: Audited, client: Client) -> None:
-    harness.front.admission.receiving = harness.pool.nbytes
+    harness.front.context.body_pool.receiving = harness.pool.nbytes
     client.open("m", WIDE)
 
 
@@ -163,7 +166,7 @@ def test_every_end_of_a_call_is_one_line(audited: Audited, how: str) -> None:
     (line,) = audited.lines("call")
     assert (line["model"], line["version"], line["status"]) == ("m", "1", status)
     assert (line["started"], line["bytes_in"], line["bytes_out"]) == (started, nbytes, 0)
-    counted = audited.served.stats.by_status
+    counted = audited.model.stats.by_status
     assert counted[Status[status]] == 1
     assert sum(counted) == 1
 
@@ -207,7 +210,7 @@ def test_a_reply_without_batch_axis_is_counted_too(audited: Audited) -> None:
     (call,) = audited.engine.taken
     encoded = client._encoder.encode("m", "1", {"y": np.zeros(6, np.float32)})
     now = audited.loop.now
-    audited.front.complete(audited.served, [BatchResult([call], (), [], 1, now, now, now, now, encoded)])
+    audited.model.engine.sink([BatchResult([call], (), [], 1, now, now, now, now, encoded)])
     assert audited.lines("call")[0]["bytes_out"] == 24
 
 
@@ -322,7 +325,7 @@ def test_the_hash_depends_on_the_salt_and_the_field(tmp_path: Path) -> None:
 
 
 def test_a_line_is_on_its_way_within_the_interval_and_many_do_not_wait(audited: Audited) -> None:
-    audit = audited.front.audit
+    audit = audited.audit
     assert audit is not None
     client = audited.come()
     assert audit._records
@@ -338,7 +341,7 @@ def test_a_line_is_on_its_way_within_the_interval_and_many_do_not_wait(audited: 
 
 
 def test_connections_that_are_gone_are_forgotten(audited: Audited) -> None:
-    audit = audited.front.audit
+    audit = audited.audit
     assert audit is not None
     for _ in range(5):
         client = audited.come()
@@ -352,7 +355,7 @@ def test_connections_that_are_gone_are_forgotten(audited: Audited) -> None:
 
 def test_without_a_file_there_is_no_audit(tmp_path: Path) -> None:
     harness = Harness()
-    assert harness.front.audit is None
+    assert harness.audit is None
     assert harness.client().works()
     assert "audit" not in harness.front.metrics.text().decode()
     assert not list(tmp_path.iterdir())
@@ -361,10 +364,10 @@ def test_without_a_file_there_is_no_audit(tmp_path: Path) -> None:
 def test_connections_that_are_sent_away_were_drained(audited: Audited) -> None:
     old, late = audited.come(), audited.come()
     session: Any = old.protocol._session
-    session._grown_old(0.0)
-    assert session.drained
+    session.lifetime._max_age_reached(0.0)
+    assert session.info.draining
     old.protocol.connection_lost(None)
-    audited.front.draining = True
+    audited.front.connections.draining = True
     late.protocol.connection_lost(None)
     assert [line["reason"] for line in audited.lines("connection")] == ["drained", "drained"]
 
@@ -372,8 +375,8 @@ def test_connections_that_are_sent_away_were_drained(audited: Audited) -> None:
 def test_a_closing_word_of_ours_is_the_reason(audited: Audited) -> None:
     client = audited.come()
     session: Any = client.protocol._session
-    audited.front.connection_dropped("timeout", session, "")
-    session.close(ErrorCode.TIMEOUT, "late")
+    audited.front.connections.dropped(session.info, "timeout", "")
+    session.lifetime.close(ErrorCode.TIMEOUT, "late")
     client.protocol.connection_lost(None)
     assert audited.lines("connection")[0]["reason"] == "timeout"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tensorwire.server.front.audit_file import MAX_WAITING, AuditFile
-from tensorwire.server.front.logs import configure_logs
+from tensorwire.server.logs import configure_logs
 
 LINE = b'{"event":"call"}\n'
 FULL = Path("/dev/full")

@@ -10,7 +10,7 @@ import pytest
 
 from tensorwire.protocol import Status
 from tensorwire.server.engine.api import Failure
-from tensorwire.server.front.front import LOG_LINES
+from tensorwire.server.front.connection_table import LOG_LINES
 from tests.server.front.harness import Client, Harness
 
 
@@ -33,8 +33,8 @@ def test_the_replies_of_one_batch_leave_in_one_write_per_connection() -> None:
         client.wire.write = writes.append
     harness.finish(*harness.engine.taken)
     assert len(writes) == 2
-    assert harness.served.stats.by_status[Status.OK] == 6
-    assert harness.served.stats.batch_rows == 6
+    assert harness.model.stats.by_status[Status.OK] == 6
+    assert harness.model.stats.batch_rows == 6
 
 
 def test_a_batch_and_a_failure_may_come_together() -> None:
@@ -63,7 +63,7 @@ def test_a_flood_of_strangers_is_not_a_flood_of_log(caplog: pytest.LogCaptureFix
 def test_a_connection_is_asked_for_what_the_kernel_may_keep_unsent_and_for_a_chunk_at_least(
     flags: tuple[tuple[str, str], ...], budget: int
 ) -> None:
-    assert Harness(*flags).front.write_budget == budget
+    assert Harness(*flags).front.context.write_budget == budget
 
 
 def test_an_engine_that_raises_does_not_cost_the_others_their_turn() -> None:
@@ -80,7 +80,7 @@ def test_an_engine_that_raises_does_not_cost_the_others_their_turn() -> None:
         return SimpleNamespace(step=step, short_of_memory=False)
 
     for each in (engine("first"), engine("broken", RuntimeError("a fault")), engine("last")):
-        harness.front.wake(each)
+        harness.front.dispatcher.wake(each)
     with pytest.raises(RuntimeError, match="a fault"):
         harness.loop.soon.pop(0)()
     assert steps == ["first", "broken"]

@@ -13,8 +13,8 @@ import pytest
 from tensorwire.codec import DescribeRequest, HealthRequest, Ready, unpack_service
 from tensorwire.protocol import Closed, Ended, ErrorCode, GoAway, Message, Status
 from tensorwire.protocol import Ready as ReadyEvent
-from tensorwire.server.front.doors import Door
 from tensorwire.server.front.key_watch import KEYS_INTERVAL, KeyWatch
+from tensorwire.server.front.listener_policy import ListenerPolicy
 from tensorwire.server.front.principals import Principals
 from tensorwire.server.key_edits import block
 from tensorwire.server.key_file import Key
@@ -40,9 +40,9 @@ class Keyed(Harness):
         store = KeyStore(self.path, lambda: self.wall)
         super().__init__(("insecure", "false"), *flags, keys=store)
         self.m = self.engine
-        m, self.secret = self.served, self.serve(name="secret")
-        self.served = m
-        self.watch = KeyWatch(self.front, store, self.loop.now)
+        m, self.secret = self.model, self.serve(name="secret")
+        self.model = m
+        self.watch = KeyWatch(self.front.context, self.front.connections, store, self.loop.now)
 
     def write(self, *keys: Key) -> None:
         other = self.path.with_suffix(".new")
@@ -73,9 +73,9 @@ def close_of(client: Client) -> Closed:
     return closed
 
 
-def greeting(harness: Harness, key: Key | None, door: Door | None = None) -> Ready:
+def greeting(harness: Harness, key: Key | None, policy: ListenerPolicy | None = None) -> Ready:
     """What a client learns in READY."""
-    client = Client(harness, key=key, door=door)
+    client = Client(harness, key=key, policy=policy)
     for _ in range(3):
         client.write()
         client.read()
@@ -116,9 +116,9 @@ def test_without_a_key_nobody_is_let_in_and_is_told_so(harness: Keyed) -> None:
 
 
 def test_where_keys_are_asked_for_no_frame_goes_without_a_tag(harness: Keyed) -> None:
-    assert harness.front.door("tcp").config.mac_algorithms[0] == "hmac-sha256"
-    assert "none" not in harness.front.door("unix").config.mac_algorithms
-    assert "none" not in harness.front.door("tls").config.mac_algorithms
+    assert harness.policy("tcp").config.mac_algorithms[0] == "hmac-sha256"
+    assert "none" not in harness.policy("unix").config.mac_algorithms
+    assert "none" not in harness.policy("tls").config.mac_algorithms
 
 
 def test_the_operator_may_take_both(tmp_path: Path) -> None:
@@ -377,15 +377,15 @@ def test_a_connection_with_a_key_is_drained_when_it_is_old(tmp_path: Path) -> No
 
 
 def test_a_certificate_stands_for_a_principal_with_a_key_file_that_knows_it(harness: Keyed) -> None:
-    door = harness.front.door("tls", principals={"bidder.example": "bidder", "other.example": "other"})
-    assert (door.config.keyless, "none" in door.config.mac_algorithms) == (True, True)
-    client = Client(harness, key=None, door=door)
+    policy = harness.policy("tls", principals={"bidder.example": "bidder", "other.example": "other"})
+    assert (policy.config.keyless, "none" in policy.config.mac_algorithms) == (True, True)
+    client = Client(harness, key=None, policy=policy)
     client.protocol.secured({"subject": ((("commonName", "bidder.example"),),)})
     client.connect()
     assert client.ended(client.open("secret")).status == Status.NOT_FOUND
     client.open("m")
     assert len(harness.m.taken) == 1
-    stranger = Client(harness, key=None, door=door)
+    stranger = Client(harness, key=None, policy=policy)
     stranger.protocol.secured({"subject": ((("commonName", "other.example"),),)})
     stranger.write()
     stranger.read()
@@ -394,10 +394,10 @@ def test_a_certificate_stands_for_a_principal_with_a_key_file_that_knows_it(harn
 
 
 def test_a_certificate_and_a_key_must_stand_for_the_same(harness: Keyed) -> None:
-    door = harness.front.door("tls", principals={"bidder.example": "bidder"})
+    policy = harness.policy("tls", principals={"bidder.example": "bidder"})
     outcomes = []
     for key in (ONE, ALL):
-        client = Client(harness, key=key, door=door)
+        client = Client(harness, key=key, policy=policy)
         client.protocol.secured({"subject": ((("commonName", "bidder.example"),),)})
         client.connect()
         outcomes.append(client.wire.eof)
@@ -409,10 +409,10 @@ def test_a_certificate_and_a_key_must_stand_for_the_same(harness: Keyed) -> None
     [(), ((("commonName", "x"),),), ((("commonName", "a"),), (("commonName", "b"),)), ((("organizationName", "a"),),)],
 )
 def test_a_certificate_that_names_nobody_or_two_is_nobodys(harness: Keyed, subject: Any) -> None:
-    door = harness.front.door("tls", principals={"a": "bidder", "b": "everybody"})
-    assert door.certified({"subject": subject}) == ""
-    assert door.certified(None) == ""
-    assert door.certified({"subject": ((("commonName", "a"),),)}) == "bidder"
+    policy = harness.policy("tls", principals={"a": "bidder", "b": "everybody"})
+    assert policy.certified({"subject": subject}) == ""
+    assert policy.certified(None) == ""
+    assert policy.certified({"subject": ((("commonName", "a"),),)}) == "bidder"
 
 
 # ---- principals ----
@@ -446,7 +446,7 @@ def test_the_binding_is_asked_for_at_each_connection(harness: Keyed) -> None:
         asked.append(1)
         return os.urandom(32)
 
-    door = harness.front.door("tls", binding)
-    client = Client(harness, key=ONE, door=door).connect()  # which knows of no binding: it is refused
+    policy = harness.policy("tls", binding)
+    client = Client(harness, key=ONE, policy=policy).connect()  # which knows of no binding: it is refused
     assert client.core.closed
     assert len(asked) == 1

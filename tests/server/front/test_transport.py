@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from tensorwire.protocol import Config, Role
+from tensorwire.server.front import socket_outlet
 from tensorwire.server.front import transport as module
-from tensorwire.server.front.deadlines import Deadlines
-from tensorwire.server.front.doors import Door, unbound
+from tensorwire.server.front.listener_policy import ListenerPolicy, unbound
+from tensorwire.server.front.ports import ConnectionInfo
+from tensorwire.server.front.reply_budget import ReplyBudget
+from tensorwire.server.front.socket_outlet import LINGER_BYTES
+from tensorwire.server.front.timers import Timers
 from tensorwire.server.front.transport import (
     ALONE_BUDGET,
-    LINGER_BYTES,
     READ_BUDGET,
     READ_FIRST,
     READ_LEAST,
@@ -79,14 +82,14 @@ class FakeSocketTransport:
 class FakeSession:
     """A session whose core has `queued` buffers to send."""
 
-    def __init__(self, front: Any, transport: Any, door: Door) -> None:
+    def __init__(self, context: Any, outlet: Any, observer: Any, policy: ListenerPolicy) -> None:
         self.connection = self
         self.queued: list[bytes] = []
         self.got = 0
         self.is_lost = False
-        self.authenticated = True
+        self.info = ConnectionInfo(bytes(8), 0.0)
+        self.info.authenticated = True
         self.budget = 0
-        self.behind = False
         self.buffer = memoryview(bytearray(64))
 
     @property
@@ -114,31 +117,33 @@ class Harness:
         self.now = 100.0
         monkeypatch.setattr(module, "Session", FakeSession)
         monkeypatch.setattr(module, "monotonic", self._clock)
+        monkeypatch.setattr(socket_outlet, "monotonic", self._clock)
         self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.timers: list[Callable[[], None]] = []
         self.dropped: list[str] = []
         self.buffer = memoryview(bytearray(b"secret"))
         settings = SimpleNamespace(poison=poison, write_high_water=1000, write_timeout=30.0)
-        front: Any = SimpleNamespace(
-            unread=0,
-            reply_room=8000,
+        self.budget = ReplyBudget(8000)
+        context: Any = SimpleNamespace(
+            reply_budget=self.budget,
             settings=settings,
             metrics=SimpleNamespace(bytes_out=0),
             write_budget=1 << 18,
-            draining=False,
-            reading=False,
-            woken=[],
-            deadlines=Deadlines(self._call_later, self._clock),
+            timers=Timers(self._call_later, self._clock),
             loop=SimpleNamespace(call_soon=lambda callback, *arguments: self.soon.append((callback, arguments))),
             receive_buffer=self.buffer,
-            spin=SimpleNamespace(stir=lambda: None),
-            reader=None,
-            reader_since=0.0,
-            admit=lambda session: True,
-            connection_dropped=lambda reason, session: self.dropped.append(reason),
         )
-        self.front: Any = front
-        self.protocol = ConnectionTransport(front, Door(Config(role=Role.SERVER), unbound, "tcp"))
+        connections: Any = SimpleNamespace(
+            draining=False,
+            admit=lambda session: True,
+            dropped=lambda info, reason: self.dropped.append(reason),
+        )
+        dispatcher: Any = SimpleNamespace(
+            reading=False, woken=[], reader=None, reader_since=0.0, busy_poll=SimpleNamespace(stir=lambda: None)
+        )
+        policy = ListenerPolicy(Config(role=Role.SERVER), unbound, "tcp")
+        self.context, self.connections, self.dispatcher = context, connections, dispatcher
+        self.protocol = ConnectionTransport(context, connections, dispatcher, policy)
         self.session: Any = self.protocol._session
         self.socket: Any = FakeSocketTransport()
         self.socket.protocol = self.protocol
@@ -185,7 +190,7 @@ def test_a_connection_alone_has_a_larger_budget_until_another_is_heard_of(harnes
     harness.turn()
     harness.protocol.buffer_updated(ALONE_BUDGET - 1)
     assert harness.socket.reading
-    harness.front.reader = None  # as another connection leaves it
+    harness.dispatcher.reader = None  # as another connection leaves it
     harness.protocol.buffer_updated(1)
     assert not harness.socket.reading
     harness.turn()
@@ -194,7 +199,7 @@ def test_a_connection_alone_has_a_larger_budget_until_another_is_heard_of(harnes
 
 
 def test_as_much_is_asked_of_the_core_at_a_time_as_the_kernel_may_keep_unsent(harness: Harness) -> None:
-    harness.front.write_budget = 12345
+    harness.context.write_budget = 12345
     harness.session.queued = [b"x"]
     harness.protocol.flush()
     assert harness.session.budget == 12345
@@ -238,48 +243,48 @@ def test_nothing_is_read_while_more_than_high_water_waits_in_the_core(harness: H
 def test_what_waits_above_high_water_is_counted_until_it_is_sent(harness: Harness) -> None:
     harness.session.queued = [b"a" * 2000, b"b" * 1000]
     harness.protocol.flush()
-    assert harness.front.unread == 0  # at high water, not above it
+    assert harness.budget.waiting == 0  # at high water, not above it
     harness.session.queued.append(b"c" * 500)
     harness.protocol.flush()
-    assert (harness.front.unread, harness.session.behind) == (1500, False)
+    assert (harness.budget.waiting, harness.protocol.reply_limit_reached) == (1500, False)
     harness.socket.drained()
-    assert harness.front.unread == 0
+    assert harness.budget.waiting == 0
 
 
-@pytest.mark.parametrize(("others", "mine", "behind"), [(0, 4000, False), (0, 4001, True), (7000, 1001, True)])
+@pytest.mark.parametrize(("others", "mine", "reached"), [(0, 4000, False), (0, 4001, True), (7000, 1001, True)])
 def test_half_of_the_room_for_replies_is_one_connections_and_all_of_it_is_enough(
-    harness: Harness, others: int, mine: int, behind: bool
+    harness: Harness, others: int, mine: int, reached: bool
 ) -> None:
-    harness.front.unread = others
+    harness.budget.waiting = others
     harness.session.queued = [b"a" * 2000, b"b" * mine]
     harness.protocol.flush()
-    assert harness.session.behind is behind
+    assert harness.protocol.reply_limit_reached is reached
     harness.socket.drained()
-    assert (harness.front.unread, harness.session.behind) == (others, False)
+    assert (harness.budget.waiting, harness.protocol.reply_limit_reached) == (others, False)
 
 
 def test_who_reads_keeps_its_replies_however_full_the_room_is(harness: Harness) -> None:
-    harness.front.unread = 100_000
+    harness.budget.waiting = 100_000
     harness.session.queued = [b"a" * 2000, b"b" * 1000]
     harness.protocol.flush()
-    assert not harness.session.behind
+    assert not harness.protocol.reply_limit_reached
 
 
 def test_a_lost_connection_is_not_counted_any_more(harness: Harness) -> None:
     harness.session.queued = [b"a" * 2000, b"b" * 5000]
     harness.protocol.flush()
     harness.protocol.connection_lost(None)
-    assert harness.front.unread == 0
+    assert harness.budget.waiting == 0
 
 
-def test_a_peer_gives_way_once_its_replies_have_waited(harness: Harness) -> None:
+def test_a_peer_has_stalled_once_its_replies_have_waited(harness: Harness) -> None:
     began = harness.now
     harness.session.queued = [b"a" * 2000, b"b" * 5000]
     harness.protocol.flush()
-    assert not harness.protocol.gives_way(began - 0.1)
-    assert harness.protocol.gives_way(began)
+    assert not harness.protocol.stalled_since(began - 0.1)
+    assert harness.protocol.stalled_since(began)
     harness.socket.drained()
-    assert not harness.protocol.gives_way(began)
+    assert not harness.protocol.stalled_since(began)
 
 
 def test_a_peer_that_does_not_drain_is_dropped_after_the_write_timeout(harness: Harness) -> None:
@@ -323,7 +328,7 @@ def test_a_closed_connection_lingers_for_a_second_and_drops_what_comes(harness: 
 
 
 def test_the_end_of_the_server_is_not_held_up_by_a_peer_that_does_not_close(harness: Harness) -> None:
-    harness.protocol._front.draining = True
+    harness.connections.draining = True
     harness.protocol.close()
     harness.advance(0.2)
     assert harness.socket.aborted
