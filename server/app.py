@@ -25,7 +25,7 @@ from ..gpu import SlabPool
 from ..protocol.capture import CaptureWriter
 from ..protocol.masking import masked
 from .engine.api import Engine, HealthState
-from .engine.forks import leave_to_parent
+from .engine.fork_guard import leave_to_parent
 from .engine.spec import ModelSpec
 from .front.admin import AdminServer, Page
 from .front.audit import Audit

@@ -116,7 +116,7 @@ class Registry:
 
     def works_apart(self) -> bool:
         """Whether calls are with engines in processes of their own, which may want this core."""
-        return any(engine.away for engine in self._apart)
+        return any(engine.busy for engine in self._apart)
 
     def default_version(self, name: str) -> str:
         """The version served where none is asked for."""

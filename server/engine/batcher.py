@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .api import Request
+    from .blocks import Bucket
     from .queue import Flow, Queue
-    from .slots import Bucket
 
 __all__ = ["Plan", "Rules", "commit", "expired", "plan"]
 

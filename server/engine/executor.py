@@ -20,7 +20,7 @@ from .inputs import Inputs
 from .neighbours import MOST_ROWS, Answer, Batching, look, rule_for
 from .outputs import OutputError, Outputs
 from .ownership import nobody_else
-from .words import is_ctrl_c, text_of, type_of
+from .redaction import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...codec import TensorSpec
     from .api import OutputSignature, Prepared, Request
     from .backends import Backend
-    from .slots import Run
+    from .batch_memory import Run
     from .spec import ModelSpec
 
 __all__ = ["Executor", "WarmUp"]

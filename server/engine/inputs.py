@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...codec import Kind, decode_arrays
-from .outputs import OutputError
-from .slots import ALIGNMENT, Block
+from .blocks import ALIGNMENT, Block
 
 if TYPE_CHECKING:
     from .api import Prepared
-    from .slots import Run
+    from .batch_memory import Run
     from .spec import ModelSpec
 
 __all__ = ["Inputs"]
@@ -124,7 +123,7 @@ class Inputs:
         """These rows, run by run, in memory that is the model's."""
         bucket = runs[0][0].bucket
         if bucket is None:
-            raise OutputError("a request that runs alone is in a batch")
+            raise RuntimeError("a request that runs alone is in a batch")
         copy = self._copy
         if copy is None or copy.bucket is not bucket or copy.capacity < rows or not copy.is_ours():
             offsets, nbytes = bucket.layout(rows)

@@ -22,8 +22,8 @@ import numpy as np
 
 from ...codec import dtype_by_name
 from ...codec.errors import shown
+from .redaction import is_ctrl_c, text_of, type_of
 from .samples import Batch, difference, large, loud, not_finite, ordinary, small
-from .words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,13 +19,13 @@ import numpy as np
 from ...codec import FREE, CodecError, Encoder, Kind, MetadataCache, RaggedArray, check_signature, resolve
 from ...codec.metadata import describe_tensor
 from .ownership import is_ours
-from .words import is_ctrl_c
+from .redaction import is_ctrl_c
 
 if TYPE_CHECKING:
     from ...codec import Encoded, TensorSpec
     from .api import OutputSignature
+    from .blocks import Block
     from .inputs import Inputs
-    from .slots import Block
     from .spec import ModelSpec
 
 __all__ = ["OutputError", "Outputs"]

@@ -34,7 +34,7 @@ from ...codec.errors import shown
 from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
-from ..engine.words import without_folders
+from ..engine.redaction import without_folders
 from .calls import body_length_text
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .... import __version__ as __version__
-from ..words import is_ctrl_c, text_of, type_of
+from ..redaction import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     import numpy as np

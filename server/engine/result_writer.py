@@ -1,6 +1,7 @@
 """What an engine process tells its front: results laid into shared memory, and the records that say where.
 
-What lives here: result slabs, layouts of outputs, failures. What must not: requests, running, when to end (child.py).
+What lives here: result slabs, layouts of outputs, failures. What must not: requests, running, when to end
+(process_main.py).
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from .control import Channel
     from .ring import Ring
 
-__all__ = ["Publisher"]
+__all__ = ["ResultWriter"]
 
-#: Slots in one failure message; keeps it far below the channel's limit.
+#: BatchMemory in one failure message; keeps it far below the channel's limit.
 SLOTS_PER_MESSAGE: Final = 8192
 #: Output layouts remembered. A model whose output shapes never repeat costs a message per batch, not memory.
 MAX_SIGNATURES: Final = 1024
 
 
-class Publisher:
+class ResultWriter:
     """`pool` is for results. `wait()` returns when the front has said something (it may have given memory back),
     `stand_by()` after a moment; both end the process when the front is gone.
     """

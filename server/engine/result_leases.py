@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Leases"]
+__all__ = ["ResultLeases"]
 
 #: Released slabs wait for the next wake-up of the process unless so many of them wait: wake-ups cost more than memory.
 MANY = 64
@@ -20,7 +20,7 @@ MANY = 64
 LARGE = 256 * 1024
 
 
-class Leases:
+class ResultLeases:
     """The result slabs of one process. `urgent` is called when `released` should be told now.
 
     Views may be dropped anywhere, by the garbage collector in the middle of anything too: then an offset is noted, and
@@ -44,7 +44,7 @@ class Leases:
         self._held[offset] = lease
         return owner.data
 
-    def hurry(self) -> None:
+    def release_eagerly(self) -> None:
         """The process waits for memory: tell it now, and at once from now on until it has published something.
 
         Also where there is nothing to tell: whoever is woken sees that replies are held which nobody reads.
@@ -67,11 +67,11 @@ class Leases:
 
 
 class _Lease(weakref.ref[Any]):
-    """Held by its Leases, or it would die without calling back."""
+    """Held by its ResultLeases, or it would die without calling back."""
 
     __slots__ = ("large", "leases", "offset")
     large: bool
-    leases: Leases
+    leases: ResultLeases
     offset: int
 
 
