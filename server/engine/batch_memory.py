@@ -25,7 +25,7 @@ Run = tuple[Block, int, int]
 
 
 def runs_of(requests: list[Request]) -> list[Run]:
-    """The rows of these requests as runs of neighbours; one run means that the batch is a view."""
+    """Return the rows of these requests as runs of neighbours; one run means that the batch is a view."""
     runs: list[Run] = []
     block: Block | None = None
     start = end = 0
@@ -60,7 +60,7 @@ class BatchMemory:
         return self._held - (0 if idle is None or idle.live else len(idle.memory))
 
     def bucket(self, fields: tuple[Field, ...]) -> Bucket:
-        """The bucket of these row shapes (names and dtypes are the model's, always the same).
+        """Return the bucket of these row shapes (names and dtypes are the model's, always the same).
 
         One that was forgotten for others lives on with the calls prepared for it; they batch among themselves.
         """

@@ -37,7 +37,7 @@ class SlabLike(Protocol):
         """Back to the pool."""
 
     def lease(self) -> memoryview:
-        """A view of all of it; back to the pool once the last view made from this one is dropped."""
+        """Return a view of all of it; back to the pool once the last view made from this one is dropped."""
 
     def leave(self, owners: list[Any]) -> None:
         """Back to the pool once none of these objects exists any more."""
@@ -47,7 +47,7 @@ class Pool(Protocol):
     """What slots need of a gpu.SlabPool."""
 
     def allocate(self, nbytes: int, /) -> SlabLike | None:
-        """A slab of at least `nbytes`, None if there is no room."""
+        """Return a slab of at least `nbytes`, None if there is no room."""
 
 
 class Field:
@@ -161,7 +161,7 @@ class Block:
         return getrefcount(self._flat) == self._own
 
     def keep(self) -> memoryview | None:
-        """A view of the block that keeps its memory from being used again; None where others need it, too.
+        """Return a view of the block that keeps its memory from being used again; None where others need it, too.
 
         For outputs that are the inputs: a reply then leaves from where its request came in, and holds the memory until
         its caller has read it.

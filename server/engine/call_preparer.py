@@ -24,7 +24,7 @@ class Buckets(Protocol):
     """Where buckets come from: batch_memory.BatchMemory, so that calls of one shape share one."""
 
     def bucket(self, fields: tuple[Field, ...], /) -> Bucket:
-        """The one bucket of these fields."""
+        """Return the one bucket of these fields."""
 
 
 class CallPreparer:
@@ -36,7 +36,7 @@ class CallPreparer:
         self._numbers = count()
 
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
-        """Raises SignatureError naming the field, what was sent and what the model expects."""
+        """Check a call. Raises SignatureError naming the field, what was sent and what the model expects."""
         spec = self._spec
         rows = check_signature(spec.inputs, resolved, spec.batched)
         if spec.batched and rows > spec.max_batch:

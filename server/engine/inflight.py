@@ -40,11 +40,11 @@ class InFlight:
         return request.slot >= 0 and self.pending[request.slot] is request
 
     def late(self, now: float) -> list[Request]:
-        """Requests past their deadline that nobody has given up yet."""
+        """Return requests past their deadline that nobody has given up yet."""
         return [r for r in self.pending if r is not None and not r.done and r.deadline <= now]
 
     def finish(self, marks: memoryview, slots: list[int], keeper: object = None) -> list[Request]:
-        """These are over: their slots and rows are free, `started` says what the mark said. Raises NotInFlightError.
+        """Free the slots and rows of these, which are over; `started` says what the mark said. Raises NotInFlightError.
 
         With a `keeper` their memory is not free before that object is gone: the process has kept it.
         """

@@ -203,7 +203,7 @@ class InlineEngine:
             self._wake(self)
 
     def _wait_over(self, now: float) -> None:
-        """A batch has waited for others as long as it may."""
+        """Run the batch that has waited for others as long as it may."""
         del now
         if not self._woken:
             self._woken = True

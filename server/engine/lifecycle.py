@@ -133,7 +133,7 @@ class Lifecycle(Engine):
         os.close(self._event)
 
     def health(self) -> Health:
-        """SERVING turns into IDLE with nothing in flight and into STALLED without progress."""
+        """Report the state: SERVING turns into IDLE with nothing in flight and into STALLED without progress."""
         state, detail = self._state, self._detail
         if state is HealthState.SERVING:
             quiet = self._clock() - self._progress
@@ -150,7 +150,7 @@ class Lifecycle(Engine):
             self._instance.hand_over()
 
     def descriptors(self) -> tuple[int, ...]:
-        """The same two until stop(): one for results, one for everything that is rare."""
+        """Return the same two until stop(): one for results, one for everything that is rare."""
         return () if self._stopped else (self._event, self._cold.fileno())
 
     def on_readable(self, descriptor: int) -> None:
@@ -305,7 +305,7 @@ class Lifecycle(Engine):
         self._back_off = min(2 * self._back_off, BACK_OFF_MOST)
 
     def _reap(self, instance: ProcessInstance, why: str) -> str:
-        """The process has ended: take what it finished, fail the rest, give all memory back."""
+        """Take what the ended process has finished, fail the rest, give all memory back."""
         worker = instance.worker
         worker.kill()  # whatever it has started itself, too
         how = worker.reap()

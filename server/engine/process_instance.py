@@ -57,7 +57,7 @@ class ProcessInstance:
         ring.publish()
 
     def close(self) -> None:
-        """The process is reaped: everything of this instance goes back. Views of results stay valid."""
+        """Give everything of this instance back, once the process is reaped. Views of results stay valid."""
         self.signatures.close()
         self.leases.close()
         self.worker.close()

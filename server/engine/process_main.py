@@ -100,7 +100,7 @@ class Child:
         return [self._channel.fileno(), *self._rings]
 
     def _forked(self) -> None:
-        """This is a model's child now: if it comes back from its call, it has no business here."""
+        """Mark this process as a model's child: if it comes back from its call, it has no business here."""
         self._lay_out = _come_back
 
     def say_ready(self) -> None:
@@ -180,7 +180,7 @@ class Child:
         self._core.submit(request)
 
     def _block(self, prepared: Prepared, capacity: int, offset: int, nbytes: int) -> Block:
-        """The front's block again, over the same memory; kept, for the front forms its batches in the same places."""
+        """Return the front's block again, over the same memory; kept, as batches form in the same places."""
         memory = self._pool.view(offset, nbytes)
         bucket = prepared.bucket
         offsets = tuple(at for at, _ in prepared.parts) if bucket is None else bucket.layout(capacity)[0]
@@ -248,12 +248,12 @@ class Child:
 
 
 def _nothing_to_release(block: Block, rows: int) -> None:
-    """The front owns the memory of requests, and learns from the result that they are over."""
+    """Do nothing: the front owns the memory of requests, and learns from the result that they are over."""
     del block, rows
 
 
 def _come_back(outcome: list[BatchResult | Failure]) -> None:
-    """What a model's child has to say after its call: its parent says it."""
+    """Drop what a model's child has to say after its call: its parent says it."""
     del outcome
     _leave_now(1)
 

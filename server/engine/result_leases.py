@@ -35,7 +35,7 @@ class ResultLeases:
         self._closed = False
 
     def lease(self, view: memoryview, offset: int) -> memoryview:
-        """The same bytes; when the last view of them is gone, `offset` is in `released`."""
+        """Return the same bytes; when the last view of them is gone, `offset` is in `released`."""
         owner = np.frombuffer(view, np.uint8)
         lease = _Lease(owner, _dropped)
         lease.leases = self
@@ -45,7 +45,7 @@ class ResultLeases:
         return owner.data
 
     def release_eagerly(self) -> None:
-        """The process waits for memory: tell it now, and at once from now on until it has published something.
+        """Tell the process, which waits for memory, now, and at once from now on until it has published something.
 
         Also where there is nothing to tell: whoever is woken sees that replies are held which nobody reads.
         """
@@ -53,12 +53,12 @@ class ResultLeases:
         self._urgent()
 
     def close(self) -> None:
-        """The process is gone and nothing needs telling any more. Views stay valid."""
+        """Tell nothing any more: the process is gone. Views stay valid."""
         self._closed = True
         self.released.clear()
 
     def drop(self, offset: int, *, large: bool = False) -> None:
-        """The last view of the slab at `offset` is gone."""
+        """Note that the last view of the slab at `offset` is gone."""
         self._held.pop(offset, None)
         if not self._closed:
             self.released.append(offset)

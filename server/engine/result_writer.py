@@ -57,7 +57,7 @@ class ResultWriter:
         self._ring.publish()
 
     def released(self, offset: int) -> None:
-        """The front has dropped the last view of a result."""
+        """Take back the memory of a result whose last view the front has dropped."""
         self._slabs.pop(offset).release()
 
     def lay_out(self, outcome: list[BatchResult | Failure]) -> None:
@@ -127,7 +127,7 @@ class ResultWriter:
             )
 
     def _introduce(self, signature: OutputSignature) -> int:
-        """Number an output layout, and tell the front what the number stands for."""
+        """Return number an output layout, and tell the front what the number stands for."""
         if len(self._signatures) >= MAX_SIGNATURES:
             self._signatures.clear()
         raw = msgpack.packb(signature)
@@ -140,7 +140,7 @@ class ResultWriter:
         return number
 
     def _allocate(self, nbytes: int, result: BatchResult | None) -> Slab | None:
-        """Result memory, waited for while callers hold it; None (and the batch has failed) if it can never fit."""
+        """Wait for result memory while callers hold it; None (and the batch has failed) if it can never fit."""
         while (slab := self._pool.allocate(nbytes)) is None:
             if nbytes > self._pool.largest or not self._slabs:
                 self._fail_too_large(nbytes, result)
@@ -176,7 +176,7 @@ class ResultWriter:
 
 
 def _pieces(result: BatchResult, most: int) -> Iterator[BatchResult]:
-    """The same calls in order, as batches whose outputs have at most `most` bytes, or are those of one call."""
+    """Return the same calls in order, as batches whose outputs have at most `most` bytes, or are those of one call."""
     first = row = 0
     requests = result.requests
     while first < len(requests):

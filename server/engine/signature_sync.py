@@ -55,14 +55,14 @@ class SignatureSync:
         return True
 
     def read(self, number: int) -> None:
-        """The process has read it: its memory goes back."""
+        """Give the memory of what the process has read back."""
         slab = self.known.get(number)
         if slab is not None:
             self.known[number] = None
             slab.release()
 
     def close(self) -> None:
-        """The process is gone: nothing of it will be read."""
+        """Give all memory back: the process is gone, and reads nothing more."""
         for slab in self.known.values():
             if slab is not None:
                 slab.release()
