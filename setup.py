@@ -13,13 +13,25 @@ from setuptools import setup
 # what users call (blocking, aio, results, errors), whose classes are to be patched, extended, pickled and read as any.
 FRAMES = "header limits errors events extension states streams frame_builder repeated_frames frame_rules assembly "
 FRAMES += "signing records reader record_reader writer adaptive_spin alarm"
+ENGINE = "inline types queue batcher blocks batch_memory outputs inputs executor core"
 FRONT = "timers ports call metrics reply_budget body_memory admission principals reply_encoder call_table context "
 FRONT += "session_lifetime session connection_table dispatcher busy_poll socket_outlet transport"
 HOT = {
     "protocol": [*FRAMES.split(), "calls", "control", "connection"],
     "codec": ["cache", "metadata", "layout", "encoder", "decoder"],
     "gpu": ["slab"],
-    "server/engine": ["inline", "types", "queue", "batcher", "slots", "outputs", "inputs", "executor", "core"],
+    "server/engine": [
+        "inline",
+        "types",
+        "queue",
+        "batcher",
+        "blocks",
+        "batch_memory",
+        "outputs",
+        "inputs",
+        "executor",
+        "core",
+    ],
     "server": ["latency_estimate", "model_stats", "model", "registry"],
     "server/front": FRONT.split(),
     "clients": [

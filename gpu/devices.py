@@ -40,7 +40,7 @@ def discover() -> list[Device]:
 
 
 def cuda_devices() -> list[Device]:
-    """The CUDA devices as CuPy sees them, else as torch does; none without a driver or without either library."""
+    """List the CUDA devices as CuPy sees them, else as torch does; none without a driver or either library."""
     return _ask()[0]
 
 

@@ -66,7 +66,7 @@ class Slab:
             self._pool._free(self.offset, self._order)
 
     def lease(self) -> memoryview:
-        """A view of the slab that releases it when the last view derived from it is dropped.
+        """Return a view of the slab that releases it when the last view derived from it is dropped.
 
         Slices, `np.frombuffer` arrays and DLPack capsules made from the returned view all count. Call it once per slab,
         and let the returned view (not `slab.view`, which counts for nothing) be the one that is handed on.
@@ -146,7 +146,7 @@ class SlabPool:
     # -- using it
 
     def allocate(self, nbytes: int) -> Slab | None:
-        """A slab of `nbytes` bytes (0 gives a valid empty one), its content undefined; None if there is no room.
+        """Return a slab of `nbytes` bytes (0 gives a valid empty one), its content undefined; None if there is no room.
 
         Offsets are multiples of 4096. About 1 us in the steady state.
         """
@@ -171,7 +171,7 @@ class SlabPool:
         return PAGE << order if order <= self._whole else pages * PAGE
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """The bytes at `offset`, writable; works on attached pools. ValueError if outside of the pool."""
+        """Return the bytes at `offset`, writable; works on attached pools. ValueError if outside of the pool."""
         if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
             raise ValueError(f"bytes {offset}..{offset + nbytes} are outside of pool {self.name} ({self.nbytes} bytes)")
         return self._bytes[offset : offset + nbytes]
@@ -224,7 +224,7 @@ class SlabPool:
                 offset += size
 
     def _allocate_large(self, nbytes: int, order: int) -> Slab | None:
-        """The first pages of a block; the rest of it goes back."""
+        """Take the first pages of a block, and give the rest back."""
         if order >= len(self._blocks) or nbytes < 0:
             return None
         offset = self._take(order)

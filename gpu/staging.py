@@ -41,11 +41,11 @@ class Stager(ABC):
 
     @abstractmethod
     def copy_in(self, inputs: Sequence[BatchInput], rows: int) -> dict[str, Any]:
-        """The batch as the model takes it, one tensor of shape (rows, *row_shape) per input."""
+        """Return the batch as the model takes it, one tensor of shape (rows, *row_shape) per input."""
 
     @abstractmethod
     def copy_out(self, outputs: Mapping[str, Any], allocate: Allocate) -> dict[str, memoryview]:
-        """The flat bytes of every output in host memory; complete when this returns."""
+        """Return the flat bytes of every output in host memory; complete when this returns."""
 
     def close(self) -> None:
         """Wait for the device and give back what was kept."""
@@ -160,7 +160,7 @@ _TORCH_NAMES = frozenset(
 
 
 def torch_dtype(name: str) -> Any:
-    """The torch dtype of a codec dtype name. ValueError if torch has none."""
+    """Return the torch dtype of a codec dtype name. ValueError if torch has none."""
     import torch
 
     if name not in _TORCH_NAMES:
@@ -169,7 +169,7 @@ def torch_dtype(name: str) -> Any:
 
 
 def _host_tensor(torch: Any, run: memoryview) -> Any:
-    """A uint8 tensor over `run` without a copy (torch never writes to it here when it is read-only)."""
+    """Return a uint8 tensor over `run` without a copy (torch never writes to it here when it is read-only)."""
     return torch.frombuffer(run, dtype=torch.uint8)
 
 

@@ -25,7 +25,7 @@ from ..protocol.safe_text import masked
 from ..version import __version__
 from .admin_pages import admin_pages
 from .engine.api import HealthState
-from .engine.forks import leave_to_parent
+from .engine.fork_guard import leave_to_parent
 from .front.admin import AdminServer
 from .front.front import Front
 from .front.key_watch import KeyWatch

@@ -24,9 +24,9 @@ from .engine.backends import Backend, LoadError, load_backend
 from .engine.executor import Executor
 from .engine.neighbours import BELOW, MOST_ROWS, Found, alone_of, leak_of, look, rule_for, told, untested
 from .engine.outputs import OutputError, Outputs
+from .engine.redaction import is_ctrl_c
 from .engine.samples import Batch, ordinary
 from .engine.spec import ModelSpec, SpecError, load_spec
-from .engine.words import is_ctrl_c
 from .model_loader import INLINE_BELOW, choose_placement
 
 __all__ = ["check_model", "model_folders"]

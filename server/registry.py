@@ -106,7 +106,7 @@ class Registry:
 
     def works_apart(self) -> bool:
         """Tell whether calls are with engines in processes of their own, which may want this core."""
-        return any(engine.away for engine in self._own_process)
+        return any(engine.busy for engine in self._own_process)
 
     def default_version(self, name: str) -> str:
         """Return the version served where none is asked for."""

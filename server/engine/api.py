@@ -109,7 +109,7 @@ class Engine(Protocol):
         return False
 
     @property
-    def away(self) -> bool:
+    def busy(self) -> bool:
         """Whether calls are with a process of its own."""
         return False
 

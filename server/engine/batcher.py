@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .api import Request
+    from .blocks import Bucket
     from .queue import Flow, Queue
-    from .slots import Bucket
 
 __all__ = ["Plan", "Rules", "commit", "expired", "plan"]
 
@@ -73,7 +73,7 @@ class Plan:
 
 
 def plan(queue: Queue, now: float, rules: Rules) -> Plan:
-    """The next batch at time `now` (monotonic seconds). Take it out of the queue with `commit`."""
+    """Return the next batch at time `now` (monotonic seconds). Take it out of the queue with `commit`."""
     if not queue.count:
         return Plan([], 0)
     flow = queue.only_flow
@@ -112,7 +112,7 @@ def expired(queue: Queue, now: float) -> list[Request]:
 
 
 def _front(flow: Flow, rules: Rules) -> Plan | None:
-    """The front of the only flow, if it is all of one bucket (first come, first served); None if shapes are mixed."""
+    """Return the front of the only flow if it is all of one bucket (first come, first served), else None."""
     requests = flow.requests
     prepared = requests[0].prepared
     bucket = None if prepared is None else prepared.bucket
@@ -138,7 +138,7 @@ def _bucket(request: Request) -> Bucket | None:
 
 
 def _or_wait(chosen: Plan, queue: Queue, now: float, rules: Rules) -> Plan:
-    """The plan, or the same with no requests and `wait_until` if the model wants to wait for a fuller batch.
+    """Return the plan, or the same with no requests and `wait_until` if the model wants to wait for a fuller batch.
 
     The wait is the queue's, not the chosen requests' alone: no other one may wait longer than `max_wait`, or past its
     deadline, for a batch that does not run yet.
@@ -168,7 +168,7 @@ class _Turn:
         self.served = False
 
     def peek(self) -> Request | None:
-        """The next candidate, not yet taken."""
+        """Return the next candidate, not yet taken."""
         if self.next is None:
             self.next = next(self.candidates, None)
         return self.next
@@ -201,7 +201,7 @@ class _Choice:
         return chosen
 
     def _starved(self) -> Request | None:
-        """The longest waiting request, if it waited too long. Arrivals are in order of time."""
+        """Return the longest waiting request, if it waited too long. Arrivals are in order of time."""
         for request in self._queue.arrivals:
             if request.queued and request.deadline > self._now:
                 return request if self._now - request.arrived > self._rules.starvation else None
@@ -240,7 +240,7 @@ class _Choice:
         return False
 
     def _candidates(self, flow: Flow) -> Iterator[Request]:
-        """Requests of the flow that could join, in its order; stops when too many others were looked at."""
+        """Return requests of the flow that could join, in its order; stops when too many others were looked at."""
         now = self._now
         apart = self._rules.one_principal
         for request in flow.requests:

@@ -1,7 +1,7 @@
 """Queue, batcher and executor of one model, driven by whoever owns the thread: the loop (inline.py) or a child process.
 
 What lives here: the life of a placed request: queued, planned, run, its memory given back, its failure worded. What
-must not: asyncio, waiting, placing bodies (slots.py), anything that knows where the caller is.
+must not: asyncio, waiting, placing bodies (batch_memory.py), anything that knows where the caller is.
 
 When the model raises on a batch of more than one request, each request of it is run once more, alone, so that one
 caller's bad input does not fail its neighbours. So a model may see a request twice, and only then.
@@ -19,18 +19,19 @@ from ...codec import CodecError
 from ...protocol.status import Status
 from .api import BatchResult, Failure
 from .backends import LoadError, load_backend
+from .batch_memory import runs_of
 from .batcher import Rules, commit, expired, plan
 from .executor import Executor, WarmUp
 from .outputs import OutputError
 from .queue import Queue
-from .slots import runs_of
-from .words import is_ctrl_c, raised, without_folders
+from .redaction import is_ctrl_c, raised, without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .api import Request
-    from .slots import Block, Run
+    from .batch_memory import Run
+    from .blocks import Block
     from .spec import ModelSpec
 
 __all__ = ["EngineCore"]

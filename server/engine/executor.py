@@ -20,7 +20,7 @@ from .inputs import Inputs
 from .neighbours import MOST_ROWS, Answer, Batching, look, rule_for
 from .outputs import OutputError, Outputs
 from .ownership import arrays_in, nobody_keeps
-from .words import is_ctrl_c, text_of, type_of
+from .redaction import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...codec import TensorSpec
     from .api import OutputSignature, Prepared, Request
     from .backends import Backend
-    from .slots import Run
+    from .batch_memory import Run
     from .spec import ModelSpec
 
 __all__ = ["Executor", "WarmUp"]
@@ -125,8 +125,8 @@ class Executor:
         return WarmUp(_best_size(seconds), seconds, self._batching(seconds))
 
     def answer(self, inputs: dict[str, Array]) -> Answer:
-        """The outputs of one batch, or of one call without batch axis, copied, for inputs that stay as they are. Raises
-        what the model raises.
+        """Run one batch, or one call without batch axis, on inputs that stay as they are; its outputs are copied.
+        Raises what the model raises.
         """
         given = [{name: _copy(value) for name, value in inputs.items()}]
         if not self._spec.batched:
@@ -174,7 +174,7 @@ class Executor:
         return BatchResult(requests, (), [], requests[0].rows, planned, copied_in, computed, self._clock(), encoded)
 
     def _call_alone(self, inputs: dict[str, Any]) -> Any:
-        """A call without batch axis; on a device its arrays travel as a batch of one and lose that axis again."""
+        """Run a call without batch axis; on a device its arrays travel as a batch of one and lose that axis again."""
         stager = self._backend.stager
         if stager is None:
             return self._backend.run(inputs)
@@ -264,7 +264,7 @@ class Executor:
         return seconds
 
     def _try(self, given: list[dict[str, Any]], rows: int) -> tuple[OutputSignature, list[memoryview]]:
-        """The outputs of one batch that nobody called for; its inputs are taken out of the list, as the model's."""
+        """Run a batch that nobody called for; its inputs are taken out of the list, as the model's."""
         stager = self._backend.stager
         if stager is None:
             return self._outputs.batch([self._backend.run(given.pop())], rows, None)
@@ -289,7 +289,7 @@ def _sizes(most: int) -> list[int]:
 
 
 def _best_size(seconds: dict[int, float]) -> int:
-    """The smallest size that reaches (nearly) the most rows per second."""
+    """Return the smallest size that reaches (nearly) the most rows per second."""
     best = max(rows / cost for rows, cost in seconds.items())
     return min(rows for rows, cost in seconds.items() if rows / cost >= GROWTH * best)
 

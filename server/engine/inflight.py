@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from .api import Request
-from .slots import Slots
+from .batch_memory import BatchMemory
 from .withdrawals import Withdrawals
 
 __all__ = ["InFlight", "NotInFlightError"]
@@ -23,12 +23,12 @@ class NotInFlightError(Exception):
 class InFlight:
     """At most `capacity` requests. `free` are slots to take from (`pop`), `pending` is what lies in each."""
 
-    def __init__(self, capacity: int, slots: Slots) -> None:
+    def __init__(self, capacity: int, memory: BatchMemory) -> None:
         self.capacity = capacity
         self.free = list(range(capacity))
         self.pending: list[Request | None] = [None] * capacity
         self.withdrawals: Withdrawals | None = None  # those of the process that has them
-        self._slots = slots
+        self._memory = memory
 
     @property
     def count(self) -> int:
@@ -40,11 +40,11 @@ class InFlight:
         return request.slot >= 0 and self.pending[request.slot] is request
 
     def late(self, now: float) -> list[Request]:
-        """Requests past their deadline that nobody has given up yet."""
+        """Return requests past their deadline that nobody has given up yet."""
         return [r for r in self.pending if r is not None and not r.done and r.deadline <= now]
 
     def finish(self, marks: memoryview, slots: list[int], keeper: object = None) -> list[Request]:
-        """These are over: their slots and rows are free, `started` says what the mark said. Raises NotInFlightError.
+        """Free the slots and rows of these, which are over; `started` says what the mark said. Raises NotInFlightError.
 
         With a `keeper` their memory is not free before that object is gone: the process has kept it.
         """
@@ -65,12 +65,12 @@ class InFlight:
             marks[slot] = 0
             if request.block is not block:
                 if rows:
-                    self._slots.release(block, rows)
+                    self._memory.release(block, rows)
                 block, rows = request.block, 0
             rows += request.rows
             request.block = None
         if rows:
-            self._slots.release(block, rows)
+            self._memory.release(block, rows)
         self.free += slots
         return requests
 

@@ -1,7 +1,7 @@
 """An engine on the front's loop, for models that cost less than handing them to another process (about 100 us).
 
-What lives here: the Engine interface over EngineCore and Slots, and when the loop should step. What must not: asyncio;
-the loop's turn is asked for by `wake`, its timer by `call_later`.
+What lives here: the Engine interface over EngineCore and BatchMemory, and when the loop should step. What must not:
+asyncio; the loop's turn is asked for by `wake`, its timer by `call_later`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ...protocol.alarm import Alarm
 from ...protocol.status import Status
 from .api import Failure, Health, HealthState, Sink
 from .backends import LoadError
+from .batch_memory import BatchMemory
+from .call_preparer import CallPreparer
 from .core import EngineCore
-from .prepare import Preparer
-from .slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,10 +59,10 @@ class InlineEngine:
         self._clock = clock
         # One for the batch that waits, however many requests join it.
         self._alarm = None if call_later is None else Alarm(call_later, clock, self._wait_over)
-        self._slots = Slots(pool, max(1, spec.max_batch))
-        self._core = EngineCore(spec, self._slots.release, clock=clock)
+        self._memory = BatchMemory(pool, max(1, spec.max_batch))
+        self._core = EngineCore(spec, self._memory.release, clock=clock)
         self._queue = self._core.queue
-        self._preparer = Preparer(spec, self._slots, self)
+        self._preparer = CallPreparer(spec, self._memory)
         self._room = 0  # requests that may wait: none before there is a model
         self._woken = False
         self._state = HealthState.UNLOADED
@@ -77,7 +77,7 @@ class InlineEngine:
     @property
     def in_use(self) -> int:
         """Bytes of the pool held for requests not yet finished."""
-        return self._slots.in_use
+        return self._memory.in_use
 
     def descriptors(self) -> tuple[int, ...]:
         """None: it is on the loop."""
@@ -118,13 +118,13 @@ class InlineEngine:
         if self._alarm is not None:
             self._alarm.cancel()
         failures = self._core.close(f"model {self.spec.name!r} is being unloaded")
-        self._slots.trim()
+        self._memory.trim()
         if failures:
             self.sink([*failures])
 
     @property
-    def away(self) -> bool:
-        """See Engine.away."""
+    def busy(self) -> bool:
+        """See Engine.busy."""
         return False
 
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
@@ -143,8 +143,8 @@ class InlineEngine:
         request.prepared = prepared
         request.rows = prepared.rows
         if slab is not None:
-            self._slots.adopt(prepared, slab, request)
-        elif not self._slots.place(prepared, body, request):
+            self._memory.adopt(prepared, slab, request)
+        elif not self._memory.place(prepared, body, request):
             message = f"no memory for a body of {prepared.body_length} bytes; try again later"
             return Failure([request], Status.RESOURCE_EXHAUSTED, message, started=False)
         if not queue.count:
@@ -178,7 +178,7 @@ class InlineEngine:
 
     def trim(self) -> None:
         """Give idle memory back."""
-        self._slots.trim()
+        self._memory.trim()
         self._core.trim()
 
     def health(self) -> Health:
@@ -203,7 +203,7 @@ class InlineEngine:
             self._wake(self)
 
     def _wait_over(self, now: float) -> None:
-        """A batch has waited for others as long as it may."""
+        """Run the batch that has waited for others as long as it may."""
         del now
         if not self._woken:
             self._woken = True

@@ -19,12 +19,11 @@ import numpy as np
 
 from ...codec import Kind, decode_arrays
 from ...codec.limits import ALIGNMENT
-from .outputs import OutputError
-from .slots import Block
+from .blocks import Block
 
 if TYPE_CHECKING:
     from .api import Prepared
-    from .slots import Run
+    from .batch_memory import Run
     from .spec import ModelSpec
 
 __all__ = ["Inputs"]
@@ -55,7 +54,7 @@ class Inputs:
         self.block: Block | None = None
 
     def batch(self, runs: list[Run], rows: int, requests: int) -> dict[str, Array]:
-        """The rows of these runs, by input name."""
+        """Return the rows of these runs, by input name."""
         if self.lent is not None:
             self.take_back()
         block, start, _ = runs[0]
@@ -75,7 +74,7 @@ class Inputs:
         return inputs
 
     def whole(self, prepared: Prepared, block: Block) -> dict[str, Any]:
-        """The inputs of a request that runs alone, in the model's order. Raises CodecError on a malformed body."""
+        """Return the inputs of a request that runs alone, in order. Raises CodecError on a malformed body."""
         if self.lent is not None:
             self.take_back()
         if self._keeps:
@@ -106,12 +105,12 @@ class Inputs:
         return False
 
     def leave(self, block: Block) -> None:
-        """The model has kept the memory of this block: it is the model's, who gets copies from now on."""
+        """Leave the memory of this block to the model, which has kept it, and give it copies from now on."""
         block.left = [block.flat]
         self.note_kept()
 
     def note_kept(self) -> None:
-        """The model has kept an input: it gets copies from now on."""
+        """Note that the model has kept an input: it gets copies from now on."""
         if self._promised and not self._keeps:
             name = f"{self._spec.name}/{self._spec.version}"
             logger.warning("%s: lend_inputs is set, but the model keeps its inputs: it gets copies from now on", name)
@@ -122,10 +121,10 @@ class Inputs:
         self._scratch = self._copy = self.block = None
 
     def _copied(self, runs: list[Run], rows: int) -> Block:
-        """These rows, run by run, in memory that is the model's."""
+        """Copy these rows, run by run, into memory that is the model's."""
         bucket = runs[0][0].bucket
         if bucket is None:
-            raise OutputError("a request that runs alone is in a batch")
+            raise RuntimeError("a request that runs alone is in a batch")
         copy = self._copy
         if copy is None or copy.bucket is not bucket or copy.capacity < rows or not copy.is_ours():
             offsets, nbytes = bucket.layout(rows)

@@ -1,8 +1,8 @@
 """The life of an engine process: started, loading, serving, hung, dead, started again.
 
 What lives here: everything about the process itself, and what becomes of the calls in flight when it ends. What must
-not: taking calls (process.py), batching and running (child.py), asyncio: the front watches `descriptors()` and calls
-`on_readable`.
+not: taking calls (process.py), batching and running (process_main.py), asyncio: the front watches `descriptors()` and
+calls `on_readable`.
 
 Times of life
 - Crash: everything in flight fails UNAVAILABLE, memory returns, the process starts again after 0.1 s, doubling up to
@@ -23,13 +23,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ...protocol import Status
-from .answers import NONSENSE
 from .api import BatchResult, Engine, Failure, Health, HealthState, Sink
+from .batch_memory import BatchMemory
 from .control import ChannelError
 from .inflight import InFlight
-from .life import Life
 from .printed import printable
-from .slots import Slots
+from .process_instance import ProcessInstance
+from .result_reader import PROTOCOL_VIOLATIONS
 from .timer import TimerDescriptor
 from .worker import Surroundings, Worker
 
@@ -89,9 +89,9 @@ class Lifecycle(Engine):
         self._load_timeout = load_timeout
         self._result_bytes = result_bytes
         self._surroundings = surroundings or Surroundings.now()
-        self._slots = Slots(pool, max(1, spec.max_batch))
-        self._in_flight = InFlight(spec.max_queue + 2 * max(1, spec.max_batch), self._slots)
-        self._life: Life | None = None
+        self._memory = BatchMemory(pool, max(1, spec.max_batch))
+        self._in_flight = InFlight(spec.max_queue + 2 * max(1, spec.max_batch), self._memory)
+        self._instance: ProcessInstance | None = None
         self._state = HealthState.UNLOADED
         self._detail = "not started"
         self._stopped = False
@@ -109,7 +109,7 @@ class Lifecycle(Engine):
 
     def start(self) -> None:
         """Start the process and return; `health()` says when it is ready, or why it is not."""
-        if self._life is None and not self._stopped:
+        if self._instance is None and not self._stopped:
             if self.spec.device != "cpu":
                 self._pool.hold_pages()  # it will be pinned over there
             self._spawn()
@@ -119,21 +119,21 @@ class Lifecycle(Engine):
         if self._stopped:
             return
         self._stopped = True
-        life = self._life
-        if life is not None:
+        instance = self._instance
+        if instance is not None:
             if self._state is HealthState.SERVING and not self._in_flight.count:
-                life.worker.channel.send("stop")
-                life.worker.wait(STOP_GRACE)
-            life.worker.kill()
-            self._bury(life, "the model is being unloaded")
+                instance.worker.channel.send("stop")
+                instance.worker.wait(STOP_GRACE)
+            instance.worker.kill()
+            self._reap(instance, "the model is being unloaded")
         self._become(HealthState.UNLOADED, "stopped")
-        self._slots.trim()
+        self._memory.trim()
         self._cold.close()
         self._timer.close()
         os.close(self._event)
 
     def health(self) -> Health:
-        """SERVING turns into IDLE with nothing in flight and into STALLED without progress."""
+        """Report the state: SERVING turns into IDLE with nothing in flight and into STALLED without progress."""
         state, detail = self._state, self._detail
         if state is HealthState.SERVING:
             quiet = self._clock() - self._progress
@@ -146,11 +146,11 @@ class Lifecycle(Engine):
     def step(self) -> None:
         """Hand over what was submitted since the last time, with one system call."""
         self._woken = False
-        if self._life is not None:
-            self._life.hand_over()
+        if self._instance is not None:
+            self._instance.hand_over()
 
     def descriptors(self) -> tuple[int, ...]:
-        """The same two until stop(): one for results, one for everything that is rare."""
+        """Return the same two until stop(): one for results, one for everything that is rare."""
         return () if self._stopped else (self._event, self._cold.fileno())
 
     def on_readable(self, descriptor: int) -> None:
@@ -170,15 +170,15 @@ class Lifecycle(Engine):
             self._wake(self)
 
     def _collect(self) -> None:
-        life = self._life
-        if life is None or life.fate:
+        instance = self._instance
+        if instance is None or instance.failure_reason:
             return
         outcome: list[BatchResult | Failure] = []
         try:
-            if life.answers.read(outcome):
+            if instance.results.read(outcome):
                 self._progress = self._finished = self._clock()
-        except NONSENSE as error:
-            self._distrust(life, error)
+        except PROTOCOL_VIOLATIONS as error:
+            self._distrust(instance, error)
         if outcome:
             self.sink(outcome)
 
@@ -192,7 +192,7 @@ class Lifecycle(Engine):
             self._retry_later()
             return
         self._in_flight.withdrawals = worker.withdrawals
-        self._life = Life(worker, self._pool, self._in_flight, self.wake_once)
+        self._instance = ProcessInstance(worker, self._pool, self._in_flight, self.wake_once)
         for descriptor in worker.descriptors:
             self._cold.register(descriptor, select.EPOLLIN)
         self._ring_after(self._load_timeout)
@@ -203,17 +203,17 @@ class Lifecycle(Engine):
             if self._timer.clear():
                 self._on_timer()
             return
-        life = self._life
-        if life is None or self._stopped:
+        instance = self._instance
+        if instance is None or self._stopped:
             return
-        channel, output, pidfd = life.worker.descriptors
+        channel, output, pidfd = instance.worker.descriptors
         if descriptor == channel:
-            self._on_messages(life)
+            self._on_messages(instance)
         elif descriptor == output:
-            if not life.worker.log_output():
+            if not instance.worker.log_output():
                 self._cold.unregister(output)
         elif descriptor == pidfd:
-            self._on_death(life)
+            self._on_death(instance)
 
     def _ring_after(self, seconds: float) -> None:
         self._due = self._clock() + seconds
@@ -224,37 +224,37 @@ class Lifecycle(Engine):
         if left > 0.0:  # it is only a wake-up: whether it is time, the clock says
             self._timer.once(left)
             return
-        life = self._life
-        if life is None:
+        instance = self._instance
+        if instance is None:
             self.restarts += 1
             self._spawn()
             return
-        life.worker.printed.tell()
-        if life.fate:
+        instance.worker.printed.tell()
+        if instance.failure_reason:
             return
         if self._state is HealthState.LOADING:
-            self._condemn(life, f"not loaded after {self._load_timeout:g} s", retry=False)
+            self._fail_instance(instance, f"not loaded after {self._load_timeout:g} s", retry=False)
         elif self._in_flight.count and self._clock() - self._progress > self._kill_after:
             why = f"its process hung for {self._kill_after:g} s and was killed"
-            self._condemn(life, f"{why}; run_limit_s in model.toml, or --run-limit, allows more")
+            self._fail_instance(instance, f"{why}; run_limit_s in model.toml, or --run-limit, allows more")
 
-    def _on_messages(self, life: Life) -> None:
+    def _on_messages(self, instance: ProcessInstance) -> None:
         try:
-            for message in life.worker.channel.receive():
-                self._on_message(life, message)
-        except (ChannelError, *NONSENSE) as error:
-            self._distrust(life, error)
-        if life.worker.channel.ended:
-            self._cold.unregister(life.worker.channel.fileno())
-            life.worker.kill()  # its end is on the way, and what comes of it is decided when it is there
+            for message in instance.worker.channel.receive():
+                self._on_message(instance, message)
+        except (ChannelError, *PROTOCOL_VIOLATIONS) as error:
+            self._distrust(instance, error)
+        if instance.worker.channel.ended:
+            self._cold.unregister(instance.worker.channel.fileno())
+            instance.worker.kill()  # its end is on the way, and what comes of it is decided when it is there
 
-    def _on_message(self, life: Life, message: dict[str, Any]) -> None:
+    def _on_message(self, instance: ProcessInstance, message: dict[str, Any]) -> None:
         kind = message["kind"]
         if kind == "failure":
             status, text, started = Status(message["status"]), printable(message["message"]), bool(message["started"])
-            keeper = life.worker if message["kept"] else None
+            keeper = instance.worker if message["kept"] else None
             slots = [abs(int(slot)) for slot in message["slots"]]
-            requests = self._in_flight.finish(life.worker.marks, slots, keeper)
+            requests = self._in_flight.finish(instance.worker.marks, slots, keeper)
             self._progress = self._finished = self._clock()
             self.sink([Failure(requests, status, text, started)])
         elif kind == "ready":
@@ -266,33 +266,33 @@ class Lifecycle(Engine):
             self._ever_ready = True
             self._due = 0.0
             self._finished = self._clock()
-            life.worker.withdrawals.certain = message["registered"] is True
+            instance.worker.withdrawals.certain = message["registered"] is True
             self._timer.every(min(1.0, self._stall_timeout / 4))
             self._become(HealthState.SERVING, "")
         elif kind == "failed":
-            self._condemn(life, printable(message["message"]), retry=self._ever_ready)
+            self._fail_instance(instance, printable(message["message"]), retry=self._ever_ready)
         else:
             raise ChannelError(f"a message of kind {printable(kind)}")
 
-    def _distrust(self, life: Life, error: Exception) -> None:
-        self._condemn(life, f"its process says what makes no sense ({printable(str(error))}) and was killed")
+    def _distrust(self, instance: ProcessInstance, error: Exception) -> None:
+        self._fail_instance(instance, f"its process says what makes no sense ({printable(str(error))}) and was killed")
 
-    def _condemn(self, life: Life, why: str, *, retry: bool = True) -> None:
+    def _fail_instance(self, instance: ProcessInstance, why: str, *, retry: bool = True) -> None:
         """Kill the process; its calls fail when it is gone, which can take a while with a device to let go of."""
-        if not life.fate:
-            life.fate = why
-            life.retry = retry
+        if not instance.failure_reason:
+            instance.failure_reason = why
+            instance.retry = retry
             self._note_service()
             self._become(HealthState.FAILED, why)
-            logger.error("%s: %s", life.worker.label, why)
-        life.worker.kill()
+            logger.error("%s: %s", instance.worker.label, why)
+        instance.worker.kill()
 
-    def _on_death(self, life: Life) -> None:
-        if not life.fate:
+    def _on_death(self, instance: ProcessInstance) -> None:
+        if not instance.failure_reason:
             self._note_service()
-        how = self._bury(life, life.fate)
-        self._become(HealthState.FAILED, life.fate or f"its process {how}")
-        if life.retry:
+        how = self._reap(instance, instance.failure_reason)
+        self._become(HealthState.FAILED, instance.failure_reason or f"its process {how}")
+        if instance.retry:
             self._retry_later()
 
     def _note_service(self) -> None:
@@ -304,15 +304,15 @@ class Lifecycle(Engine):
         self._ring_after(self._back_off)
         self._back_off = min(2 * self._back_off, BACK_OFF_MOST)
 
-    def _bury(self, life: Life, why: str) -> str:
-        """The process has ended: take what it finished, fail the rest, give all memory back."""
-        worker = life.worker
+    def _reap(self, instance: ProcessInstance, why: str) -> str:
+        """Take what the ended process has finished, fail the rest, give all memory back."""
+        worker = instance.worker
         worker.kill()  # whatever it has started itself, too
         how = worker.reap()
         outcome: list[BatchResult | Failure] = []
-        if not life.fate:
-            with suppress(*NONSENSE):
-                life.answers.read(outcome)
+        if not instance.failure_reason:
+            with suppress(*PROTOCOL_VIOLATIONS):
+                instance.results.read(outcome)
         started, waiting = self._in_flight.finish_all(worker.marks)
         why = why or f"the model's process {how}"
         if started:
@@ -324,9 +324,9 @@ class Lifecycle(Engine):
             with suppress(OSError):
                 self._cold.unregister(descriptor)
         self._timer.off()
-        self._life = None
+        self._instance = None
         self._in_flight.withdrawals = None
-        life.close()
+        instance.close()
         with suppress(BlockingIOError):
             os.eventfd_read(self._event)
         if outcome:

@@ -22,8 +22,8 @@ import numpy as np
 
 from ...codec import dtype_by_name
 from ...codec.errors import shown
+from .redaction import is_ctrl_c, text_of, type_of
 from .samples import Batch, difference, large, loud, not_finite, ordinary, small
-from .words import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,7 +178,7 @@ ALONE = (
 
 
 def told(error: BaseException) -> str:
-    """What a model raised, on one line."""
+    """Return what a model raised, on one line."""
     return f"{type_of(error)}: {shown(text_of(error), 200)}"
 
 
@@ -222,7 +222,7 @@ class _Tries:
         return None
 
     def run(self, values: dict[str, Array]) -> Answer | None:
-        """The answer to a batch; None where the model raised, which is no leak: its calls are then repeated alone."""
+        """Run a batch; None where the model raised, which is no leak: its calls are then repeated alone."""
         try:
             return self._run(self._batch.of(values))
         except BaseException as error:  # a model may raise anything
@@ -246,7 +246,7 @@ class _Tries:
             self.beside("larger integers", base, large)
 
     def exchanged(self, base: dict[str, Array], make: Callable[..., Array], stays: int) -> dict[str, Array]:
-        """The base, all rows but one exchanged."""
+        """Return the base, all rows but one exchanged."""
         values = self._draw(make, 1 + stays, self._found.below)
         for name, array in values.items():
             array[stays] = base[name][stays]

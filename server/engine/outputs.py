@@ -19,13 +19,13 @@ import numpy as np
 from ...codec import FREE, CodecError, Encoder, Kind, MetadataCache, RaggedArray, check_signature, resolve
 from ...codec.metadata import describe_tensor
 from .ownership import is_ours
-from .words import is_ctrl_c
+from .redaction import is_ctrl_c
 
 if TYPE_CHECKING:
     from ...codec import Encoded, TensorSpec
     from .api import OutputSignature
+    from .blocks import Block
     from .inputs import Inputs
-    from .slots import Block
     from .spec import ModelSpec
 
 __all__ = ["OutputError", "Outputs"]
@@ -83,7 +83,7 @@ class Outputs:
         self._signature = self._last_signature()  # not given out before a batch fits it: no array has an axis of -1
 
     def batch(self, raw: list[Any], rows: int, inputs: Inputs | None) -> tuple[OutputSignature, list[memoryview]]:
-        """The bytes of the outputs of a batch of `rows` rows, in memory that stays as it is. Raises OutputError.
+        """Return the bytes of the outputs of a batch of `rows` rows, in memory that stays as it is. Raises OutputError.
 
         Those that are what the model was lent are sent from there, if nobody else holds it.
         """
@@ -137,7 +137,7 @@ class Outputs:
             taken[index] = memoryview(bytes(lent.memory[start:end])) if kept is None else kept[start:end]
 
     def device_batch(self, raw: Any, rows: int) -> dict[str, Any]:
-        """The same check for torch tensors, which stay where they are. Raises OutputError."""
+        """Check torch tensors alike; they stay where they are. Raises OutputError."""
         values = self.by_name(raw)
         for expected in self._expected:
             tensor = values[expected.name]
@@ -148,11 +148,11 @@ class Outputs:
         return {name: values[name] for name in self._names}
 
     def from_host(self, copies: Mapping[str, memoryview]) -> tuple[OutputSignature, list[memoryview]]:
-        """The outputs of the last `device_batch`, whose bytes have been copied to the host."""
+        """Return the outputs of the last `device_batch`, whose bytes have been copied to the host."""
         return self._signature, [copies[name] for name in self._names]
 
     def alone(self, raw: list[Any], inputs: Inputs | None) -> Encoded:
-        """The outputs of one request that ran alone, encoded whole. Raises OutputError."""
+        """Return the outputs of one request that ran alone, encoded whole. Raises OutputError."""
         block = None if inputs is None else inputs.block
         values: Any = self.by_name(raw.pop())
         taken = [values[name] for name in self._names]
@@ -183,7 +183,7 @@ class Outputs:
         return tuple(expected.entry() for expected in self._expected)
 
     def by_name(self, raw: Any) -> Mapping[str, Any]:
-        """What the model returned as a mapping with exactly the promised names. Raises OutputError."""
+        """Return what the model returned as a mapping with exactly the promised names. Raises OutputError."""
         names = self._names
         if isinstance(raw, Mapping):
             if len(raw) == len(names) and all(name in raw for name in names):
@@ -238,7 +238,7 @@ def _as_array(name: str, value: Any) -> Array:
 
 
 def _native(array: Array) -> Array:
-    """The same numbers in the byte order of this machine, which is the wire's."""
+    """Return the same numbers in the byte order of this machine, which is the wire's."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

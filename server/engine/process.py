@@ -1,8 +1,8 @@
 """An engine behind a process boundary: its own GIL, its own CUDA context, its own crash.
 
 What lives here: the front's side of calls: placing them in shared memory and telling the process. What must not: the
-process itself, when it starts, hangs or dies (lifecycle.py), batching and running (child.py does both, with the same
-core as the inline engine), and asyncio.
+process itself, when it starts, hangs or dies (lifecycle.py), batching and running (process_main.py does both, with the
+same core as the inline engine), and asyncio.
 
 Who owns what
 - Request bodies lie in the pool shared with the front; only the front allocates there and frees there. The rows of a
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from ...codec import CodecError, check_body
 from ...protocol import Status
 from .api import Failure, HealthState, Prepared, Request
+from .call_preparer import CallPreparer
 from .lifecycle import Lifecycle
-from .prepare import Preparer
 from .records import CANCEL, REQUEST
-from .words import without_folders
+from .redaction import without_folders
 
 if TYPE_CHECKING:
     from ...codec import Resolved
@@ -40,30 +40,30 @@ class ProcessEngine(Lifecycle):
 
     def __init__(self, spec: ModelSpec, pool: SlabPool, wake: Callable[[Any], object], **options: Any) -> None:
         super().__init__(spec, pool, wake, **options)
-        self._preparer = Preparer(spec, self._slots, self)
+        self._preparer = CallPreparer(spec, self._memory)
 
     @property
     def queue_depth(self) -> int:
         """Requests waiting: in flight, and not marked as started by the process."""
         waiting = self._in_flight.count
-        if waiting and self._life is not None:
-            waiting -= self._life.worker.marks.tobytes().count(1)
+        if waiting and self._instance is not None:
+            waiting -= self._instance.worker.marks.tobytes().count(1)
         return max(0, waiting)
 
     @property
-    def away(self) -> bool:
-        """See Engine.away."""
+    def busy(self) -> bool:
+        """See Engine.busy."""
         return self._in_flight.count > 0
 
     @property
     def in_use(self) -> int:
         """Bytes of the pool held for requests in flight and for metadata on its way to the process."""
-        return self._slots.in_use + (0 if self._life is None else self._life.introductions.in_use)
+        return self._memory.in_use + (0 if self._instance is None else self._instance.signatures.in_use)
 
     @property
     def short_of_memory(self) -> bool:
         """See Engine.short_of_memory."""
-        return self._life is not None and self._life.leases.eager
+        return self._instance is not None and self._instance.leases.eager
 
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         """See Engine.prepare. The process does the same again from the same bytes."""
@@ -71,8 +71,8 @@ class ProcessEngine(Lifecycle):
 
     def submit(self, prepared: Prepared, body: memoryview, slab: Slab | None, request: Request) -> Failure | None:
         """See Engine.submit. The process learns of it at the next `step()`."""
-        life = self._life
-        if life is None or self._state is not HealthState.SERVING:
+        instance = self._instance
+        if instance is None or self._state is not HealthState.SERVING:
             return _refuse(
                 slab, request, Status.UNAVAILABLE, f"the model is not ready: {without_folders(self._detail)}"
             )
@@ -87,23 +87,23 @@ class ProcessEngine(Lifecycle):
             except CodecError as error:
                 return _refuse(slab, request, Status.INVALID_ARGUMENT, str(error))
         number = prepared.number
-        if number not in life.introductions.known and not life.introductions.introduce(prepared):
+        if number not in instance.signatures.known and not instance.signatures.send(prepared):
             text = "no memory for the metadata of the call; try again later"
             return _refuse(slab, request, Status.RESOURCE_EXHAUSTED, text)
         request.rows = prepared.rows
         request.prepared = prepared
         if slab is not None:
-            self._slots.adopt(prepared, slab, request)
-        elif not self._slots.place(prepared, body, request):
+            self._memory.adopt(prepared, slab, request)
+        elif not self._memory.place(prepared, body, request):
             text = f"no memory for a body of {prepared.body_length} bytes; try again later"
             return _refuse(None, request, Status.RESOURCE_EXHAUSTED, text)
         block: Any = request.block
         if len(free) == in_flight.capacity:
             self._progress = self._clock()
         slot = free.pop()
-        life.worker.marks[slot] = 0
+        instance.worker.marks[slot] = 0
         # Never full: it has room for every slot twice, and everything but requests can wait.
-        life.worker.to_engine.push(
+        instance.worker.to_engine.push(
             REQUEST,
             request.priority,
             0,
@@ -146,18 +146,18 @@ class ProcessEngine(Lifecycle):
 
     def trim(self) -> None:
         """Give the idle block back to the pool, and result memory back to the process."""
-        self._slots.trim()
-        if self._life is not None and self._life.leases.released:
+        self._memory.trim()
+        if self._instance is not None and self._instance.leases.released:
             self.wake_once()
 
     def _withdraw(self, request: Request) -> bool:
         """Have the process leave it out; whether it certainly has not begun with it."""
-        life = self._life
-        if life is None or not self._in_flight.holds(request):
+        instance = self._instance
+        if instance is None or not self._in_flight.holds(request):
             return False
-        waited = life.worker.withdrawals.withdraw(request.slot)
-        request.started = life.worker.marks[request.slot] == 1
-        life.tell(CANCEL, slot=request.slot)
+        waited = instance.worker.withdrawals.withdraw(request.slot)
+        request.started = instance.worker.marks[request.slot] == 1
+        instance.tell(CANCEL, slot=request.slot)
         return waited
 
 

@@ -46,7 +46,7 @@ KEPT = 1
 
 
 def aligned(nbytes: int) -> int:
-    """The next multiple of 64."""
+    """Return the next multiple of 64."""
     return (nbytes + ALIGNMENT - 1) & -ALIGNMENT
 
 

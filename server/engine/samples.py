@@ -41,7 +41,7 @@ def ordinary(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) ->
 
 
 def loud(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) -> Array:
-    """The same LOUD times over, where the dtype has such numbers; integers and bools are ordinary."""
+    """Return the same LOUD times over, where the dtype has such numbers; integers and bools are ordinary."""
     with np.errstate(all="ignore"):
         values: Array = ordinary(tensor, shape, seed, below)
         return values if values.dtype.kind in "biu" else (values * values.dtype.type(LOUD)).astype(values.dtype)
@@ -65,8 +65,8 @@ def small(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) -> Ar
 
 
 def large(tensor: TensorSpec, shape: Sequence[int], seed: int, below: int) -> Array:
-    """The largest integers that the model is known to take (`below` - 1), of those of 8 bits the largest there is, and
-    True; floats are ordinary. Wider ones may be ids and sizes.
+    """Return the largest integers that the model is known to take (`below` - 1), of those of 8 bits the largest there
+    is, and True; floats are ordinary. Wider ones may be ids and sizes.
     """
     values: Array = ordinary(tensor, shape, seed, below)
     if values.dtype.kind == "b":
@@ -89,7 +89,7 @@ class Batch:
             self.arrays[tensor.name] = raw[start : start + empty.nbytes].view(dtype).reshape(empty.shape)
 
     def of(self, values: dict[str, Array]) -> dict[str, Array]:
-        """The model's inputs, holding `values` (as many rows as there are, or fewer)."""
+        """Return the model's inputs, holding `values` (as many rows as there are, or fewer)."""
         taken = {}
         for name, array in self.arrays.items():
             taken[name] = array[: len(values[name])]
@@ -98,7 +98,7 @@ class Batch:
 
 
 def difference(dtype: str, one: bytes, other: bytes) -> tuple[float, float]:
-    """The largest difference between two answers of one dtype, and the largest finite value of the first.
+    """Return the largest difference between two answers of one dtype, and the largest finite value of the first.
 
     Infinite where only one of them is NaN or infinite. Equal bits are no difference.
     """

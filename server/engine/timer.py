@@ -31,7 +31,7 @@ class TimerDescriptor:
             raise OSError(ctypes.get_errno(), "timerfd_create failed")
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
         return self._descriptor
 
     def once(self, seconds: float) -> None:

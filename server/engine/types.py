@@ -12,10 +12,11 @@ from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from .blocks import Block, Bucket
+
 if TYPE_CHECKING:
     from ...codec import Encoded, Resolved
     from ...protocol import Status
-    from .slots import Block, Bucket
 
 __all__ = ["BatchResult", "Failure", "Health", "HealthState", "OutputSignature", "Prepared", "Request"]
 
@@ -92,11 +93,10 @@ class Prepared:
     of each body must be looked at, too (padding, bools, offsets).
     """
 
-    __slots__ = ("body_length", "bucket", "dims", "engine", "meta", "number", "parts", "resolved", "rows", "unchecked")
+    __slots__ = ("body_length", "bucket", "dims", "meta", "number", "parts", "resolved", "rows", "unchecked")
 
     def __init__(
         self,
-        engine: Any,
         number: int,
         rows: int,
         bucket: Bucket | None,
@@ -105,7 +105,6 @@ class Prepared:
         meta: bytes,
         dims: bytes,
     ) -> None:
-        self.engine = engine
         self.number = number
         self.rows = rows
         self.body_length = resolved.body_length

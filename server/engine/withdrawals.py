@@ -61,7 +61,7 @@ class Withdrawals:
         return self.certain and not self.marks[slot] and _membarrier(_GLOBAL_EXPEDITED) and not self.marks[slot]
 
     def over(self, slots: list[int]) -> None:
-        """These requests are over, and their slots free for others."""
+        """Free the slots of these requests, which are over, for others."""
         for slot in slots:
             self.count -= self._withdrawn[slot]
             self._withdrawn[slot] = 0

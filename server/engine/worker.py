@@ -1,6 +1,6 @@
 """One engine process as the front holds it: how it is started, what is shared with it, how its end is made sure of.
 
-What lives here: `Worker`, one life of the process. What must not: requests, restarts, timing (process.py).
+What lives here: `Worker`, one instance of the process. What must not: requests, restarts, timing (process.py).
 
 The process gets its memory and its ends of everything as inherited descriptors; nothing has a name that a third process
 could open. It runs in a process group of its own, so that Ctrl-C on the terminal is the front's business alone, dies
@@ -89,7 +89,7 @@ class Worker:
             }
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                    [sys.executable, "-P", "-m", f"{__package__}.child", str(theirs.fileno()), str(os.getpid())],
+                    [sys.executable, "-P", "-m", f"{__package__}.process_main", str(theirs.fileno()), str(os.getpid())],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

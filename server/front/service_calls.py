@@ -37,8 +37,8 @@ from ...codec.strict_msgpack import Fields
 from ...protocol import Status, pack_extension
 from ...protocol.header import END_STREAM
 from ...version import __version__
+from ..engine.redaction import without_folders
 from ..engine.spec import ImageHint
-from ..engine.words import without_folders
 from ..model import Model
 from ..registry import Registry
 from ..settings import Settings

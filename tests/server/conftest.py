@@ -6,7 +6,7 @@ from tensorwire.server.engine import core
 
 STAND_INS = [
     "engine/test_batcher.py",
-    "engine/test_introductions.py",
+    "engine/test_signature_sync.py",
     "front/test_admission.py",
     "front/test_calls.py",
     "front/test_drain.py",

@@ -14,7 +14,7 @@ from tensorwire.server.registry import Registry, RegistryError, version_key
 
 def served(name: str, version: str, placement: str = "inline") -> Model:
     spec: Any = SimpleNamespace(name=name, version=version)
-    engine: Any = SimpleNamespace(away=True)
+    engine: Any = SimpleNamespace(busy=True)
     return Model(spec, engine, placement, ModelStats(name, version))
 
 
@@ -67,7 +67,7 @@ def test_only_engines_in_processes_of_their_own_work_apart() -> None:
     other = served("n", "1", "process")
     models.add(other)
     assert models.works_apart()
-    cast("Any", other.engine).away = False
+    cast("Any", other.engine).busy = False
     assert not models.works_apart()
 
 

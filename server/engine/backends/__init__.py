@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ....version import __version__ as __version__
-from ..words import is_ctrl_c, text_of, type_of
+from ..redaction import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class Backend(ABC):
         """One batch: arrays by input name, in order of the spec; gives a dict, tuple or array. May raise anything."""
 
     def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """What the model's file itself says of tensors: dtype name ("string" for text) and shape by name, -1 where an
+        """Return what the file itself says of tensors: dtype name ("string" for text) and shape by name, -1 where an
         axis is free. Only what it says: a tensor that is not there, or of an unknown type, is left out.
         """
         return {}
@@ -60,7 +60,7 @@ class Backend(ABC):
         return
 
     def to_host(self, value: Any) -> Any:
-        """An output as a numpy array in host memory."""
+        """Return an output as a numpy array in host memory."""
         return value
 
     def close(self) -> None:

@@ -124,7 +124,7 @@ class TorchBackend(Backend):
             torch.cuda.current_stream(self._device).synchronize()
 
     def to_host(self, value: Any) -> Any:
-        """A device tensor as an array, copied and complete."""
+        """Return a device tensor as an array, copied and complete."""
         return _array(value.resolve_conj().resolve_neg().cpu()) if isinstance(value, torch.Tensor) else value
 
     def close(self) -> None:

@@ -169,9 +169,9 @@ class Front:
 
     @property
     def worker(self) -> Worker:
-        life = self.engine._life
-        assert life is not None
-        return life.worker
+        instance = self.engine._instance
+        assert instance is not None
+        return instance.worker
 
     @property
     def pid(self) -> int:

@@ -8,8 +8,9 @@ import pytest
 
 from tensorwire.gpu import SlabPool
 from tensorwire.server.engine.api import Request
+from tensorwire.server.engine.batch_memory import BatchMemory
+from tensorwire.server.engine.blocks import Block
 from tensorwire.server.engine.inflight import InFlight, NotInFlightError
-from tensorwire.server.engine.slots import Block, Slots
 
 
 class Table:
@@ -18,7 +19,7 @@ class Table:
     def __init__(self) -> None:
         self.pool = SlabPool(1 << 20)
         self.marks = memoryview(bytearray(4))
-        self.slots = Slots(self.pool, 1)
+        self.slots = BatchMemory(self.pool, 1)
         self.table = InFlight(4, self.slots)
 
     def add(self, arrived: float = 0.0, deadline: float = inf) -> Request:

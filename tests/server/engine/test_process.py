@@ -103,11 +103,11 @@ def test_many_calls_of_many_sizes_all_come_back_right(make: Make) -> None:
 
 def test_it_is_away_from_a_request_until_its_answer(make: Make) -> None:
     front = make().ready()
-    seen = [front.engine.away]
+    seen = [front.engine.busy]
     request = front.submit(x=np.ones((1, 4), np.float32))
-    seen.append(front.engine.away)
+    seen.append(front.engine.busy)
     front.rows(request)
-    assert [*seen, front.engine.away] == [False, True, False]
+    assert [*seen, front.engine.busy] == [False, True, False]
 
 
 def test_reply_views_stay_unchanged_while_held_and_go_back_when_dropped(make: Make) -> None:

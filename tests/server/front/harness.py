@@ -81,7 +81,7 @@ class FakeEngine:
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         if resolved.tensors[0].shape[-1] % 4:
             raise SignatureError("x", str(resolved.tensors[0]), "float32[-1, 4]")
-        return Prepared(self, len(self.taken), resolved.tensors[0].shape[0], None, (), resolved, meta, dims)
+        return Prepared(len(self.taken), resolved.tensors[0].shape[0], None, (), resolved, meta, dims)
 
     def submit(self, prepared: Prepared, body: memoryview, slab: Slab | None, request: Call) -> Failure | None:
         if slab is not None:

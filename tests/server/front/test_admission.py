@@ -42,7 +42,7 @@ class FakeEngine:
         self.prepared += 1
         if resolved.tensors[0].shape[1] != 4:
             raise SignatureError("x", str(resolved.tensors[0]), "float32[-1, 4]")
-        return Prepared(self, 1, 1, None, (), resolved, meta, dims)
+        return Prepared(1, 1, None, (), resolved, meta, dims)
 
     def submit(self, *arguments: Any) -> None:
         return

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tensorwire.gpu import SlabPool
+from tensorwire.server.engine.batch_memory import BatchMemory
 from tensorwire.server.engine.inflight import InFlight
-from tensorwire.server.engine.life import Life
+from tensorwire.server.engine.process_instance import ProcessInstance
 from tensorwire.server.engine.records import CANCEL, RELEASE, TO_ENGINE
 from tensorwire.server.engine.ring import Ring
-from tensorwire.server.engine.slots import Slots
 
 
 class Harness:
@@ -23,7 +23,7 @@ class Harness:
         self.other = Ring(TO_ENGINE, 4, self.ring.fd, self.ring.event)
         self.wakes = 0
         worker: Any = SimpleNamespace(to_engine=self.ring)
-        self.life = Life(worker, pool, InFlight(4, Slots(pool, 1)), self._wake)
+        self.instance = ProcessInstance(worker, pool, InFlight(4, BatchMemory(pool, 1)), self._wake)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -38,23 +38,23 @@ def harness() -> Iterator[Harness]:
 
 
 def test_nothing_is_seen_before_it_is_handed_over(harness: Harness) -> None:
-    harness.life.tell(CANCEL, slot=3)
+    harness.instance.tell(CANCEL, slot=3)
     assert (harness.other.read(), harness.wakes) == ([], 1)
-    harness.life.hand_over()
+    harness.instance.hand_over()
     assert [(record[0], record[3]) for record in harness.other.read()] == [(CANCEL, 3)]
 
 
 def test_what_finds_the_ring_full_waits_its_turn(harness: Harness) -> None:
     for slot in range(10):
-        harness.life.tell(CANCEL, slot=slot)
+        harness.instance.tell(CANCEL, slot=slot)
     seen = []
     for _ in range(4):
-        harness.life.hand_over()
+        harness.instance.hand_over()
         seen += [record[3] for record in harness.other.read()]
     assert seen == list(range(10))
 
 
 def test_released_results_are_told_with_the_next_turn(harness: Harness) -> None:
-    harness.life.leases.lease(memoryview(bytearray(64)), 4096)
-    harness.life.hand_over()
+    harness.instance.leases.lease(memoryview(bytearray(64)), 4096)
+    harness.instance.hand_over()
     assert [(record[0], record[8]) for record in harness.other.read()] == [(RELEASE, 4096)]

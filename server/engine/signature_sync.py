@@ -1,8 +1,8 @@
 """Which call signatures an engine process knows, and sending it those it does not.
 
-What lives here: numbers, and the slabs their metadata travels in. What must not: checking metadata (prepare.py does, on
-both sides). One `Introductions` per life of a process. Metadata goes through the ring and the pool, like requests, so
-that it arrives before the first request that needs it.
+What lives here: numbers, and the slabs their metadata travels in. What must not: checking metadata (call_preparer.py
+does, on both sides). One `SignatureSync` per life of a process. Metadata goes through the ring and the pool, like
+requests, so that it arrives before the first request that needs it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from ...gpu import Slab, SlabPool
     from .api import Prepared
 
-__all__ = ["Introductions"]
+__all__ = ["SignatureSync"]
 
 #: Signatures the process keeps. Beyond it the oldest is forgotten, and sent again when it comes back.
 MOST = 4096
 
 
-class Introductions:
+class SignatureSync:
     """`known` holds the numbers, in the order they were sent. `tell` pushes a record."""
 
     def __init__(self, pool: SlabPool, tell: Callable[..., object]) -> None:
@@ -35,7 +35,7 @@ class Introductions:
         """Bytes of the pool with metadata that has not been read yet."""
         return sum(slab.nbytes for slab in self.known.values() if slab is not None)
 
-    def introduce(self, prepared: Prepared) -> bool:
+    def send(self, prepared: Prepared) -> bool:
         """Send what a number stands for. False: the pool is full, or too many were sent and not read."""
         known = self.known
         if len(known) >= MOST:
@@ -55,14 +55,14 @@ class Introductions:
         return True
 
     def read(self, number: int) -> None:
-        """The process has read it: its memory goes back."""
+        """Give the memory of what the process has read back."""
         slab = self.known.get(number)
         if slab is not None:
             self.known[number] = None
             slab.release()
 
     def close(self) -> None:
-        """The process is gone: nothing of it will be read."""
+        """Give all memory back: the process is gone, and reads nothing more."""
         for slab in self.known.values():
             if slab is not None:
                 slab.release()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Leases"]
+__all__ = ["ResultLeases"]
 
 #: Released slabs wait for the next wake-up of the process unless so many of them wait: wake-ups cost more than memory.
 MANY = 64
@@ -20,7 +20,7 @@ MANY = 64
 LARGE = 256 * 1024
 
 
-class Leases:
+class ResultLeases:
     """The result slabs of one process. `urgent` is called when `released` should be told now.
 
     Views may be dropped anywhere, by the garbage collector in the middle of anything too: then an offset is noted, and
@@ -35,7 +35,7 @@ class Leases:
         self._closed = False
 
     def lease(self, view: memoryview, offset: int) -> memoryview:
-        """The same bytes; when the last view of them is gone, `offset` is in `released`."""
+        """Return the same bytes; when the last view of them is gone, `offset` is in `released`."""
         owner = np.frombuffer(view, np.uint8)
         lease = _Lease(owner, _dropped)
         lease.leases = self
@@ -44,8 +44,8 @@ class Leases:
         self._held[offset] = lease
         return owner.data
 
-    def hurry(self) -> None:
-        """The process waits for memory: tell it now, and at once from now on until it has published something.
+    def release_eagerly(self) -> None:
+        """Tell the process, which waits for memory, now, and at once from now on until it has published something.
 
         Also where there is nothing to tell: whoever is woken sees that replies are held which nobody reads.
         """
@@ -53,12 +53,12 @@ class Leases:
         self._urgent()
 
     def close(self) -> None:
-        """The process is gone and nothing needs telling any more. Views stay valid."""
+        """Tell nothing any more: the process is gone. Views stay valid."""
         self._closed = True
         self.released.clear()
 
     def drop(self, offset: int, *, large: bool = False) -> None:
-        """The last view of the slab at `offset` is gone."""
+        """Note that the last view of the slab at `offset` is gone."""
         self._held.pop(offset, None)
         if not self._closed:
             self.released.append(offset)
@@ -67,11 +67,11 @@ class Leases:
 
 
 class _Lease(weakref.ref[Any]):
-    """Held by its Leases, or it would die without calling back."""
+    """Held by its ResultLeases, or it would die without calling back."""
 
     __slots__ = ("large", "leases", "offset")
     large: bool
-    leases: Leases
+    leases: ResultLeases
     offset: int
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tensorwire.gpu import SlabPool
-from tensorwire.server.engine import introductions
+from tensorwire.server.engine import signature_sync
 from tensorwire.server.engine.api import Prepared
-from tensorwire.server.engine.introductions import Introductions
 from tensorwire.server.engine.records import FORGET, PREPARE
+from tensorwire.server.engine.signature_sync import SignatureSync
 
 
 class _Resolved:
@@ -20,18 +20,18 @@ class _Resolved:
 
 def prepared(number: int, meta: bytes = b"meta", dims: bytes = b"dims") -> Prepared:
     resolved: Any = _Resolved()
-    return Prepared(None, number, 1, None, (), resolved, meta, dims)
+    return Prepared(number, 1, None, (), resolved, meta, dims)
 
 
-def make(nbytes: int = 1 << 20) -> tuple[Introductions, SlabPool, list[tuple[int, dict[str, int]]]]:
+def make(nbytes: int = 1 << 20) -> tuple[SignatureSync, SlabPool, list[tuple[int, dict[str, int]]]]:
     told: list[tuple[int, dict[str, int]]] = []
     pool = SlabPool(nbytes)
-    return Introductions(pool, lambda kind, **fields: told.append((kind, fields))), pool, told
+    return SignatureSync(pool, lambda kind, **fields: told.append((kind, fields))), pool, told
 
 
 def test_metadata_and_dims_lie_where_the_record_says() -> None:
     known, pool, told = make()
-    assert known.introduce(prepared(7, b"metadata", b"12345678"))
+    assert known.send(prepared(7, b"metadata", b"12345678"))
     ((kind, fields),) = told
     assert (kind, fields["number"]) == (PREPARE, 7)
     assert bytes(pool.view(fields["offset"], fields["start"] + fields["capacity"])) == b"metadata12345678"
@@ -40,7 +40,7 @@ def test_metadata_and_dims_lie_where_the_record_says() -> None:
 
 def test_memory_returns_when_it_was_read() -> None:
     known, pool, _ = make()
-    known.introduce(prepared(7))
+    known.send(prepared(7))
     assert known.in_use == 8
     known.read(7)
     known.read(7)
@@ -52,25 +52,25 @@ def test_memory_returns_when_it_was_read() -> None:
 def test_a_full_pool_is_said_and_nothing_is_told() -> None:
     known, pool, told = make(4096)
     assert pool.allocate(4096)
-    assert not known.introduce(prepared(1))
+    assert not known.send(prepared(1))
     assert told == []
     assert 1 not in known.known
 
 
 def test_the_oldest_is_forgotten_once_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(introductions, "MOST", 2)
+    monkeypatch.setattr(signature_sync, "MOST", 2)
     known, _, told = make()
-    assert known.introduce(prepared(1))
-    assert known.introduce(prepared(2))
-    assert not known.introduce(prepared(3))
+    assert known.send(prepared(1))
+    assert known.send(prepared(2))
+    assert not known.send(prepared(3))
     known.read(1)
-    assert known.introduce(prepared(3))
+    assert known.send(prepared(3))
     assert [(kind, fields["number"]) for kind, fields in told[2:]] == [(FORGET, 1), (PREPARE, 3)]
     assert list(known.known) == [2, 3]
 
 
 def test_close_gives_back_what_was_not_read() -> None:
     known, pool, _ = make()
-    known.introduce(prepared(1))
+    known.send(prepared(1))
     known.close()
     assert pool.in_use == 0

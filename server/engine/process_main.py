@@ -1,7 +1,7 @@
-"""The engine process: `python -m tensorwire.server.engine.child`, started by worker.py and by nobody else.
+"""The engine process: `python -m tensorwire.server.engine.process_main`, started by worker.py and by nobody else.
 
 What lives here: the other side of process.py: taking requests from the ring and running the same core as the inline
-engine. What must not: laying results into shared memory (publisher.py), asyncio, decisions about batches (core).
+engine. What must not: laying results into shared memory (result_writer.py), asyncio, decisions about batches (core).
 
 One thread. It sleeps in poll() while it has nothing to do; while it has, it takes what has arrived, runs one batch, and
 publishes its result with one system call. It ends with its front, whichever way that ends: the control socket closes,
@@ -30,12 +30,13 @@ from ...gpu import SlabPool
 from ...gpu.pinned import PinError, Registration
 from .api import BatchResult, Failure, Prepared, Request
 from .backends import LoadError
+from .batch_memory import BatchMemory
+from .blocks import Block
+from .call_preparer import CallPreparer
 from .control import Channel
 from .core import EngineCore
-from .forks import leave_to_parent
+from .fork_guard import leave_to_parent
 from .habits import Habits
-from .prepare import Preparer
-from .publisher import Publisher
 from .records import (
     CANCEL,
     CANCELLED,
@@ -47,8 +48,8 @@ from .records import (
     TO_ENGINE,
     TO_FRONT,
 )
+from .result_writer import ResultWriter
 from .ring import Ring
-from .slots import Block, Slots
 from .spec import SpecError, load_spec
 from .withdrawals import Withdrawals
 
@@ -70,7 +71,7 @@ class Child:
         self._requests = Ring(TO_ENGINE, message["capacity"], descriptors["requests"], descriptors["requests_event"])
         replies = Ring(TO_FRONT, message["capacity"], descriptors["replies"], descriptors["replies_event"])
         self._rings = self._requests.event, replies.event
-        self._publisher = Publisher(self._results, replies, channel, self._wait_for_front, self._stand_by)
+        self._publisher = ResultWriter(self._results, replies, channel, self._wait_for_front, self._stand_by)
         self._lay_out = self._publisher.lay_out
         self._withdrawals = Withdrawals(descriptors["marks"], message["slots"])
         self._withdrawn: set[int] = set()  # slots of requests left out, whose cancel is on its way
@@ -81,8 +82,8 @@ class Child:
         self._prepared: dict[int, Prepared] = {}
         self._leaving = False
         spec = load_spec(Path(message["folder"]))
-        self._slots = Slots(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
-        self._preparer = Preparer(spec, self._slots, self)
+        self._memory = BatchMemory(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
+        self._preparer = CallPreparer(spec, self._memory)
         self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned, starting=self._mark)
         self._registrations = [] if spec.device == "cpu" else _pin(spec.device, self._pool, self._results)
         leave_to_parent(lambda: _HANDLERS, self._descriptors, self._forked)
@@ -99,7 +100,7 @@ class Child:
         return [self._channel.fileno(), *self._rings]
 
     def _forked(self) -> None:
-        """This is a model's child now: if it comes back from its call, it has no business here."""
+        """Mark this process as a model's child: if it comes back from its call, it has no business here."""
         self._lay_out = _come_back
 
     def say_ready(self) -> None:
@@ -179,7 +180,7 @@ class Child:
         self._core.submit(request)
 
     def _block(self, prepared: Prepared, capacity: int, offset: int, nbytes: int) -> Block:
-        """The front's block again, over the same memory; kept, for the front forms its batches in the same places."""
+        """Return the front's block again, over the same memory; kept, as batches form in the same places."""
         memory = self._pool.view(offset, nbytes)
         bucket = prepared.bucket
         offsets = tuple(at for at, _ in prepared.parts) if bucket is None else bucket.layout(capacity)[0]
@@ -247,12 +248,12 @@ class Child:
 
 
 def _nothing_to_release(block: Block, rows: int) -> None:
-    """The front owns the memory of requests, and learns from the result that they are over."""
+    """Do nothing: the front owns the memory of requests, and learns from the result that they are over."""
     del block, rows
 
 
 def _come_back(outcome: list[BatchResult | Failure]) -> None:
-    """What a model's child has to say after its call: its parent says it."""
+    """Drop what a model's child has to say after its call: its parent says it."""
     del outcome
     _leave_now(1)
 

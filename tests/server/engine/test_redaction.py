@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tensorwire.server.engine.words import without_folders
+from tensorwire.server.engine.redaction import without_folders
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Checking a call against a model's signature and working out its slots, once per distinct (metadata, dims).
 
-What lives here: the Preparer, the same on both sides of a process boundary. What must not: bodies, memory, the cache of
-what it gives (the front's, per principal).
+What lives here: the CallPreparer, the same on both sides of a process boundary. What must not: bodies, memory, the
+cache of what it gives (the front's, per principal).
 """
 
 from __future__ import annotations
@@ -11,33 +11,32 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...codec import SignatureError, check_signature
 from .api import Prepared
-from .slots import Bucket, Field
+from .blocks import Bucket, Field
 
 if TYPE_CHECKING:
     from ...codec import Resolved
     from .spec import ModelSpec
 
-__all__ = ["Buckets", "Preparer"]
+__all__ = ["Buckets", "CallPreparer"]
 
 
 class Buckets(Protocol):
-    """Where buckets come from: slots.Slots, so that calls of one shape share one."""
+    """Where buckets come from: batch_memory.BatchMemory, so that calls of one shape share one."""
 
     def bucket(self, fields: tuple[Field, ...], /) -> Bucket:
-        """The one bucket of these fields."""
+        """Return the one bucket of these fields."""
 
 
-class Preparer:
+class CallPreparer:
     """Makes the Prepared of calls of one model; numbers them 0, 1, 2 ..."""
 
-    def __init__(self, spec: ModelSpec, buckets: Buckets, engine: object) -> None:
+    def __init__(self, spec: ModelSpec, buckets: Buckets) -> None:
         self._spec = spec
         self._buckets = buckets
-        self._engine = engine
         self._numbers = count()
 
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
-        """Raises SignatureError naming the field, what was sent and what the model expects."""
+        """Check a call. Raises SignatureError naming the field, what was sent and what the model expects."""
         spec = self._spec
         rows = check_signature(spec.inputs, resolved, spec.batched)
         if spec.batched and rows > spec.max_batch:
@@ -51,4 +50,4 @@ class Preparer:
                 tuple(Field(t.name, t.dtype.numpy or t.dtype.storage, t.shape[1:]) for t in placed)
             )
         parts = tuple((tensor.offset, tensor.nbytes) for tensor in placed)
-        return Prepared(self._engine, next(self._numbers), rows, bucket, parts, resolved, meta, dims)
+        return Prepared(next(self._numbers), rows, bucket, parts, resolved, meta, dims)

@@ -1,7 +1,7 @@
 """What an engine process says through its ring, turned into results.
 
 What lives here: reading records, and views of result slabs in the shape the front wants. What must not: life and death
-of the process, telling it anything. One `Answers` per life of a process.
+of the process, telling it anything. One `ResultReader` per instance of a process.
 """
 
 from __future__ import annotations
@@ -20,19 +20,29 @@ from .ring import RingError
 if TYPE_CHECKING:
     from .api import Failure, OutputSignature
     from .inflight import InFlight
-    from .leases import Leases
+    from .result_leases import ResultLeases
     from .worker import Worker
 
-__all__ = ["NONSENSE", "Answers"]
+__all__ = ["PROTOCOL_VIOLATIONS", "ResultReader"]
 
 #: What reading raises if the process writes records that cannot be: it is broken, whatever the reason.
-NONSENSE = (RingError, NotInFlightError, LookupError, ValueError, TypeError, OverflowError, msgpack.UnpackException)
+PROTOCOL_VIOLATIONS = (
+    RingError,
+    NotInFlightError,
+    LookupError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    msgpack.UnpackException,
+)
 
 
-class Answers:
+class ResultReader:
     """Reads `worker`'s records. `prepared(number)` is called when it has read the metadata sent under that number."""
 
-    def __init__(self, worker: Worker, in_flight: InFlight, leases: Leases, prepared: Callable[[int], object]) -> None:
+    def __init__(
+        self, worker: Worker, in_flight: InFlight, leases: ResultLeases, prepared: Callable[[int], object]
+    ) -> None:
         self._worker = worker
         self._in_flight = in_flight
         self._leases = leases
@@ -40,7 +50,10 @@ class Answers:
         self._signatures: dict[int, OutputSignature] = {}
 
     def read(self, outcome: list[BatchResult | Failure]) -> bool:
-        """Append what came to `outcome`; whether any request is over. Raises one of NONSENSE, `outcome` being valid."""
+        """Append what came to `outcome`, and return whether any request is over.
+
+        Raises one of PROTOCOL_VIOLATIONS; `outcome` is valid all the same.
+        """
         finish = self._in_flight.finish
         worker = self._worker
         marks = worker.marks
@@ -77,7 +90,7 @@ class Answers:
                 self._signatures[signature] = _layout(bytes(worker.results.view(offset, nbytes)))
                 self._leases.released.append(offset)
             elif kind == SHORT:
-                self._leases.hurry()
+                self._leases.release_eagerly()
             else:
                 raise RingError(f"a record of kind {kind}")
         return progress

@@ -13,8 +13,8 @@ from tensorwire.codec import Encoded
 from tensorwire.gpu import SlabPool
 from tensorwire.protocol import Status
 from tensorwire.server.engine.api import BatchResult, Failure, Request
-from tensorwire.server.engine.publisher import SLOTS_PER_MESSAGE, Publisher
 from tensorwire.server.engine.records import ENCODED, RESULT, SHORT, SIGNATURE, TO_FRONT
+from tensorwire.server.engine.result_writer import SLOTS_PER_MESSAGE, ResultWriter
 from tensorwire.server.engine.ring import Ring
 
 
@@ -28,7 +28,7 @@ class Other:
         self.sent: list[dict[str, Any]] = []
         self.records: list[tuple[Any, ...]] = []
         channel: Any = SimpleNamespace(send=lambda kind, **fields: self.sent.append({"kind": kind, **fields}))
-        self.publisher = Publisher(self.pool, self.ring, channel, self.give_back, self.read)
+        self.publisher = ResultWriter(self.pool, self.ring, channel, self.give_back, self.read)
 
     def read(self) -> list[tuple[Any, ...]]:
         fresh = self.front.read()

@@ -1,7 +1,7 @@
-"""One life of an engine process as the front holds it, and what is only true during it.
+"""One instance of an engine process as the front holds it, and what is true of that instance alone.
 
-What lives here: the worker with all that belongs to this life, and handing records over to it. What must not: when a
-life begins or ends, and what becomes of calls then (lifecycle.py).
+What lives here: the worker with all that belongs to the instance, and handing records over to it. What must not: when
+an instance begins or ends, and what becomes of calls then (lifecycle.py).
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .answers import Answers
-from .introductions import Introductions
-from .leases import Leases
 from .records import RELEASE
+from .result_leases import ResultLeases
+from .result_reader import ResultReader
+from .signature_sync import SignatureSync
 from .worker import Worker
 
 if TYPE_CHECKING:
     from ...gpu import SlabPool
     from .inflight import InFlight
 
-__all__ = ["Life"]
+__all__ = ["ProcessInstance"]
 
 
-class Life:
-    """`wake()` asks for a `hand_over()` soon. `fate` is set when the process has been condemned."""
+class ProcessInstance:
+    """`wake()` asks for a `hand_over()` soon. `failure_reason` is set when the process has been condemned."""
 
     def __init__(self, worker: Worker, pool: SlabPool, in_flight: InFlight, wake: Callable[[], object]) -> None:
         self.worker = worker
-        self.leases = Leases(wake)
-        self.introductions = Introductions(pool, self.tell)
-        self.answers = Answers(worker, in_flight, self.leases, self.introductions.read)
-        self.fate = ""
+        self.leases = ResultLeases(wake)
+        self.signatures = SignatureSync(pool, self.tell)
+        self.results = ResultReader(worker, in_flight, self.leases, self.signatures.read)
+        self.failure_reason = ""
         self.retry = True
         self._overflow: deque[tuple[Any, ...]] = deque()
         self._wake = wake
@@ -57,7 +57,7 @@ class Life:
         ring.publish()
 
     def close(self) -> None:
-        """The process is reaped: everything of this life goes back. Views of results stay valid."""
-        self.introductions.close()
+        """Give everything of this instance back, once the process is reaped. Views of results stay valid."""
+        self.signatures.close()
         self.leases.close()
         self.worker.close()

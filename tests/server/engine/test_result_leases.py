@@ -6,12 +6,12 @@ import gc
 
 import numpy as np
 
-from tensorwire.server.engine.leases import LARGE, MANY, Leases
+from tensorwire.server.engine.result_leases import LARGE, MANY, ResultLeases
 
 
-def make() -> tuple[Leases, list[int]]:
+def make() -> tuple[ResultLeases, list[int]]:
     calls: list[int] = []
-    return Leases(lambda: calls.append(1)), calls
+    return ResultLeases(lambda: calls.append(1)), calls
 
 
 def memory() -> memoryview:
@@ -46,7 +46,7 @@ def test_a_large_slab_does_not_wait() -> None:
 
 def test_in_a_hurry_nothing_waits() -> None:
     leases, calls = make()
-    leases.hurry()
+    leases.release_eagerly()
     assert calls == [1]  # whoever is woken sees that memory is short
     leases.lease(memory(), 1)
     assert calls == [1, 1]
@@ -56,7 +56,7 @@ def test_hurry_tells_what_has_waited() -> None:
     leases, calls = make()
     leases.lease(memory(), 1)
     assert calls == []
-    leases.hurry()
+    leases.release_eagerly()
     assert calls == [1]
 
 

@@ -1,4 +1,4 @@
-"""Slots: where rows lie, when a block is used again, and that every byte goes back to the pool."""
+"""BatchMemory: where rows lie, when a block is used again, and that every byte goes back to the pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tensorwire.server.engine.api import BatchResult
-from tensorwire.server.engine.slots import FORMING_BYTES, Bucket, Field
+from tensorwire.server.engine.blocks import FORMING_BYTES, Bucket, Field
 from tests.server.engine.helpers import ECHO, ECHO_TOML, Harness, outputs_of, python_spec
 
 FLOAT = np.dtype("float32")

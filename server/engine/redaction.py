@@ -30,19 +30,19 @@ def is_ctrl_c(error: BaseException) -> bool:
 
 
 def raised(error: BaseException, limit: int) -> str:
-    """What a model raised, fit for a caller: one line, escaped, at most about `limit` characters of its text."""
+    """Return what a model raised, fit for a caller: one line, escaped, at most about `limit` characters of its text."""
     return f"model raised {type_of(error)}: {shown(text_of(error), limit)}"
 
 
 def type_of(error: BaseException) -> str:
-    """The name of its class, which may be any text."""
+    """Return the name of its class, which may be any text."""
     name = type.__dict__["__name__"].__get__(type(error))
     return name if name.isidentifier() and len(name) <= _NAME_LENGTH else shown(name)
 
 
 def text_of(error: BaseException) -> str:
-    """What it says, as a plain str, keys masked: `__str__` is the model's, and may raise, or return a str with its own
-    methods.
+    """Return what it says, as a plain str, keys masked: `__str__` is the model's, and may raise, or return a str with
+    its own methods.
     """
     try:
         return masked("".join(("", str(error))))

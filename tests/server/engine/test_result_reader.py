@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tensorwire.gpu import Slab, SlabPool
-from tensorwire.server.engine.answers import NONSENSE, Answers
 from tensorwire.server.engine.api import BatchResult, Failure, Request
+from tensorwire.server.engine.batch_memory import BatchMemory
+from tensorwire.server.engine.blocks import Block
 from tensorwire.server.engine.inflight import InFlight
-from tensorwire.server.engine.leases import Leases
 from tensorwire.server.engine.records import (
     CANCELLED,
     ENCODED,
@@ -26,14 +26,15 @@ from tensorwire.server.engine.records import (
     TO_FRONT,
     output_places,
 )
+from tensorwire.server.engine.result_leases import ResultLeases
+from tensorwire.server.engine.result_reader import PROTOCOL_VIOLATIONS, ResultReader
 from tensorwire.server.engine.ring import Ring
-from tensorwire.server.engine.slots import Block, Slots
 
 SIGNATURES = (("y", "float32", (2,), 8), ("z", "uint8", (), 1))
 
 
 class Other:
-    """The process's side, played by the test; also what `Answers` knows of a worker."""
+    """The process's side, played by the test; also what `ResultReader` knows of a worker."""
 
     def __init__(self) -> None:
         self.ring = Ring(TO_FRONT, 64)
@@ -41,12 +42,12 @@ class Other:
         self.results = SlabPool(1 << 20)
         self.marks = memoryview(bytearray(8))
         self.pool = SlabPool(1 << 20)
-        self.in_flight = InFlight(8, Slots(self.pool, 8))
+        self.in_flight = InFlight(8, BatchMemory(self.pool, 8))
         self.urgent: list[int] = []
         self.prepared: list[int] = []
-        self.leases = Leases(lambda: self.urgent.append(1))
+        self.leases = ResultLeases(lambda: self.urgent.append(1))
         worker: Any = self
-        self.answers = Answers(worker, self.in_flight, self.leases, self.prepared.append)
+        self.reader = ResultReader(worker, self.in_flight, self.leases, self.prepared.append)
 
     def request(self, rows: int = 1) -> Request:
         request = Request(0, None, time.monotonic())
@@ -70,7 +71,7 @@ class Other:
         assert self.ring.push(kind, 0, signature, count, rows, offset, nbytes, 1.0, 2.0, 3.0, 4.0)
         self.ring.publish()
 
-    def introduce(self, number: int = 0) -> int:
+    def send(self, number: int = 0) -> int:
         raw = msgpack.packb(SIGNATURES)
         slab = self.slab(raw)
         self.say(SIGNATURE, signature=number, offset=slab.offset, nbytes=len(raw))
@@ -88,7 +89,7 @@ class Other:
 
     def read(self) -> tuple[bool, list[BatchResult | Failure]]:
         outcome: list[BatchResult | Failure] = []
-        return self.answers.read(outcome), outcome
+        return self.reader.read(outcome), outcome
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def other() -> Iterator[Other]:
 
 def test_a_result_lists_its_requests_and_shows_its_outputs(other: Other) -> None:
     first, second = other.request(), other.request(2)
-    introduced = other.introduce()
+    introduced = other.send()
     other.result([second, first], 3)
     progress, (result,) = other.read()
     assert progress
@@ -145,7 +146,7 @@ def test_news_that_end_no_request_are_no_progress(other: Other) -> None:
 
 
 def test_a_result_ends_the_hurry(other: Other) -> None:
-    other.introduce()
+    other.send()
     other.say(SHORT)
     other.result([other.request()], 1)
     _, outcome = other.read()
@@ -172,11 +173,11 @@ def test_what_cannot_be_is_refused_and_what_came_before_is_kept(
     other: Other, kind: int, fields: dict[str, int]
 ) -> None:
     good, waiting = other.request(), other.request()
-    other.introduce()
+    other.send()
     other.result([good], 1)
     other.say(kind, **fields)
     outcome: list[BatchResult | Failure] = []
-    with pytest.raises(NONSENSE):
-        other.answers.read(outcome)
+    with pytest.raises(PROTOCOL_VIOLATIONS):
+        other.reader.read(outcome)
     assert [each.requests for each in outcome] == [[good]]
     assert other.in_flight.holds(waiting)

@@ -1,6 +1,7 @@
 """What an engine process tells its front: results laid into shared memory, and the records that say where.
 
-What lives here: result slabs, layouts of outputs, failures. What must not: requests, running, when to end (child.py).
+What lives here: result slabs, layouts of outputs, failures. What must not: requests, running, when to end
+(process_main.py).
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from .control import Channel
     from .ring import Ring
 
-__all__ = ["Publisher"]
+__all__ = ["ResultWriter"]
 
-#: Slots in one failure message; keeps it far below the channel's limit.
+#: BatchMemory in one failure message; keeps it far below the channel's limit.
 SLOTS_PER_MESSAGE: Final = 8192
 #: Output layouts remembered. A model whose output shapes never repeat costs a message per batch, not memory.
 MAX_SIGNATURES: Final = 1024
 
 
-class Publisher:
+class ResultWriter:
     """`pool` is for results. `wait()` returns when the front has said something (it may have given memory back),
     `stand_by()` after a moment; both end the process when the front is gone.
     """
@@ -56,7 +57,7 @@ class Publisher:
         self._ring.publish()
 
     def released(self, offset: int) -> None:
-        """The front has dropped the last view of a result."""
+        """Take back the memory of a result whose last view the front has dropped."""
         self._slabs.pop(offset).release()
 
     def lay_out(self, outcome: list[BatchResult | Failure]) -> None:
@@ -126,7 +127,7 @@ class Publisher:
             )
 
     def _introduce(self, signature: OutputSignature) -> int:
-        """Number an output layout, and tell the front what the number stands for."""
+        """Return number an output layout, and tell the front what the number stands for."""
         if len(self._signatures) >= MAX_SIGNATURES:
             self._signatures.clear()
         raw = msgpack.packb(signature)
@@ -139,7 +140,7 @@ class Publisher:
         return number
 
     def _allocate(self, nbytes: int, result: BatchResult | None) -> Slab | None:
-        """Result memory, waited for while callers hold it; None (and the batch has failed) if it can never fit."""
+        """Wait for result memory while callers hold it; None (and the batch has failed) if it can never fit."""
         while (slab := self._pool.allocate(nbytes)) is None:
             if nbytes > self._pool.largest or not self._slabs:
                 self._fail_too_large(nbytes, result)
@@ -175,7 +176,7 @@ class Publisher:
 
 
 def _pieces(result: BatchResult, most: int) -> Iterator[BatchResult]:
-    """The same calls in order, as batches whose outputs have at most `most` bytes, or are those of one call."""
+    """Return the same calls in order, as batches whose outputs have at most `most` bytes, or are those of one call."""
     first = row = 0
     requests = result.requests
     while first < len(requests):
