@@ -16,7 +16,7 @@ COMPILED_TESTS += --ignore tests/clients/cli/decoding --ignore tests/clients/cli
 # What is over soon and needs no server process, built C program or capture tool: the rest is left to `make test`.
 UNIT_TESTS := tests/protocol tests/vectors tests/codec tests/model tests/server tests/clients tests/meta/test_citations.py
 UNIT_TESTS += --ignore tests/server/engine/test_process.py --ignore tests/server/engine/test_process_cuda.py
-UNIT_TESTS += --ignore tests/clients/cli/test_commands.py --ignore tests/clients/test_forks.py --ignore tests/clients/test_reentry.py
+UNIT_TESTS += --ignore tests/clients/cli/test_commands.py --ignore tests/clients/test_fork_guard.py --ignore tests/clients/test_reentry.py
 SECONDS ?= 600
 # Every test that starts a process would compile our modules anew.
 export PYTHONDONTWRITEBYTECODE :=

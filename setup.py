@@ -41,7 +41,7 @@ HOT = {
         "link",
         "core",
         "sockets",
-        "lead",
+        "leader_follower",
         "blocking_wire",
         "blocking_driver",
     ],

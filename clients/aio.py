@@ -14,13 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from .aio_driver import Driver
-from .arguments import of_call, seconds, whole
+from .arguments import of_call, seconds
 from .calls import CONNECT, PING, STREAM, UNARY
-from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY
-from .keys import Credentials, KeySource
+from .keys import KeySource
+from .options import DEFAULTS, ClientOptions
 from .results import Result
-from .tls import trust_for
 from .url import Address, parse_url
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ async def connect(
 
     A function given as ``key`` runs in a thread, so that it may take its time (at most ``timeout``).
     """
-    client = Client(
-        parse_url(url),
+    options = ClientOptions(
         key=key,
         mac=mac,
         tls_ca=tls_ca,
@@ -59,6 +57,7 @@ async def connect(
         max_reply=max_reply,
         capture=capture,
     )
+    client = Client(parse_url(url), options)
     try:
         await client.wait_connected(timeout)
     except BaseException:
@@ -73,32 +72,8 @@ class Client:
     Belongs to the event loop it was made in; not thread-safe.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        key: KeySource | None = None,
-        mac: str | Sequence[str] | None = None,
-        tls_ca: str | Path | None = None,
-        tls_cert: str | Path | None = None,
-        tls_key: str | Path | None = None,
-        wait_for_ready: bool = False,
-        timeout: float = CONNECT_TIMEOUT,
-        max_reply: int = MAX_REPLY,
-        capture: str | Path | None = None,
-    ) -> None:
-        credentials = Credentials(address, key, mac)
-        trust = trust_for(address, tls_ca, tls_cert, tls_key)
-        self._capture = open_capture(capture)
-        self._driver = Driver(
-            address,
-            credentials,
-            seconds("timeout", timeout),
-            trust=trust,
-            wait_for_ready=bool(wait_for_ready),
-            max_reply=whole("max_reply", max_reply),
-            capture=self._capture,
-        )
+    def __init__(self, address: Address, options: ClientOptions = DEFAULTS) -> None:
+        self._driver = Driver(address, options)
 
     async def infer(
         self,
@@ -151,13 +126,13 @@ class Client:
         return call.finished_at - call.opened_at
 
     async def models(self, *, deadline: float | None = None) -> ModelList:
-        """What the server serves."""
+        """Return what the server serves."""
         from . import services
 
         return services.read_models(await self.infer(services.MODELS, services.ask_models(), deadline=deadline))
 
     async def describe(self, model: str, *, version: str = "", deadline: float | None = None) -> Description:
-        """Inputs, outputs and limits of a model."""
+        """Return inputs, outputs and limits of a model."""
         from . import services
 
         question = services.ask_describe(model, version)
@@ -171,7 +146,7 @@ class Client:
         return services.read_health(await self.infer(services.HEALTH, question, deadline=deadline))
 
     async def watch_health(self, model: str = "") -> AsyncGenerator[HealthReport, None]:
-        """The health now and whenever it changes; ends when the generator is closed."""
+        """Yield the health now and whenever it changes; ends when the generator is closed."""
         from . import services
 
         driver, question = self._driver, services.ask_health(model, watch=True)
@@ -195,8 +170,6 @@ class Client:
     async def close(self) -> None:
         """Say goodbye and close the connection; calls under way fail with :class:`ClientClosed`. May be repeated."""
         await self._driver.close()
-        if self._capture is not None:
-            self._capture.close()
 
     async def __aenter__(self) -> Self:
         return self

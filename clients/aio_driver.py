@@ -15,23 +15,20 @@ import ssl
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..protocol.alarm import Alarm
-from .aio_wire import Wire
+from .aio_wire import Wire, WireOwner
 from .calls import FOREVER, STREAM, Call
+from .capture import open_capture
 from .core import ClientCore
 from .errors import ConnectFailed, TensorwireError
-from .forks import check_fork, generation
+from .fork_guard import check_fork, generation
 from .link import CLOSED_UNDER, Link
+from .options import ClientOptions
 from .sockets import NEXT_ADDRESS, Found, explain, failures_of, in_turn, look_up, numeric
 from .tls import refused
 from .url import Address
-
-if TYPE_CHECKING:
-    from ..protocol.capture import CaptureWriter
-    from .keys import Credentials
-    from .tls import Trust
 
 GOODBYE_TIMEOUT = 1.0
 """Seconds that the end of TLS may take after the last word, before the socket is closed without."""
@@ -49,32 +46,27 @@ def resolve(call: Call) -> None:
             future.set_exception(call.error)
 
 
-class Driver:
+class Driver(WireOwner):
     """Carries the calls of one client. Belongs to the event loop it was made in; not thread-safe."""
 
     def __init__(
         self,
         address: Address,
-        credentials: Credentials,
-        connect_timeout: float,
-        *,
-        trust: Trust | None,
-        wait_for_ready: bool,
-        max_reply: int,
-        capture: CaptureWriter | None,
+        options: ClientOptions,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        super().__init__(asyncio.get_running_loop())
         self._address = address
-        self._connect_timeout = connect_timeout
-        self._trust = trust
+        self._connect_timeout = options.timeout
+        credentials = options.credentials(address)
+        self._trust = options.trust(address)
         self._core = ClientCore(
             resolve,
             self.loop.create_future,
             address=str(address),
             credentials=credentials,
-            wait_for_ready=wait_for_ready,
-            max_reply=max_reply,
-            capture=capture,
+            wait_for_ready=options.wait_for_ready,
+            max_reply=options.max_reply,
+            capture=open_capture(options.capture),
         )
         self._wires: set[Wire] = set()
         self._wire: Wire | None = None
@@ -114,7 +106,7 @@ class Driver:
         return call
 
     async def control(self, kind: int, deadline: float | None) -> Call:
-        """A call without a stream, done when this returns."""
+        """Make a call without a stream; it is done when this returns."""
         check_fork(self._generation)
         call = self._core.control(kind, deadline, monotonic())
         self._core.watch(call)
@@ -142,16 +134,20 @@ class Driver:
             self._schedule_all()
 
     def let_go(self, call: Call, future: asyncio.Future[Any]) -> None:
-        """The future of ``call`` is done: where it was cancelled, so is the call."""
+        """Cancel ``call`` where its future, which is done, was cancelled."""
         if future.cancelled():
             self.cancel(call)
 
     async def close(self) -> None:
         """Say goodbye on every connection; calls under way fail. Nothing in a forked child, which has no connection
-        (see ``forks``), and whose loop may be the parent's, too.
+        (see ``fork_guard``), and whose loop may be the parent's, too.
         """
-        if self._generation != generation[0]:
-            return
+        if self._generation == generation[0]:
+            await self._say_goodbye()
+        if self._core.capture is not None:
+            self._core.capture.close()
+
+    async def _say_goodbye(self) -> None:
         now = monotonic()
         self._core.close(now)
         self._alarm.cancel()
@@ -251,7 +247,7 @@ class Driver:
             raise
 
     async def _connect_first(self) -> socket.socket:
-        """A socket connected to whichever address of the name answers first, as ``sockets.connect_first`` does it:
+        """Connect a socket to whichever address of the name answers first, as ``sockets.connect_first`` does it:
         uvloop's ``create_connection`` has none of asyncio's ``happy_eyeballs_delay``.
         """
         self._tried = {}
@@ -314,7 +310,7 @@ class Driver:
     # --- called by the wires -----------------------------------------------------------------------------------------
 
     def wire_made(self, wire: Wire, binding: bytes = b"") -> Link:
-        """A transport is connected: the link it is to drive. ``binding`` as for ``ClientCore.dialled``."""
+        """Return the link that a connected transport is to drive. ``binding`` as for ``ClientCore.dialled``."""
         self._wires.add(wire)
         self._wire = wire
         link = self._core.dialled(monotonic(), binding)
@@ -322,14 +318,14 @@ class Driver:
         return link
 
     def wire_lost(self, wire: Wire) -> None:
-        """A transport is gone."""
+        """Forget a transport that is gone."""
         self._wires.discard(wire)
         if self._wire is wire:
             self._wire = None
         self._ensure_connection()
 
     def settle(self, wire: Wire) -> None:
-        """After bytes came in: answer, keep time, reconnect."""
+        """Answer, keep time, reconnect, after bytes came in."""
         link = wire.link
         if link.has_output or link.finished:
             wire.schedule()

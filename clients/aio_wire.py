@@ -11,16 +11,13 @@ import asyncio
 import ssl
 import sys
 import time
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from .errors import AuthenticationError
-from .forks import parents
+from .fork_guard import parents
 from .link import Link
 from .sockets import tune_tcp
 from .tls import binding_of, describe
-
-if TYPE_CHECKING:
-    from .aio_driver import Driver
 
 JOIN = 65536
 """Bytes up to which the buffers of one write are joined: copying them costs less than handing over each."""
@@ -30,25 +27,44 @@ HIGH_WATER = 1 << 20
 monotonic = time.monotonic
 
 
+class WireOwner:
+    """What a wire asks of its client, upwards. Implemented by ``aio_driver.Driver``."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+    def wire_made(self, wire: Wire, binding: bytes = b"") -> Link:
+        """Return the link that a connected transport is to drive."""
+        raise NotImplementedError
+
+    def wire_lost(self, wire: Wire) -> None:
+        """Forget a transport that is gone."""
+        raise NotImplementedError
+
+    def settle(self, wire: Wire) -> None:
+        """Answer, keep time, reconnect, after bytes came in."""
+        raise NotImplementedError
+
+
 class Wire(asyncio.BufferedProtocol):
     """One transport and the link it drives."""
 
-    __slots__ = ("__weakref__", "_driver", "_joins", "_paused", "_transport", "gone", "link", "scheduled")
+    __slots__ = ("__weakref__", "_joins", "_owner", "_paused", "_transport", "gone", "link", "scheduled")
 
     link: Link
     _transport: asyncio.Transport
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, owner: WireOwner) -> None:
+        self._owner = owner
         self._paused = False
-        self._joins = sys.version_info < (3, 12) and not type(driver.loop).__module__.startswith("uvloop")
+        self._joins = sys.version_info < (3, 12) and not type(owner.loop).__module__.startswith("uvloop")
         self.scheduled = False
-        self.gone: asyncio.Future[None] = driver.loop.create_future()
+        self.gone: asyncio.Future[None] = owner.loop.create_future()
 
     # --- called by the transport -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The link comes into being, and says its first words."""
+        """Make the link, which says its first words."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         if transport.get_extra_info("peername") and not isinstance(transport.get_extra_info("peername"), (str, bytes)):
@@ -61,7 +77,7 @@ class Wire(asyncio.BufferedProtocol):
                 binding = binding_of(tls)
             except AuthenticationError as error:
                 problem = error.message
-        self.link = self._driver.wire_made(self, binding)
+        self.link = self._owner.wire_made(self, binding)
         if problem:
             self.link.lost(problem, monotonic())
             self._transport.abort()
@@ -75,34 +91,34 @@ class Wire(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came in."""
         self.link.received(nbytes, monotonic())
-        self._driver.settle(self)
+        self._owner.settle(self)
 
     def eof_received(self) -> bool:
-        """The server sends no more; false lets the transport close."""
+        """Note that the server sends no more; false lets the transport close."""
         self.link.eof(monotonic())
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is gone, for whatever reason."""
+        """End the link: the transport is gone, for whatever reason."""
         reason = getattr(exc, "strerror", None) or (str(exc) if exc else "the server closed the connection")
         if isinstance(exc, ssl.SSLError):
             reason = describe(exc)
         self.link.lost(reason, monotonic())
-        self._driver.wire_lost(self)
+        self._owner.wire_lost(self)
         if not self.gone.done():
             self.gone.set_result(None)
 
     def pause_writing(self) -> None:
-        """The transport has enough for now."""
+        """Give the transport no more for now."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """The transport takes more."""
+        """Give the transport more."""
         self._paused = False
         self.flush()
 
     def fileno(self) -> int:
-        """The socket's descriptor, -1 where it may have been closed: see ``forks``."""
+        """Return the socket's descriptor, -1 where it may have been closed: see ``fork_guard``."""
         return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -111,7 +127,7 @@ class Wire(asyncio.BufferedProtocol):
         """Write at the end of this turn of the loop, together with whatever else it starts."""
         if not self.scheduled:
             self.scheduled = True
-            self._driver.loop.call_soon(self.flush)
+            self._owner.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Give the transport what the link has to say, until one of them has enough."""

@@ -35,7 +35,7 @@ def whole(name: str, value: Any) -> int:
 
 
 def of_call(deadline: Any, timing: Any, priority: Any) -> tuple[float | None, bool, int]:
-    """The options of a call."""
+    """Return the options of a call."""
     return (
         None if deadline is None else seconds("deadline", deadline),
         bool(timing),

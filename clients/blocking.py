@@ -14,14 +14,15 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from .arguments import of_call, seconds, whole
+from .arguments import of_call, seconds
 from .blocking_driver import Driver
 from .calls import CONNECT, PING, STREAM, UNARY, Call
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY, ClientCore
 from .errors import ForkedClient
-from .keys import Credentials, KeySource
-from .lead import wake
+from .keys import KeySource
+from .leader_follower import wake
+from .options import DEFAULTS, ClientOptions
 from .results import Result
 from .url import Address, parse_url
 
@@ -66,8 +67,7 @@ def connect(
     :class:`InvalidInput`, :class:`ConnectFailed`, and its :class:`AuthenticationError` where the two sides do not share
     a key, or the server's certificate is not trusted.
     """
-    client = Client(
-        parse_url(url),
+    options = ClientOptions(
         key=key,
         mac=mac,
         tls_ca=tls_ca,
@@ -79,6 +79,7 @@ def connect(
         capture=capture,
         spin=spin,
     )
+    client = Client(parse_url(url), options)
     try:
         client.wait_connected(timeout)
     except BaseException:
@@ -97,11 +98,11 @@ class Pending:
         self._driver = driver
 
     def done(self) -> bool:
-        """True where the outcome is known. It becomes known only while some thread waits on the client."""
+        """Return whether the outcome is known. It becomes known only while some thread waits on the client."""
         return self._call.finished
 
     def result(self, timeout: float | None = None) -> Result:
-        """The result, waiting for it at most ``timeout`` seconds; after that ``TimeoutError``, and the call goes on.
+        """Wait for the result, at most ``timeout`` seconds; after that ``TimeoutError``, and the call goes on.
 
         Raises what the call failed with. May be asked again, and from any thread.
         """
@@ -120,37 +121,17 @@ class Pending:
 class Client:
     """A connection to one server, made again when it is lost. Made by :func:`connect`; a context manager."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        key: KeySource | None = None,
-        mac: str | Sequence[str] | None = None,
-        tls_ca: str | Path | None = None,
-        tls_cert: str | Path | None = None,
-        tls_key: str | Path | None = None,
-        wait_for_ready: bool = False,
-        timeout: float = CONNECT_TIMEOUT,
-        max_reply: int = MAX_REPLY,
-        capture: str | Path | None = None,
-        spin: float | None = None,
-    ) -> None:
-        credentials = Credentials(address, key, mac)
-        trust = None
-        if address.tls or tls_ca is not None or tls_cert is not None or tls_key is not None:
-            from .tls import trust_for  # only who uses TLS pays for its import
-
-            trust = trust_for(address, tls_ca, tls_cert, tls_key)
+    def __init__(self, address: Address, options: ClientOptions = DEFAULTS) -> None:
+        credentials, trust = options.credentials(address), options.trust(address)
         core = ClientCore(
             wake,
             address=str(address),
             credentials=credentials,
-            wait_for_ready=bool(wait_for_ready),
-            max_reply=whole("max_reply", max_reply),
-            capture=open_capture(capture),
+            wait_for_ready=options.wait_for_ready,
+            max_reply=options.max_reply,
+            capture=open_capture(options.capture),
         )
-        spin = None if spin is None else seconds("spin", spin)
-        self._driver = Driver(core, address, seconds("timeout", timeout), spin, trust)
+        self._driver = Driver(core, address, options.timeout, options.spin, trust)
 
     def infer(
         self,
@@ -198,13 +179,13 @@ class Client:
         return call.finished_at - call.opened_at
 
     def models(self, *, deadline: float | None = None) -> ModelList:
-        """What the server serves."""
+        """Return what the server serves."""
         from . import services
 
         return services.read_models(self.infer(services.MODELS, services.ask_models(), deadline=deadline))
 
     def describe(self, model: str, *, version: str = "", deadline: float | None = None) -> Description:
-        """Inputs, outputs and limits of a model."""
+        """Return inputs, outputs and limits of a model."""
         from . import services
 
         question = services.ask_describe(model, version)
@@ -218,7 +199,7 @@ class Client:
         return services.read_health(self.infer(services.HEALTH, question, deadline=deadline))
 
     def watch_health(self, model: str = "") -> Generator[HealthReport, None, None]:
-        """The health now and whenever it changes; ends when the generator is closed."""
+        """Yield the health now and whenever it changes; ends when the generator is closed."""
         from . import services
 
         driver, question = self._driver, services.ask_health(model, watch=True)
@@ -260,6 +241,6 @@ def _check(call: Call) -> None:
 
 
 def _outcome(call: Call) -> Result:
-    """What a call that is done gives back, or raises."""
+    """Return what a call that is done gives back, or raises."""
     _check(call)
     return cast("Result", call.outcome)

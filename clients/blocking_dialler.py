@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .blocking_wire import Wire
 from .core import ClientCore
 from .errors import TensorwireError
-from .lead import Lead, Monitor
+from .leader_follower import Lead, Monitor
 from .sockets import dial, explain
 from .url import Address
 
@@ -42,7 +42,7 @@ class Dialler:
         """Seconds without an answer in dials that their callers cut short, since the last that came to an end."""
 
     def dial(self, timeout: float) -> Wire | None:
-        """A connection that has said its first words; None where there is none, as the core was told.
+        """Make a connection that has said its first words; None where there is none, as the core was told.
 
         timeout: seconds that the caller has. Where they end first, that is no failure for the others who wait: one of
         them dials next, and all of it counts as one for ``connect_timeout``.
@@ -63,7 +63,7 @@ class Dialler:
             self.lead.wake_all()
 
     def _connect(self, timeout: float) -> tuple[socket.socket, Channel | None] | str | TensorwireError:
-        """The socket, and TLS on it if there is to be any, or why there is none; the key is asked for first."""
+        """Connect a socket, with TLS if there is to be any, or say why not; the key is asked for first."""
         until = time.monotonic() + timeout
         try:
             if not self._monitor.step_out():

@@ -26,8 +26,8 @@ from .blocking_wire import LOST_TURN, SPIN, Wire, ask
 from .calls import FOREVER, UNARY, Call
 from .core import INTERRUPTED, ClientCore
 from .errors import ClientInUse
-from .forks import check_fork, generation
-from .lead import LOOK_AROUND, Lead, Monitor
+from .fork_guard import check_fork, generation
+from .leader_follower import LOOK_AROUND, Lead, Monitor
 from .link import CLOSED_UNDER
 from .sockets import wait_for
 from .url import Address
@@ -127,14 +127,14 @@ class Driver:
     def run(
         self, model: str, inputs: Mapping[str, Any], version: str, deadline: float | None, timing: bool, priority: int
     ) -> Result:
-        """A call and its result, or what it failed with: what most callers want, all of it compiled."""
+        """Make a call and return its result, or raise what it failed with: all of it compiled."""
         call = self.infer(model, inputs, version, deadline, timing, priority, UNARY, wait=True)
         if call.error is not None:
             raise call.error
         return cast("Result", call.outcome)
 
     def control(self, kind: int, deadline: float | None) -> Call:
-        """A call without a stream, done when this returns. Raises :class:`ClientInUse`."""
+        """Make a call without a stream; it is done when this returns. Raises :class:`ClientInUse`."""
         self._check_use()
         call: Call | None = None
         try:
@@ -200,7 +200,7 @@ class Driver:
 
     def close(self) -> None:
         """Say goodbye on every connection; calls under way fail. In a forked child, which has no connection (see
-        ``forks``), only descriptors go.
+        ``fork_guard``), only descriptors go.
         """
         if self._generation != generation[0]:
             for wire in self._wires():
@@ -260,7 +260,7 @@ class Driver:
             self._core.capture.close()
 
     def _broken_off(self, call: Call | None) -> None:
-        """An exception, such as a signal handler's, ends what this thread did: its ``call`` is given up, it leads
+        """End what this thread did, after an exception such as a signal handler's: its ``call`` is given up, it leads
         nothing any more, and what it left half changed is not used again.
         """
         self._monitor.step_in()  # where the interrupt came just as the lock was to be taken again
@@ -280,7 +280,7 @@ class Driver:
         self._core.changing = False
 
     def _resume(self) -> None:
-        """The wait is over: the lock is held again, and what came up meanwhile is done."""
+        """Do what came up during a wait; the lock is held again."""
         self._core.changing = True
         if self._late:
             self._do_late()
@@ -308,7 +308,7 @@ class Driver:
                 followed.step_down()
 
     def _wire_of(self, call: Call) -> Wire | None:
-        """The connection that brings news of ``call``; None where there is none yet."""
+        """Return the connection that brings news of ``call``; None where there is none yet."""
         wire, link = self._wire, call.link
         if link is None or (wire is not None and wire.link is link):
             return wire
@@ -369,7 +369,7 @@ class Driver:
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def _turn(self, wire: Wire, until: float) -> None:
-        """The leader's step: wait for the one next thing and deal with it."""
+        """Wait for the one next thing and deal with it: the leader's step."""
         due = self._core.next_timer()
         if until != FOREVER:
             due = min(due, until)

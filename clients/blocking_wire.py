@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..protocol.adaptive_spin import AdaptiveSpin
 from .calls import FOREVER
-from .forks import parents
-from .lead import LOOK_AROUND, Lead
+from .fork_guard import parents
+from .leader_follower import LOOK_AROUND, Lead
 from .link import Link
 from .sockets import Buffers, send_now, set_receive_timeout
 
@@ -103,7 +103,7 @@ class Wire:
             self._hang_up()
 
     def _output(self, now: float) -> Buffers:
-        """What the link has to say, as it goes to the socket."""
+        """Return what the link has to say, as it goes to the socket."""
         buffers = self.link.data_to_send(now)
         return self._channel.seal(buffers) if self._channel is not None and buffers else buffers
 
@@ -166,25 +166,25 @@ class Wire:
             link.eof(now)
 
     def limit_read(self, left: float) -> None:
-        """The next read gives up before ``left`` seconds are over; down to half of them, the last setting will do."""
+        """Have the next read give up before ``left`` seconds; down to half of them, the last setting will do."""
         if not min(left / 2, LOOK_AROUND) <= self.receive_timeout <= left:
             self.receive_timeout = min(left * 0.9, LOOK_AROUND)
             set_receive_timeout(self.sock, self.receive_timeout)
 
     def broke(self, error: OSError) -> None:
-        """A system call failed, or TLS did: the connection is gone."""
+        """Give the connection up: a system call failed, or TLS did."""
         if self._channel is None:
             self.lost(f"broke: {error.strerror or error}")
         else:
             self.lost(f"broke: {self._channel.explain(error)}")
 
     def lost(self, what: str) -> None:
-        """The connection is gone, or nothing more can be done with it: its calls end."""
+        """End the calls of a connection that is gone, or of no more use."""
         self.link.lost(f"the connection to {self._name} {what}", monotonic())
         self._hang_up()
 
     def step_down(self) -> None:
-        """The leader has done its part; it closes what was hung up meanwhile."""
+        """End the part of the leader, which closes what was hung up meanwhile."""
         if self.link.finished:
             self.sock.close()
         self.lead.step_down()

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
 from ..codec import Encoded
 from .errors import TensorwireError
 from .results import Result, request_id
-
-if TYPE_CHECKING:
-    from .link import Link
 
 FOREVER: Final = float("inf")
 
@@ -27,6 +24,22 @@ PING: Final = 2
 """No stream at all: a PING frame and its PONG."""
 CONNECT: Final = 3
 """Nothing is sent: done as soon as there is a connection."""
+
+
+class Carrier:
+    """What a call sees of the connection that carries it: ``link.Link``."""
+
+    __slots__ = ("connection_id", "finished")
+
+    def __init__(self) -> None:
+        self.connection_id = b""
+        """Given by the server; b"" until the handshake is done."""
+        self.finished = False
+        """Nothing more will come of it: send what is still to be sent, then close the socket."""
+
+    def abandon(self, call: Call) -> None:
+        """Forget a call that ended on this side; late frames of it are dropped."""
+        raise NotImplementedError
 
 
 @final
@@ -71,7 +84,7 @@ class Call:
         self.flags = 0
         self.priority = 0
         self.attempts = 0
-        self.link: Link | None = None
+        self.link: Carrier | None = None
         """The connection that carries it, or None while it waits for one."""
         self.stream_id = 0
         self.opened_at = 0.0
@@ -88,7 +101,7 @@ class Call:
         return request_id(self.link.connection_id, self.stream_id) if self.link is not None else ""
 
     def finish(self, result: Result | None, now: float) -> None:
-        """The call's outcome is a result (None for a stream's or a ping's end)."""
+        """Set the call's outcome: a result (None for a stream's or a ping's end)."""
         self.outcome = result
         self.finished_at = now
         self.finished = True
@@ -97,12 +110,12 @@ class Call:
             self.notify(self)
 
     def fail(self, error: TensorwireError, now: float) -> None:
-        """The call's outcome is an error."""
+        """Set the call's outcome: an error."""
         self.error = error
         self.finish(None, now)
 
     def add_reply(self, result: Result) -> None:
-        """A stream has another reply."""
+        """Add another reply of a stream."""
         if self.replies is None:
             self.replies = deque()
         self.replies.append(result)
@@ -110,7 +123,7 @@ class Call:
             self.notify(self)
 
     def take_reply(self) -> Result | None:
-        """The next reply of a stream; None where there is none, for now or, once ``finished``, for good.
+        """Return the next reply of a stream; None where there is none, for now or, once ``finished``, for good.
 
         Raises what the stream failed with, after its replies.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .forks import parents
+from .fork_guard import parents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_capture(path: str | Path | None) -> CaptureWriter | None:
-    """A writer into a new file at ``path``, None for None. Raises ``OSError``."""
+    """Open a writer into a new file at ``path``, None for None. Raises ``OSError``."""
     if path is None:
         return None
     # Imported here: hardly any client records, and every one pays for its imports.

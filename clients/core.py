@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..codec import CodecError, Encoder
 from ..protocol import Flag, pack_extension
-from .calls import CONNECT, FOREVER, UNARY, Call
+from .calls import CONNECT, FOREVER, PING, UNARY, Call
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -32,9 +32,8 @@ from .errors import (
     TensorwireError,
 )
 from .keys import Credentials
-from .link import CLOSED_UNDER, END_STREAM, Link
-from .replies import ReplyDecoder
-from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS, Throttle
+from .link import CLOSED_UNDER, END_STREAM, Link, LinkOwner
+from .retry import CALL_BACKOFF, DIAL_BACKOFF, MAX_ATTEMPTS
 from .url import Address
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ STALE_TIMERS: Final = 256
 EXTENSIONS_KEPT: Final = 1024
 
 
-class ClientCore:
+class ClientCore(LinkOwner):
     """Everything a client knows beyond its sockets. Not thread-safe: the driver serialises.
 
     ``notify`` is called with a call that is done or has another reply; ``new_waiter`` makes each call's ``waiter``;
@@ -71,16 +70,11 @@ class ClientCore:
         capture: CaptureWriter | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        super().__init__(max_reply, capture)
         self._notify = notify
         self._new_waiter = new_waiter
         self.address = address
         self.wait_for_ready = wait_for_ready
-        self.max_reply = max_reply
-        self.capture = capture
-        self.decoder = ReplyDecoder()
-        self.throttle = Throttle()
-        self.link: Link | None = None
-        """The connection that new calls go to; an older one that drains lives on in its driver's hands."""
         self.closed = False
         self.changing = False
         """Whether something may be half changed, so that an exception of a signal handler's leaves nothing to rely on;
@@ -89,7 +83,6 @@ class ClientCore:
         self._entropy = entropy
         self._encoder = Encoder()
         self._extensions: dict[bytes, bytes] = {}
-        self.waiting: deque[Call] = deque()
         self._timers: list[tuple[float, int, Call]] = []
         self._timer_count = 0
         self._links = 0
@@ -249,7 +242,7 @@ class ClientCore:
     # --- retries -----------------------------------------------------------------------------------------------------
 
     def retry_or_fail(self, call: Call, error: TensorwireError, now: float, wait: bool) -> None:
-        """A call that provably did not start: send it again if the rules allow, else fail it with ``error``."""
+        """Send a call that provably did not start again if the rules allow it, else fail it with ``error``."""
         call.attempts += 1
         allowed = self.throttle.refused()
         delay = 0.0
@@ -292,7 +285,7 @@ class ClientCore:
         self.dial_failed(error.message, now, lasting=lasting, kind=type(error), cause=error.__cause__)
 
     def dialled(self, now: float, binding: bytes = b"") -> Link:
-        """A socket is connected: the link to drive over it. ``binding``: see ``Connection``; b"" without TLS."""
+        """Make the link to drive over a connected socket. ``binding``: see ``Connection``; b"" without TLS."""
         config = self._config or self.credentials.config()
         self.link = link = Link(self, config, self._entropy(32), self._links, now, binding)
         self._links += 1
@@ -323,8 +316,14 @@ class ClientCore:
             if not call.finished:
                 call.fail(self._not_connected(reason), now)
 
+    def orphaned(self, calls: list[Call], error: TensorwireError, now: float) -> None:
+        """Fail the calls of a connection that is over, each with its own copy of ``error``."""
+        for call in calls:
+            if not call.finished:
+                call.fail(type(error)(error.message, request_id=call.request_id, not_started=call.kind == PING), now)
+
     def link_ready(self, welcome: bytes) -> None:
-        """The handshake is done; what waits goes out once all that came with READY was heard. welcome: its payload."""
+        """Note that the handshake is done; what waits goes out once all that came with READY was heard."""
         self.welcome = welcome
         self._dial_attempt = 0
         self._dial_at = 0.0
@@ -354,7 +353,7 @@ class ClientCore:
             self.link.close(CLOSED_UNDER, now)
 
     def interrupted(self, now: float) -> None:
-        """A change was broken off: every call ends, and nothing of it is used again. The driver has dropped its
+        """End every call, since a change was broken off; nothing of it is used again. The driver has dropped its
         connections.
         """
         if self.link is not None:

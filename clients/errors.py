@@ -183,7 +183,7 @@ REMOTE_ERRORS: dict[int, type[RemoteError]] = {
 def remote_error(
     status: int, detail: str, *, request_id: str, not_started: bool = False, retry_after: float | None = None
 ) -> RemoteError:
-    """The error for an END frame: the class of its status, with the server's own (escaped, capped) words."""
+    """Make the error for an END frame: the class of its status, with the server's own (escaped, capped) words."""
     kind = REMOTE_ERRORS.get(status, RemoteUnknown)
     name = Status(status).name if kind.status == status else f"status {status}"
     message = f"{name}: {printable(detail)}" if detail else name

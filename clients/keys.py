@@ -60,7 +60,7 @@ class Key:
 
 
 def parse_keys(text: str, where: str) -> list[Key]:
-    """The keys in ``text``, one per line. Raises :class:`InvalidKey`, which names ``where`` and repeats nothing."""
+    """Read the keys in ``text``, one per line. Raises :class:`InvalidKey`, which repeats nothing of it."""
     from base64 import urlsafe_b64decode, urlsafe_b64encode  # only who has a key pays for it
 
     keys = []
@@ -79,7 +79,7 @@ def parse_keys(text: str, where: str) -> list[Key]:
 
 
 def read_key_file(path: str) -> str:
-    """The text of a key file, which nobody but its owner may read. Raises :class:`InvalidKey`."""
+    """Read the text of a key file, which nobody but its owner may read. Raises :class:`InvalidKey`."""
     try:
         # Not blocking: a pipe without a writer would hold the client up before it can be told from a file.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -151,7 +151,7 @@ class Credentials:
         return self._function is not None
 
     def config(self) -> Config:
-        """The configuration of the next connection; the key's source is asked again.
+        """Make the configuration of the next connection; the key's source is asked again.
 
         Raises :class:`InvalidKey`, and :class:`ConnectFailed` where the caller's function raised something.
         """
@@ -192,7 +192,7 @@ class Credentials:
             raise InvalidKey(f"the address names the key {self._address.key_id!r}, and no key is given: {GIVE_A_KEY}")
 
     def _key(self) -> Key:
-        """The key as its source has it now; the address says which where there are several."""
+        """Ask the source for the key as it has it now; the address says which where there are several."""
         where, text = self._where, self._text
         if self._file:
             where, text = f"the key file {self._file!r}", read_key_file(self._file)
@@ -210,7 +210,7 @@ class Credentials:
         return found[0]
 
     def _choose_macs(self, macs: Sequence[str] | None) -> tuple[str, ...]:
-        """The names to offer with the key."""
+        """Return the names to offer with the key."""
         available = available_macs()
         if macs is None:
             return tuple(name for name in MACS_BY_SPEED if name in available) if self.has_key else NO_MAC
@@ -233,7 +233,7 @@ class Credentials:
 
 
 def _call(function: Callable[[], str]) -> str:
-    """The text that the caller's function gives back. What it raises is the cause, not the text, of the error."""
+    """Ask the caller's function for the text. What it raises is the cause, not the text, of the error."""
     try:
         text = function()
     except Exception as error:

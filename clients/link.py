@@ -5,6 +5,7 @@ Here: what each event of the protocol core means for a call. Not here: what outl
 
 from __future__ import annotations
 
+from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +30,7 @@ from ..protocol import (
 )
 from ..protocol import LocalError as MisuseError
 from ..protocol.safe_text import printable
-from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call
+from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, Carrier
 from .errors import (
     AuthenticationError,
     BadReply,
@@ -41,11 +42,12 @@ from .errors import (
     remote_error,
 )
 from .keys import GIVE_A_KEY
-from .replies import allocate_body
+from .replies import ReplyDecoder, allocate_body
 from .results import request_id
+from .retry import Throttle
 
 if TYPE_CHECKING:
-    from .core import ClientCore
+    from ..protocol.capture import CaptureWriter
 
 MAX_DEADLINE_US: Final = (1 << 32) - 1
 """What the OPEN frame can say, about 71 minutes; beyond that only this side keeps the time."""
@@ -69,20 +71,62 @@ END_STREAM: Final = int(Flag.END_STREAM)
 _PING_PAYLOAD = Struct("<Q")
 
 
-class Link:
+class LinkOwner:
+    """What a link asks of its client, and what the links of one client share. Implemented by ``core.ClientCore``."""
+
+    def __init__(self, max_reply: int, capture: CaptureWriter | None) -> None:
+        self.max_reply = max_reply
+        self.capture = capture
+        self.decoder = ReplyDecoder()
+        self.throttle = Throttle()
+        self.waiting: deque[Call] = deque()
+        self.link: Link | None = None
+        """The connection that new calls go to; an older one that drains lives on in its driver's hands."""
+
+    def link_ready(self, welcome: bytes) -> None:
+        """Note that the handshake is done. welcome: its payload."""
+        raise NotImplementedError
+
+    def open_waiting(self, link: Link, now: float) -> None:
+        """Open what waits, as far as the server takes it."""
+        raise NotImplementedError
+
+    def retry_or_fail(self, call: Call, error: TensorwireError, now: float, wait: bool) -> None:
+        """Send a call that provably did not start again, if the rules allow it, else fail it with ``error``."""
+        raise NotImplementedError
+
+    def orphaned(self, calls: list[Call], error: TensorwireError, now: float) -> None:
+        """Take the calls of a connection that is over: they are the client's, not the connection's."""
+        raise NotImplementedError
+
+    def dial_failed(
+        self,
+        reason: str,
+        now: float,
+        *,
+        lasting: bool = False,
+        kind: type[TensorwireError] = ConnectFailed,
+        cause: BaseException | None = None,
+    ) -> None:
+        """Note that no connection could be made, or its handshake failed."""
+        raise NotImplementedError
+
+
+class Link(Carrier):
     """One connection. The driver feeds it, writes what it gives, and closes the socket once it is ``finished``."""
 
     __slots__ = (
-        "_buffer", "_capture", "_capture_name", "_connection", "_core", "_decoder", "_key_id", "_max_streams",
-        "_ping_count", "_pings", "calls", "connection_id", "draining", "finished", "ready", "room", "timed",
+        "_buffer", "_capture", "_capture_name", "_connection", "_decoder", "_key_id", "_max_streams", "_owner",
+        "_ping_count", "_pings", "calls", "draining", "ready", "room", "timed",
     )  # fmt: skip
 
     def __init__(
-        self, core: ClientCore, config: Config, nonce: bytes, number: int, now: float, binding: bytes = b""
+        self, owner: LinkOwner, config: Config, nonce: bytes, number: int, now: float, binding: bytes = b""
     ) -> None:
-        self._core = core
-        self._decoder = core.decoder
-        self._capture = core.capture
+        super().__init__()
+        self._owner = owner
+        self._decoder = owner.decoder
+        self._capture = owner.capture
         self._connection = Connection(config, nonce=nonce, now=now, reserve=self._reserve, binding=binding)
         self._key_id = config.key_id.decode()
         self._capture_name = number.to_bytes(8, "big")
@@ -90,7 +134,6 @@ class Link:
         self._pings: dict[bytes, Call] = {}
         self._ping_count = 0
         self._max_streams = 0
-        self.connection_id = b""
         self.calls: dict[int, Call] = {}
         self.ready = False
         """The handshake is done and no GOAWAY came: new calls may be opened."""
@@ -99,8 +142,6 @@ class Link:
         self.timed = True
         """The handshake has its deadline; afterwards the connection keeps no time of its own."""
         self.draining = False
-        self.finished = False
-        """Nothing more will come of it: send what ``data_to_send`` still gives, then close the socket."""
 
     # --- bytes -------------------------------------------------------------------------------------------------------
 
@@ -125,20 +166,20 @@ class Link:
                 self._replied(event, now)
             else:
                 self._handle(event, now)
-        core = self._core
-        if core.waiting and self.ready:
-            core.open_waiting(self, now)
+        owner = self._owner
+        if owner.waiting and self.ready:
+            owner.open_waiting(self, now)
         if self.draining and not self.calls and not self.finished:
             self.close("drained", now)
 
     def eof(self, now: float) -> None:
-        """The server will send no more."""
+        """Note that the server will send no more."""
         for event in self._connection.receive_eof(now):
             self._handle(event, now)
         self.lost("the server closed the connection", now)
 
     def data_to_send(self, now: float) -> list[bytes | memoryview]:
-        """The next buffers to write, [] for none."""
+        """Return the next buffers to write, [] for none."""
         connection = self._connection
         alone = ALONE_BUDGET if connection.mac == "none" else SIGNED_BUDGET
         buffers = connection.data_to_send(WRITE_BUDGET if len(self.calls) > 1 else alone)
@@ -157,7 +198,7 @@ class Link:
         return self._connection.next_deadline()
 
     def handle_timeout(self, now: float) -> None:
-        """A time of the protocol's own has come, such as the end of the handshake's patience."""
+        """Do what a time of the protocol's own asks for, such as the end of the handshake's patience."""
         for event in self._connection.handle_timeout(now):
             self._handle(event, now)
 
@@ -218,33 +259,31 @@ class Link:
             self._end(ClientClosed(CLOSED_UNDER), now)
 
     def lost(self, reason: str, now: float) -> None:
-        """The transport broke: calls that were under way have an unknown outcome."""
+        """End the link, whose transport broke: calls that were under way have an unknown outcome."""
         if self.finished:
             return
         was_ready = self.connection_id != b""
         self._end(ConnectionLost(f"{reason}; whether the model ran the call is unknown"), now)
         if not was_ready:
-            self._core.dial_failed(reason, now)
+            self._owner.dial_failed(reason, now)
 
     def _end(self, error: TensorwireError, now: float) -> None:
-        """The connection is over: every call on it fails with its own copy of ``error``."""
+        """Give the calls back to their client, since the connection is over."""
         self.finished = True
         self.ready = False
         self.room = 0
-        core = self._core
-        if core.link is self:
-            core.link = None
+        owner = self._owner
+        if owner.link is self:
+            owner.link = None
         calls = [*self.calls.values(), *self._pings.values()]
         self.calls.clear()
         self._pings.clear()
-        for call in calls:
-            if not call.finished:
-                call.fail(type(error)(error.message, request_id=call.request_id, not_started=call.kind == PING), now)
+        owner.orphaned(calls, error, now)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _replied(self, message: Message, now: float) -> None:
-        """A reply: the hot path."""
+        """Take a reply: the hot path."""
         stream_id = message.stream_id
         call = self.calls.get(stream_id)
         if call is None:
@@ -261,7 +300,7 @@ class Link:
             return
         result.connection_id = self.connection_id
         result.stream_id = stream_id
-        core = self._core
+        owner = self._owner
         if call.kind == UNARY:
             if last:
                 call.finish(result, now)
@@ -271,8 +310,8 @@ class Link:
             call.add_reply(result)
             if last:
                 call.finish(None, now)
-        if core.throttle.low:
-            core.throttle.succeeded()
+        if owner.throttle.low:
+            owner.throttle.succeeded()
 
     def _handle(self, event: Event, now: float) -> None:
         """Everything that is not a reply."""
@@ -285,7 +324,7 @@ class Link:
         elif isinstance(event, Refused):
             call = self.calls.get(event.stream_id)
             if call is not None:
-                self._reject(call, f"the reply is larger than max_reply, {self._core.max_reply} bytes", now)
+                self._reject(call, f"the reply is larger than max_reply, {self._owner.max_reply} bytes", now)
         elif isinstance(event, Ready):
             self._is_ready(event)
         elif isinstance(event, GoAway):
@@ -299,7 +338,7 @@ class Link:
         self._max_streams = self.room = connection.peer_limits.max_streams
         self.ready = True
         self.timed = False
-        self._core.link_ready(event.payload)
+        self._owner.link_ready(event.payload)
 
     def _ended(self, event: Ended, now: float) -> None:
         call = self.calls.pop(event.stream_id, None)
@@ -316,29 +355,29 @@ class Link:
             not_started=event.not_started,
             retry_after=None if after is None else after / 1e6,
         )
-        core = self._core
+        owner = self._owner
         if event.status == Status.OK and call.kind == STREAM:
             call.finish(None, now)
         elif event.status == Status.UNAVAILABLE and event.not_started and call.kind == UNARY:
-            core.retry_or_fail(call, error, now, wait=True)
+            owner.retry_or_fail(call, error, now, wait=True)
         else:
             call.fail(error, now)
 
     def _going_away(self, event: GoAway, now: float) -> None:
         """No new calls here; those above the last id never started and go elsewhere."""
-        core = self._core
+        owner = self._owner
         self.ready = False
         self.room = 0
         self.draining = True
-        if core.link is self:
-            core.link = None
+        if owner.link is self:
+            owner.link = None
         for stream_id in [i for i in self.calls if i > event.last_stream_id]:
             call = self.calls.pop(stream_id)
             name = request_id(self.connection_id, stream_id)
             text = f"the server is going away: {event.detail}" if event.detail else "the server is going away"
             error = remote_error(Status.UNAVAILABLE, text, request_id=name, not_started=True)
             if call.kind == UNARY:
-                core.retry_or_fail(call, error, now, wait=False)
+                owner.retry_or_fail(call, error, now, wait=False)
             else:
                 call.fail(error, now)
 
@@ -350,7 +389,7 @@ class Link:
             self._end(ConnectionLost(why), now)
             kind = AuthenticationError if event.code in AUTHENTICATING else ConnectFailed
             reason = f"the handshake failed: {why}" if kind is ConnectFailed else self._not_authenticated(event)
-            self._core.dial_failed(reason, now, lasting=event.code not in PASSING, kind=kind)
+            self._owner.dial_failed(reason, now, lasting=event.code not in PASSING, kind=kind)
         elif event.code == ErrorCode.AUTHENTICATION and not event.remote:
             text = "what came from the server was not signed by it, so that somebody on the way may have changed it"
             self._end(ConnectionLost(f"{text} ({why}); whether the model ran the call is unknown"), now)
@@ -372,7 +411,7 @@ class Link:
         return f"the server refused key {self._key_id!r}: {said}{NO_KEY_HINT if event.code == ErrorCode.MAC else ''}"
 
     def _reject(self, call: Call, text: str, now: float) -> None:
-        """A reply that cannot be taken: the call fails, the connection lives on."""
+        """Fail the call of a reply that cannot be taken; the connection lives on."""
         name = call.request_id
         self.abandon(call)
         call.fail(BadReply(text, request_id=name), now)
@@ -383,6 +422,6 @@ class Link:
         """Memory for a big reply, straight from the socket into what the caller gets."""
         if stream_id not in self.calls:
             return Refusal(Status.CANCELLED, "the call is over")
-        if body_length > self._core.max_reply:
+        if body_length > self._owner.max_reply:
             return Refusal(Status.RESOURCE_EXHAUSTED, "the reply is larger than the client takes")
         return allocate_body(body_length)

@@ -30,7 +30,7 @@ class ReplyDecoder:
         self._by_dims: dict[tuple[bytes, bytes], Resolved] = {}
 
     def decode(self, ext: bytes, meta: bytes, body: memoryview | bytes, round_trip: float) -> Result:
-        """The reply's arrays as read-only views of ``body``, which nobody may write to from now on.
+        """Return the reply's arrays as read-only views of ``body``, which nobody may write to from now on.
 
         ``round_trip`` is in seconds and is used where the reply carries TIMING. Raises ``CodecError`` or
         ``ProtocolError`` for bytes that make no sense.
@@ -46,7 +46,7 @@ class ReplyDecoder:
         return result
 
     def _look_closer(self, ext: bytes, meta: bytes, round_trip: float) -> tuple[Resolved, Timing | None]:
-        """A reply whose extension was never seen: a new shape, or one with measurements in it (which differ every
+        """Read an extension that was never seen: a new shape, or one with measurements in it (which differ every
         time).
         """
         extension = parse_extension(ext)

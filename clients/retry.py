@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def random() -> float:
-    """A number from 0 to 1. The module ``random`` would cost every client a tenth of its import."""
+    """Return a number from 0 to 1. The module ``random`` would cost every client a tenth of its import."""
     return int.from_bytes(os.urandom(4), "little") / 0xFFFFFFFF
 
 
@@ -59,12 +59,12 @@ class Throttle:
         """False while nothing was refused lately: then a success need not be counted."""
 
     def succeeded(self) -> None:
-        """A call was answered."""
+        """Count a call that was answered."""
         self._tokens = min(self._capacity, self._tokens + 0.1)
         self.low = self._tokens < self._capacity
 
     def refused(self) -> bool:
-        """A call was refused unstarted; true if it may be retried."""
+        """Count a call that was refused unstarted; true if it may be retried."""
         self._tokens = max(0.0, self._tokens - 1.0)
         self.low = True
         return self._tokens > self._capacity / 2

@@ -27,27 +27,27 @@ class _Readable(Protocol[T_co]):
 
 
 def ask_models() -> Inputs:
-    """The inputs of ``$models``."""
+    """Make the inputs of ``$models``."""
     return _payload(pack_service({}))
 
 
 def ask_describe(model: str, version: str) -> Inputs:
-    """The inputs of ``$describe``."""
+    """Make the inputs of ``$describe``."""
     return _payload(DescribeRequest(model, version).pack())
 
 
 def ask_health(model: str, *, watch: bool) -> Inputs:
-    """The inputs of ``$health``."""
+    """Make the inputs of ``$health``."""
     return _payload(HealthRequest(model, watch).pack())
 
 
 def read_models(result: Result) -> ModelList:
-    """The answer of ``$models``. Raises :class:`BadReply`, as the others do."""
+    """Read the answer of ``$models``. Raises :class:`BadReply`, as the others do."""
     return _read(ModelList, result)
 
 
 def read_description(result: Result) -> Description:
-    """The answer of ``$describe``."""
+    """Read the answer of ``$describe``."""
     return _read(Description, result)
 
 

@@ -47,12 +47,12 @@ _looking_up: list[str] = []
 
 
 def wanted() -> bool:
-    """A dial that nobody gives up."""
+    """Return true: nobody gives the dial up."""
     return True
 
 
 def dial(address: Address, timeout: float, still: Callable[[], bool] = wanted) -> socket.socket:
-    """A connected, blocking socket, to the first address of the name that answers. Raises ``OSError``, and
+    """Connect a blocking socket to the first address of the name that answers. Raises ``OSError``, and
     ``InterruptedError`` once it is not ``still`` wanted; ``timeout`` is in seconds, looking up the name included.
     """
     if address.is_unix:
@@ -74,7 +74,7 @@ def dial(address: Address, timeout: float, still: Callable[[], bool] = wanted) -
 
 
 def numeric(host: str, port: int) -> list[Found]:
-    """The address that ``host`` is, [] where it is a name."""
+    """Return the address that ``host`` is, [] where it is a name."""
     try:
         return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except (OSError, UnicodeError):
@@ -82,7 +82,7 @@ def numeric(host: str, port: int) -> list[Found]:
 
 
 def look_up(host: str, port: int, until: float, still: Callable[[], bool]) -> list[Found]:
-    """The addresses of a name. The system's resolver knows no deadline, and is therefore asked in a thread."""
+    """Look up the addresses of a name. The system's resolver knows no deadline, and is therefore asked in a thread."""
     if len(_looking_up) >= MAX_LOOKUPS:
         raise OSError(
             errno.EAGAIN, f"{MAX_LOOKUPS} names are being looked up, and the system's resolver does not answer"
@@ -126,7 +126,7 @@ def in_turn(found: Sequence[Found]) -> list[Found]:
 
 
 def connect_first(found: list[Found], until: float, still: Callable[[], bool]) -> socket.socket:
-    """A socket connected to whichever address answers first; each begins ``NEXT_ADDRESS`` after the one before, or as
+    """Connect a socket to whichever address answers first; each begins ``NEXT_ADDRESS`` after the one before, or as
     soon as that has failed. Raises ``OSError`` that says what came of each.
     """
     trying: dict[int, tuple[socket.socket, str]] = {}

@@ -71,7 +71,7 @@ class Trust:
         self._context = self._make()
 
     def context(self) -> ssl.SSLContext:
-        """The context of the next connection. Raises :class:`InvalidInput`."""
+        """Make the context of the next connection. Raises :class:`InvalidInput`."""
         stamps = self._look()
         if stamps != self._stamps:
             self._context = self._make()
@@ -111,7 +111,7 @@ def trust_for(
     cert: str | os.PathLike[str] | None,
     key: str | os.PathLike[str] | None,
 ) -> Trust | None:
-    """What a client of ``address`` trusts; None without TLS. Raises :class:`InvalidInput`."""
+    """Return what a client of ``address`` trusts; None without TLS. Raises :class:`InvalidInput`."""
     if address.tls:
         return Trust(ca, cert, key)
     for name, value in (("tls_ca", ca), ("tls_cert", cert), ("tls_key", key)):
@@ -125,7 +125,7 @@ def _path(given: str | os.PathLike[str] | None, variable: str) -> str:
 
 
 def _no_password() -> str:
-    """An encrypted key is refused: asking for its password would stop whoever connects."""
+    """Refuse an encrypted key: asking for its password would stop whoever connects."""
     raise ValueError("the key is encrypted")
 
 
@@ -161,7 +161,7 @@ class Channel:
         return self._outgoing.read()
 
     def leftover(self) -> bytes:
-        """What is to be sent still."""
+        """Return what is to be sent still."""
         return self._outgoing.read()
 
     def feed(self, n: int) -> None:
@@ -181,7 +181,7 @@ class Channel:
         return filled
 
     def seal(self, buffers: list[bytes | memoryview]) -> list[bytes | memoryview]:
-        """The ciphertext of ``buffers``. Raises ``SSLError``."""
+        """Encrypt ``buffers``. Raises ``SSLError``."""
         if sum(map(len, buffers)) <= JOIN:
             buffers = [b"".join(buffers)]
         for data in buffers:
@@ -191,11 +191,11 @@ class Channel:
         return [self._outgoing.read()]
 
     def explain(self, error: OSError) -> str:
-        """What an error of the socket or of TLS means."""
+        """Return what an error of the socket or of TLS means."""
         return describe(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
 
     def goodbye(self) -> bytes:
-        """What tells the server that no more follows."""
+        """Return what tells the server that no more follows."""
         with suppress(ssl.SSLError):  # it wants to read the server's answer, which nobody waits for
             self._tls.unwrap()
         return self._outgoing.read()
@@ -231,7 +231,7 @@ def secure(sock: socket.socket, context: ssl.SSLContext, host: str, timeout: flo
 
 
 def binding_of(tls: ssl.SSLObject | ssl.SSLSocket) -> bytes:
-    """The channel binding: SHA-256 of the certificate that the server showed on this very connection (SPEC 11.3).
+    """Return the channel binding: SHA-256 of the certificate that the server showed here (SPEC 11.3).
 
     Raises :class:`AuthenticationError` where it cannot be learned.
     """
@@ -242,13 +242,13 @@ def binding_of(tls: ssl.SSLObject | ssl.SSLSocket) -> bytes:
 
 
 def refused(error: ssl.SSLError) -> TensorwireError:
-    """The error of a TLS handshake that failed: :class:`AuthenticationError` where another try would not do either."""
+    """Make the error of a failed TLS handshake: :class:`AuthenticationError` where another try would not do either."""
     kind = AuthenticationError if isinstance(error, ssl.SSLCertVerificationError) else ConnectFailed
     return kind(describe(error))
 
 
 def describe(error: ssl.SSLError) -> str:
-    """What a TLS error means, and what to do."""
+    """Return what a TLS error means, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = "whoever runs the server must mend it"
         if error.verify_code in _UNKNOWN_ISSUER:

@@ -100,7 +100,7 @@ def _shown(text: str) -> str:
 
 
 def _split_key_id(rest: str) -> tuple[str, str]:
-    """What stands before the host, and the rest. Nothing of it is repeated where it is refused."""
+    """Return what stands before the host, and the rest. Nothing of it is repeated where it is refused."""
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if not at:
         return "", rest

@@ -73,7 +73,7 @@ def wants_color(stream: IO[Any]) -> bool:
 
 
 def failure_of(error: TensorwireError, url: str = "") -> Failure:
-    """The failure that reports ``error``: its own words, what to do next where that is known, and its exit code."""
+    """Make the failure that reports ``error``: its own words, what to do next where that is known, exit code."""
     text = str(error)
     if isinstance(error, InvalidURL | InvalidInput | InvalidKey):
         return Failure(text, ExitCode.USAGE)

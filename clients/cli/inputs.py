@@ -71,7 +71,7 @@ def build_inputs(
     images: Mapping[str, ImageHints] | None = None,
     stdin: BinaryIO | None = None,
 ) -> dict[str, Any]:
-    """The arrays for one call. Raises Failure naming the input, what was given and what the model expects.
+    """Make the arrays for one call. Raises Failure naming the input, what was given and what the model expects.
 
     ``batched``: the first axis of every input is the batch; it is added to arrays that lack it.
     """
@@ -168,7 +168,7 @@ def _read_npy(label: str, file: BinaryIO, name: str) -> Array:
 
 
 def _read_wav(label: str, file: BinaryIO, name: str, spec: TensorSpec) -> Array:
-    """The samples of a PCM .wav as float32 in [-1, 1): [samples], channels averaged into one."""
+    """Read the samples of a PCM .wav as float32 in [-1, 1): [samples], channels averaged into one."""
     if spec.dtype.code in {TypeCode.INT, TypeCode.UINT, TypeCode.BOOL}:
         raise Failure(
             f"{label}: sound is floats from -1 to 1, the model expects {describe_spec(spec)}: send it as .npy"
@@ -242,7 +242,7 @@ def _strings(value: Any) -> Array:
 
 
 def _finite(text: str) -> float:
-    """A number of JSON; Python would read 1e999 as infinite."""
+    """Read a number of JSON; Python would read 1e999 as infinite."""
     if math.isinf(number := float(text)):
         raise ValueError(f"{printable(text, 40)} is beyond float64")
     return number

@@ -97,7 +97,7 @@ class Report:
         return self.completed / self.elapsed if self.elapsed > 0 else 0.0
 
     def percentile(self, percent: float) -> float:
-        """The latency in seconds that ``percent`` per cent of the calls did not exceed; NaN where none succeeded."""
+        """Return the seconds that ``percent`` per cent of the calls did not exceed; NaN where none succeeded."""
         if not self.completed:
             return float("nan")
         return float(self.latencies[max(0, math.ceil(round(percent / 100 * self.completed, 6)) - 1)])
@@ -165,7 +165,7 @@ class LoadRun:
         return self.report()
 
     def report(self) -> Report:
-        """What is known so far."""
+        """Return what is known so far."""
         latencies = np.sort(np.frombuffer(self._latencies, np.float64)) if self._latencies else np.empty(0)
         return Report(latencies, max(0.0, self._last - self._record_from), dict(self._errors), self._lateness)
 

@@ -62,13 +62,13 @@ class Server:
     """The caller's key; None for what the environment says."""
 
     def connect(self, **options: Any) -> Client:
-        """A blocking client; ``options`` and errors as for ``tensorwire.connect``."""
+        """Make a blocking client; ``options`` and errors as for ``tensorwire.connect``."""
         from ..blocking import connect
 
         return connect(self.url, key=self.key_file, **options)
 
     async def connect_aio(self) -> AioClient:
-        """An asyncio client."""
+        """Make an asyncio client."""
         from ..aio import connect
 
         return await connect(self.url, key=self.key_file)

@@ -62,7 +62,7 @@ class OutputFormat(_Format):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console that writes plain text where nobody looks."""
+    """Make a rich console that writes plain text where nobody looks."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, emoji=False, markup=False)
@@ -71,7 +71,7 @@ def console(*, stderr: bool = False) -> Console:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
 ) -> Table:
-    """A table with ``columns``, without a heading where they have no names; those in ``right`` are aligned so."""
+    """Make a table with ``columns``, without a heading where they have no names; ``right`` ones are aligned so."""
     from rich import box
     from rich.table import Table
 
@@ -127,7 +127,7 @@ def shape_text(dtype: str, shape: Iterable[int]) -> str:
 
 
 def top_labels(row: Array, labels: Sequence[str], count: int) -> list[tuple[int, str, float | None]]:
-    """The ``count`` largest entries of a row of scores, best first: (index, label, score as JSON holds it)."""
+    """Return the ``count`` largest entries of a row of scores, best first: (index, label, score as JSON holds it)."""
     best = np.argsort(-np.asarray(_widened(row), np.float64).reshape(-1), kind="stable")[:count]
     scores = as_list(row.reshape(-1)[best])
     return [(int(index), labels[int(index)], score) for index, score in zip(best, scores, strict=True)]
@@ -148,7 +148,7 @@ def labelled_outputs(result: Mapping[str, Any], labels: Sequence[str]) -> list[s
 
 
 def as_list(array: Any) -> Any:
-    """The values of an output as JSON holds them: NaN and infinities as null, complex as [re, im]."""
+    """Return the values of an output as JSON holds them: NaN and infinities as null, complex as [re, im]."""
     if not isinstance(array, np.ndarray):
         return [as_list(np.asarray(row)) for row in array]
     if array.dtype.kind == "c":
@@ -158,7 +158,7 @@ def as_list(array: Any) -> Any:
 
 
 def _is_numpys(array: Array) -> bool:
-    """False for ml_dtypes' kinds, one of which calls itself a float of numpy's."""
+    """Return false for ml_dtypes' kinds, one of which calls itself a float of numpy's."""
     return array.dtype.kind in "OU" or issubclass(array.dtype.type, np.number | np.bool_)
 
 
@@ -175,7 +175,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def reply_as_json(result: Result, labels: Sequence[str], top: int) -> dict[str, Any]:
-    """The whole reply: every value, the best labels where there are any, the timing where it was asked for."""
+    """Write the whole reply: every value, the best labels where there are any, the timing where it was asked for."""
     reply: dict[str, Any] = {"model": result.model, "version": result.model_version, "request_id": result.request_id}
     reply["outputs"] = {
         name: {"dtype": _dtype_name(array), "shape": list(_shape(array)), "data": as_list(array)}
@@ -199,7 +199,7 @@ def reply_as_json(result: Result, labels: Sequence[str], top: int) -> dict[str, 
 
 
 def print_reply(result: Result, labels: Sequence[str], top: int) -> None:
-    """The reply for people: labels by name where there are any, else the first values of each output."""
+    """Show the reply to people: labels by name where there are any, else the first values of each output."""
     out = console()
     named = labelled_outputs(result, labels) if top else []
     for name in named:

@@ -24,7 +24,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 def read_photo(
     label: str, file: BinaryIO, name: str, spec: TensorSpec, hints: ImageHints | None, *, batched: bool
 ) -> npt.NDArray[Any]:
-    """The photo as one row for ``spec``: [C,H,W], [H,W,C] or, grey, [H,W]; without the batch axis where there is one.
+    """Make the photo one row for ``spec``: [C,H,W], [H,W,C] or, grey, [H,W]; without the batch axis where there is one.
 
     ``batched``: the first axis of ``spec`` is the batch. Raises Failure where the file is no photo, has several
     pictures, transparent pixels or numbers of unknown range, or where the model takes none.
@@ -51,7 +51,7 @@ def read_photo(
 
 
 def _row(spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
-    """The axes of one row: those behind the batch, or behind a first axis for one picture."""
+    """Return the axes of one row: those behind the batch, or behind a first axis for one picture."""
     return spec.shape[1:] if batched or (len(spec.shape) == 4 and spec.shape[0] in {-1, 1}) else spec.shape
 
 
@@ -88,7 +88,7 @@ def _no_photo(label: str, spec: TensorSpec) -> Failure:
 
 
 def _opened(title: str, photo: Any) -> Any:
-    """The picture as it is to be seen, in 8 bits, or Failure where that is not told."""
+    """Return the picture as it is to be seen, in 8 bits. Raises Failure where that is not told."""
     from PIL import Image, ImageOps
 
     kind, tags = photo.format, getattr(photo, "tag_v2", {})

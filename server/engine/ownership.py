@@ -36,7 +36,7 @@ def nobody_else(holder: Any, index: int, known: int = 0) -> bool:
 
 
 def arrays_in(inputs: dict[str, Any]) -> list[Any]:
-    """The arrays among these. Here, since a compiled function holds what it has iterated over until it returns."""
+    """Return the arrays among these: here, for a compiled function holds what it has iterated over until it returns."""
     return [value for value in inputs.values() if isinstance(value, np.ndarray)]
 
 

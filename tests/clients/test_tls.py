@@ -22,6 +22,7 @@ import tensorwire
 from tensorwire.clients import aio, aio_wire, tls
 from tensorwire.clients.blocking import Client
 from tensorwire.clients.errors import AuthenticationError, ConnectFailed, InvalidInput, TensorwireError
+from tensorwire.clients.options import ClientOptions
 from tensorwire.clients.sockets import explain
 from tensorwire.clients.tls import Channel, Trust, binding_of, describe, refused, trust_for
 from tensorwire.clients.url import Address, parse_url
@@ -173,7 +174,7 @@ def test_a_trusted_file_that_vanishes_fails_calls_and_does_not_hang(
 ) -> None:
     server = serve(lambda _sock: None)
     ca = bundle(tmp_path / "ca.pem", files)
-    client = Client(parse_url(server.url), key="", tls_ca=ca, wait_for_ready=True)
+    client = Client(parse_url(server.url), ClientOptions(key="", tls_ca=ca, wait_for_ready=True))
     ca.unlink()
     with pytest.raises(InvalidInput, match="No such file"):
         client.wait_connected(5.0)

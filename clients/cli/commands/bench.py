@@ -147,7 +147,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextlib.contextmanager
 def _progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A bar on standard error, where somebody watches."""
+    """Show a bar on standard error, where somebody watches."""
     screen = console(stderr=True)
     if quiet or not screen.is_terminal:
         yield None

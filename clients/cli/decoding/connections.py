@@ -65,7 +65,7 @@ class _Connection:
         return CLIENT if end == self.client else SERVER
 
     def first_bytes(self, end: Endpoint) -> bytes:
-        """What is known of the first 8 bytes from this end."""
+        """Return what is known of the first 8 bytes from this end."""
         first = b""
         for source, run in self.pending:
             if source == end:
@@ -92,7 +92,7 @@ class Connections:
         self.left_out = 0
 
     def add(self, segment: Segment, time_us: int, packet: int) -> list[Row]:
-        """What this segment completes."""
+        """Return what this segment completes."""
         rows: list[Row] = []
         if self._port is not None and self._port not in {segment.source.port, segment.target.port}:
             return rows
@@ -120,7 +120,7 @@ class Connections:
         return rows
 
     def finish(self) -> list[Row]:
-        """The file has ended: what is unfinished."""
+        """Return what is unfinished at the end of the file."""
         rows: list[Row] = []
         for key in list(self._table):
             self._end(self._table.pop(key), rows)

@@ -43,7 +43,7 @@ _cached_metadata = lru_cache(256)(decode_metadata)
 
 
 def fields_of(row: Row) -> Fields:
-    """The values of a row by name, in the order in which they are shown; sizes in bytes, times in microseconds."""
+    """Return the values of a row by name, in the order shown; sizes in bytes, times in microseconds."""
     fields: Fields = {"time_us": row.time_us}
     if row.packet:
         fields["packet"] = row.packet
@@ -72,7 +72,7 @@ def fields_of(row: Row) -> Fields:
 
 
 def _add_record(fields: Fields, piece: Piece, record: Record) -> None:
-    """A record, behind its frames: its number in its direction, bytes of frames, tag, and what is known of the tag."""
+    """Describe a record, behind its frames: number in its direction, bytes of frames, tag, what is known of it."""
     if record.number is not None:
         fields["record"] = record.number
     fields.update(length=record.nbytes, tag=piece.body.hex(), tag_check=piece.check)
@@ -81,7 +81,7 @@ def _add_record(fields: Fields, piece: Piece, record: Record) -> None:
 
 
 def _misplaced(header: Header, sender: str) -> list[str]:
-    """What the sender may not send, or not so (SPEC 6.1, 6.5)."""
+    """Return what the sender may not send, or not so (SPEC 6.1, 6.5)."""
     kind, flags, aux = header[1], header[3], header[6]
     expected = _SENDERS.get(kind)
     if expected and sender and sender != expected:
@@ -173,7 +173,7 @@ def _add_extension(fields: Fields, piece: Piece, header: Header, problems: list[
 
 
 def _items(items: Extension) -> Fields:
-    """The items that are there."""
+    """Return the items that are there."""
     found: Fields = {}
     if items.dims:
         found["dims"] = list(Struct(f"<{len(items.dims) // 8}Q").unpack(items.dims))

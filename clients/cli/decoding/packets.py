@@ -55,7 +55,7 @@ FRAGMENT = Fragment()
 
 
 def parse_packet(link_type: int, data: bytes) -> Segment | Fragment | None:
-    """The TCP segment in a packet; None where there is none, or where too little of it was captured to know."""
+    """Return the TCP segment in a packet; None where there is none, or where too little of it was captured to know."""
     try:
         at = _network_layer(link_type, data)
         if at is None:

@@ -42,7 +42,7 @@ def is_packet_file(magic: bytes) -> bool:
 
 
 def read_packets(file: BinaryIO, magic: bytes) -> Iterator[Packet]:
-    """The packets of a file whose first 8 bytes, `magic`, were read. CaptureError says where it is damaged or cut."""
+    """Read the packets of a file, behind its first 8 bytes, `magic`. CaptureError says where it is damaged."""
     source = _Source(file, magic)
     return _read_pcap(source) if magic[:4] in _PCAP else _read_pcapng(source)
 
@@ -76,7 +76,7 @@ class _Source:
         return not self._first
 
     def error(self, what: str) -> CaptureError:
-        """An error that says where."""
+        """Make an error that says where."""
         where = f"what follows packet {self.packet}" if self.packet else "the start of the file"
         return CaptureError(f"{where}, at byte {self.at}, {what}")
 

@@ -84,7 +84,7 @@ class Rows:
             raise failure
 
     def _remark(self, connections: Connections, packets: int, fragments: int, other_links: int) -> None:
-        """What was not read, and why."""
+        """Return what was not read, and why."""
         if not connections.selected:
             where = "" if self._port is None else f" of port {self._port}"
             self.remarks.append(f"no tensorwire connection{where} in {packets} packets")

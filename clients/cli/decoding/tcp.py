@@ -43,13 +43,13 @@ class Direction:
         self.started = False  # whether the first byte of the connection is at position 0
 
     def start(self, seq: int) -> None:
-        """A SYN was seen: its sequence number is that of the byte before the first."""
+        """Note a SYN: its sequence number is that of the byte before the first."""
         if self._seq is None:
             self._seq = (seq + 1) & 0xFFFFFFFF
             self.started = True
 
     def add(self, seq: int, data: bytes, length: int, time_us: int, packet: int) -> list[Run]:
-        """A segment of `length` bytes, of which `data` was captured. What can be said now, in order."""
+        """Take a segment of `length` bytes, of which `data` was captured; return what can be said now, in order."""
         if self._seq is None:
             self._seq = seq
         offset = (seq - self._seq) & 0xFFFFFFFF
@@ -87,7 +87,7 @@ class Direction:
             self._append(entry, runs)
 
     def _append(self, entry: _Waiting, runs: list[Run]) -> None:
-        """A segment that begins at or before the position: what is new in it."""
+        """Return what is new in a segment that begins at or before the position."""
         known = self._position - entry.position
         fresh = entry.length - known
         if fresh <= 0:

@@ -36,12 +36,12 @@ def line_of(fields: Fields, start_us: int = 0) -> str:
 
 
 def quoted(text: str, limit: int = _MAX_TEXT) -> str:
-    """A peer's text in quotes, in ASCII, control characters escaped, capped."""
+    """Quote a peer's text, in ASCII, control characters escaped, capped."""
     return ascii(text[:limit]) + ("..." if len(text) > limit else "")
 
 
 def _name(text: str) -> str:
-    """A name as it is where it is plain, else in quotes."""
+    """Return a name as it is where it is plain, else in quotes."""
     return text if _PLAIN.fullmatch(text) else quoted(text, 64)
 
 
