@@ -53,13 +53,16 @@ def test_without_the_barrier_nothing_is_certain(descriptor: int, monkeypatch: py
 def test_two_processes_at_once_never_both_have_it() -> None:
     """A round each: the process begins with a request while the front takes it back; the results are compared."""
     rounds = 20_000
-    shared = shared_memory("test", shared_bytes(rounds))
-    seen = shared_memory("seen", shared_bytes(rounds))  # marks: what the process has run; the rest: which round it is
+    last = rounds  # which the process begins with only when it has been taken back
+    shared = shared_memory("test", shared_bytes(rounds + 1))
+    seen = shared_memory(
+        "seen", shared_bytes(rounds + 1)
+    )  # marks: what the process has run; the rest: which round it is
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            process, run = Withdrawals(shared, rounds), Withdrawals(seen, rounds)
+            process, run = Withdrawals(shared, rounds + 1), Withdrawals(seen, rounds + 1)
             assert process.register()
             for number in range(rounds):
                 run._withdrawn[number] = 1
@@ -68,7 +71,7 @@ def test_two_processes_at_once_never_both_have_it() -> None:
             status = 0
         finally:
             os._exit(status)
-    front, run = Withdrawals(shared, rounds), Withdrawals(seen, rounds)
+    front, run = Withdrawals(shared, rounds + 1), Withdrawals(seen, rounds + 1)
     front.certain = True
     certain = set()
     drawn = random.Random(0)
@@ -79,7 +82,10 @@ def test_two_processes_at_once_never_both_have_it() -> None:
             pass
         if front.withdraw(number):
             certain.add(number)
+    if front.withdraw(last):
+        certain.add(last)
+    run._withdrawn[last] = 1
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    begun = {number for number in range(rounds) if run.marks[number]}
+    begun = {number for number in range(rounds + 1) if run.marks[number]}
     assert not certain & begun
-    assert certain
+    assert last in certain
