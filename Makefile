@@ -137,7 +137,7 @@ soak: $(STAMP)  ## attacks and lent memory at the size that is promised (takes a
 	TENSORWIRE_SOAK=1 $(BIN)/python -m pytest -m soak --durations=0 tests/attacks tests/memory $(ARGS)
 
 mutants: $(STAMP)  ## take each check against an attack out and see its test go red
-	$(BIN)/python tests/attacks/mutants.py $(ARGS)
+	$(BIN)/python -m tests.attacks.mutants $(ARGS)
 
 gpu-check: $(STAMP)  ## the GPU tests and the GPU benchmark, where there is a CUDA device
 	@$(BIN)/python -m bench.gpu --find  # without a device: says what was looked for, and ends here

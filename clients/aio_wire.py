@@ -78,7 +78,7 @@ class Wire(asyncio.BufferedProtocol):
             except AuthenticationError as error:
                 problem = error.message
         self.link = self._owner.wire_made(self, binding)
-        if problem:
+        if problem:  # guard: tls-binding-known
             self.link.lost(problem, monotonic())
             self._transport.abort()
         else:

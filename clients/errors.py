@@ -186,7 +186,7 @@ def remote_error(
     """Make the error for an END frame: the class of its status, with the server's own (escaped, capped) words."""
     kind = REMOTE_ERRORS.get(status, RemoteUnknown)
     name = Status(status).name if kind.status == status else f"status {status}"
-    message = f"{name}: {printable(detail)}" if detail else name
+    message = f"{name}: {printable(detail)}" if detail else name  # guard: printed-error
     return kind(message, request_id=request_id, not_started=not_started, retry_after=retry_after)
 
 

@@ -56,6 +56,7 @@ class Key:
         return f"Key({self.id!r})"
 
     def __reduce__(self) -> NoReturn:
+        # guard: secret-in-pickle
         raise TypeError("a key is not pickled: pass its file, or a function that returns its text, and read it there")
 
 
@@ -90,7 +91,7 @@ def read_key_file(path: str) -> str:
         if not stat.S_ISREG(status.st_mode):
             raise InvalidKey(f"the key file {path!r} is not a file: give the path of one that holds the key")
         mode = stat.S_IMODE(status.st_mode)
-        if mode & 0o077:
+        if mode & 0o077:  # guard: client-key-file-mode
             raise InvalidKey(
                 f"the key file {path!r} is open to others (mode {mode:04o}), expected its owner alone: chmod 600 {path}"
             )
@@ -183,7 +184,7 @@ class Credentials:
 
     def _check_keyless(self) -> None:
         """Refuse to talk where anybody may listen, or without the key that the address names."""
-        if not self._address.is_private:
+        if not self._address.is_private:  # guard: plain-to-another-machine
             raise InvalidKey(
                 f"{self._address} is not on this machine, and without a key whoever is on the way can read and change "
                 f"every call: {GIVE_A_KEY}. Or use TLS, tws://, where the server has it"
@@ -224,7 +225,7 @@ class Credentials:
                 raise InvalidInput(f"mac {name!r} needs the package cryptography: pip install 'tensorwire[fast]'")
             if name != "none" and not self.has_key:
                 raise InvalidInput(f"mac {name!r} needs a key: {GIVE_A_KEY}")
-            if name == "none" and not self._address.is_private:
+            if name == "none" and not self._address.is_private:  # guard: no-tag-to-another-machine
                 raise InvalidInput(
                     f"mac 'none' signs nothing, and {self._address} is not on this machine: leave mac out, or offer "
                     f"{' or '.join(MACS_BY_SPEED)}"

@@ -390,7 +390,7 @@ class Link(Carrier):
             kind = AuthenticationError if event.code in AUTHENTICATING else ConnectFailed
             reason = f"the handshake failed: {why}" if kind is ConnectFailed else self._not_authenticated(event)
             self._owner.dial_failed(reason, now, lasting=event.code not in PASSING, kind=kind)
-        elif event.code == ErrorCode.AUTHENTICATION and not event.remote:
+        elif event.code == ErrorCode.AUTHENTICATION and not event.remote:  # guard: changed-reply
             text = "what came from the server was not signed by it, so that somebody on the way may have changed it"
             self._end(ConnectionLost(f"{text} ({why}); whether the model ran the call is unknown"), now)
         elif event.remote:

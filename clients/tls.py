@@ -93,7 +93,7 @@ class Trust:
             context = ssl.create_default_context(cafile=self._ca or None)
         except (ssl.SSLError, OSError) as error:
             raise InvalidInput(f"tls_ca {self._ca!r} cannot be used: {_plain(error)}; expected PEM") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.minimum_version = ssl.TLSVersion.TLSv1_3  # guard: tls-version-of-server
         if self._cert:
             try:
                 context.load_cert_chain(self._cert, self._key, password=_no_password)
@@ -115,7 +115,7 @@ def trust_for(
     if address.tls:
         return Trust(ca, cert, key)
     for name, value in (("tls_ca", ca), ("tls_cert", cert), ("tls_key", key)):
-        if value is not None:
+        if value is not None:  # guard: tls-left-out
             raise InvalidInput(f"{name} is given, and {address} is an address without TLS: write tws://HOST:PORT")
     return None
 
@@ -236,7 +236,7 @@ def binding_of(tls: ssl.SSLObject | ssl.SSLSocket) -> bytes:
     Raises :class:`AuthenticationError` where it cannot be learned.
     """
     certificate = tls.getpeercert(binary_form=True)
-    if not certificate:
+    if not certificate:  # guard: tls-binding
         raise AuthenticationError("the server's certificate cannot be learned, so that nothing can be bound to it")
     return hashlib.sha256(certificate).digest()
 

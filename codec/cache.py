@@ -138,7 +138,7 @@ class FairCache(Generic[K, V]):
         share.keys[key] = cost
         share.cost += cost
         self.cost += cost
-        while self.cost > self.max_cost:
+        while self.cost > self.max_cost:  # guard: cache-bound
             self._evict()
 
     def leave(self, owner: bytes) -> None:
@@ -159,7 +159,7 @@ class FairCache(Generic[K, V]):
         self.cost = 0
 
     def _evict(self) -> None:
-        owner = max(self._shares, key=self._cost_of)
+        owner = max(self._shares, key=self._cost_of)  # guard: cache-share
         share = self._shares[owner]
         oldest = next(iter(share.keys))
         cost = share.keys.pop(oldest)

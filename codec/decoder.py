@@ -41,7 +41,7 @@ def decode_arrays(resolved: Resolved, body: memoryview | bytes | bytearray) -> d
             check_body(resolved, view)
         # An array over a memoryview would hold the object below it, but not the export: mmap.close() could pull the
         # memory away. One over this array holds both.
-        memory = np.frombuffer(view, _UINT8)
+        memory = np.frombuffer(view, _UINT8)  # guard: no-pickle
     arrays: dict[str, Any] = {}
     for tensor in resolved.tensors:
         dtype = tensor.dtype.numpy
@@ -64,7 +64,7 @@ def check_body(resolved: Resolved, body: memoryview) -> None:
     """
     memory = np.frombuffer(body, _UINT8)
     for start, end in resolved.gaps:
-        if memory[start:end].any():
+        if memory[start:end].any():  # guard: padding
             raise CodecError(f"body: padding at {start} to {end} is not zero")
     for tensor in resolved.tensors:
         if tensor.kind is not _DENSE:

@@ -73,7 +73,7 @@ def count_dims(metadata: Metadata) -> int:
 def resolve(metadata: Metadata, dims: bytes) -> Resolved:
     """Place every tensor. `dims` is the DIMS item's raw value. CodecError on a wrong count or a size over a cap."""
     expected = count_dims(metadata)
-    if len(dims) != 8 * expected:
+    if len(dims) != 8 * expected:  # guard: shape-sizes
         raise CodecError(f"dims: {len(dims)} bytes, expected {8 * expected} for {expected} free sizes")
     sizes = iter(struct.unpack(f"<{expected}Q", dims))
     placer = _Placer()
@@ -88,7 +88,7 @@ def resolve(metadata: Metadata, dims: bytes) -> Resolved:
 
 def _place(placer: _Placer, placed: Placed) -> None:
     for size in (*placed.shape, placed.items):
-        if size > MAX_DIM:
+        if size > MAX_DIM:  # guard: shape-size
             raise CodecError(f"{shown(placed.name)}: dimension {size}, at most {MAX_DIM} is allowed")
     itemsize = placed.dtype.itemsize
     if placed.kind is Kind.DENSE:
@@ -103,7 +103,7 @@ def _place(placer: _Placer, placed: Placed) -> None:
 
 def _size(placed: Placed, shape: tuple[int, ...], itemsize: int) -> int:
     """Count bytes of `shape`. numpy refuses empty arrays whose other dimensions overflow: the cap leaves out the 0."""
-    if math.prod(filter(None, shape)) * itemsize > MAX_BODY_BYTES:
+    if math.prod(filter(None, shape)) * itemsize > MAX_BODY_BYTES:  # guard: shape-product
         raise CodecError(f"{shown(placed.name)}: {placed} is larger than {MAX_BODY_BYTES} bytes")
     return math.prod(shape) * itemsize
 

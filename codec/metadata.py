@@ -124,7 +124,7 @@ def _check(model: str, version: str, tensors: Sequence[TensorSpec]) -> None:
     names = set()
     for spec in tensors:
         check_spec(spec)
-        if spec.name in names:
+        if spec.name in names:  # guard: same-name-twice
             raise CodecError(f"tensors: the name {shown(spec.name)} appears twice")
         names.add(spec.name)
 

@@ -96,16 +96,16 @@ def _check_counts(raw: bytes | memoryview, max_depth: int, max_items: int) -> No
             raise CodecError(f"service message: 0x{code:x} is an extension type or unused; neither is allowed")
         if inner:
             values += inner
-            if values > max_items or len(to_come) > max_depth:
+            if values > max_items or len(to_come) > max_depth:  # guard: msgpack-nested
                 raise CodecError(f"service message: more than {max_items} values or {max_depth} levels")
             to_come.append(inner)
 
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     result = dict(pairs)
-    if len(result) != len(pairs):
+    if len(result) != len(pairs):  # guard: msgpack-key-twice
         raise CodecError("service message: a map has the same key twice")
-    if not all(type(key) is str for key in result):
+    if not all(type(key) is str for key in result):  # guard: msgpack-int-keys
         raise CodecError("service message: a map has a key that is not str")
     return result
 
@@ -150,7 +150,7 @@ class Fields:
             return default
         if kind is float and type(value) is int:
             value = float(value) if abs(value) < 1 << 64 else value
-        if type(value) is not kind:
+        if type(value) is not kind:  # guard: msgpack-bool-for-int
             got = "nothing" if value is None else type(value).__name__
             raise CodecError(f"{self._where}.{_key(key)}: {got}, expected {kind.__name__}")
         if kind is float and not math.isfinite(value):  # type: ignore[arg-type]

@@ -62,12 +62,12 @@ class _Verifier:
 
     def visit(self, position: int, length: int, alignment: int, what: str) -> None:
         """Claims bytes [position, position + length)."""
-        if position % alignment:
+        if position % alignment:  # guard: flatbuffers-alignment
             raise CodecError(f"metadata: {what} at {position} is not aligned to {alignment}")
-        if position < 0 or position + length > self.size:
+        if position < 0 or position + length > self.size:  # guard: flatbuffers-bounds
             raise CodecError(f"metadata: {what} at {position} of {length} bytes leaves the buffer of {self.size}")
         self.budget -= length
-        if self.budget < 0:
+        if self.budget < 0:  # guard: flatbuffers-budget
             raise CodecError(f"metadata: offsets are shared; more bytes are visited than a buffer of {self.size} holds")
 
     def table(self, position: int, fields: int, what: str) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class _Verifier:
         self.visit(position, table_size, 4, what)
         slots = struct.unpack_from(f"<{(vtable_size - 4) // 2}H", self.raw, vtable + 4)
         for slot in slots:
-            if slot and not 4 <= slot < table_size:
+            if slot and not 4 <= slot < table_size:  # guard: flatbuffers-vtable
                 raise CodecError(f"metadata: {what} has a field at {slot}, outside its {table_size} bytes")
         positions = tuple(position + slot if slot else 0 for slot in slots)
         return positions + (0,) * (fields - len(slots))
@@ -101,7 +101,7 @@ class _Verifier:
     def follow(self, field: int, what: str) -> int:
         """Return the target of the unsigned offset at `field`. Offsets point forward only, so no cycle is possible."""
         offset: int = _U32(self.raw, field)[0]
-        if offset < 4:
+        if offset < 4:  # guard: flatbuffers-cycle
             raise CodecError(f"metadata: {what} has offset {offset}, which points at or before itself")
         return field + offset
 
@@ -109,7 +109,7 @@ class _Verifier:
         """Return the number of items of the vector at `position`; at most `most` of them."""
         self.visit(position, 4, 4, what)
         count: int = _U32(self.raw, position)[0]
-        if count > most:
+        if count > most:  # guard: flatbuffers-count
             raise CodecError(f"metadata: {what} has {count} items, at most {most} are allowed")
         if count:
             self.visit(position + 4, count * item_size, alignment, what)
@@ -124,7 +124,7 @@ class _Verifier:
         if self.raw[end]:
             raise CodecError(f"metadata: {what} does not end with a zero byte")
         try:
-            return str(self.raw[position + 4 : end], "utf-8")
+            return str(self.raw[position + 4 : end], "utf-8")  # guard: flatbuffers-utf-8
         except UnicodeDecodeError as error:
             raise CodecError(f"metadata: {what} is not UTF-8 ({error.reason} at byte {error.start})") from None
 
@@ -143,12 +143,13 @@ class _Verifier:
         if fields[_KIND]:
             self.inside(position, fields[_KIND], 1, 1, f"{what}.kind")
             kind = self.raw[fields[_KIND]]
-            if kind >= _KINDS:
+            if kind >= _KINDS:  # guard: flatbuffers-enum
                 raise CodecError(f"metadata: {what}.kind {kind}, expected 0 to {_KINDS - 1}")
         shape: tuple[int, ...] = ()
         if fields[_SHAPE]:
             self.inside(position, fields[_SHAPE], 4, 4, f"{what}.shape")
             vector = self.follow(fields[_SHAPE], f"{what}.shape")
+            # guard: shape-nine-dimensions
             shape = _SIZES[self.vector(vector, 8, 8, MAX_DIMS, f"{what}.shape")](self.raw, vector + 4)
         return RawTensor(name, triple, kind, shape)
 
@@ -160,7 +161,7 @@ class _Verifier:
             raise CodecError(f"metadata: file identifier {self.raw[4:8]!r}, expected {IDENTIFIER!r}")
         position = self.follow(0, "root")
         fields = self.table(position, 3, "root")
-        if not fields[_MODEL] or not fields[_TENSORS]:
+        if not fields[_MODEL] or not fields[_TENSORS]:  # guard: flatbuffers-required
             raise CodecError(f"metadata: the root lacks its required {'tensors' if fields[_MODEL] else 'model'}")
         self.inside(position, fields[_MODEL], 4, 4, "model")
         model = self.string(fields[_MODEL], "model")

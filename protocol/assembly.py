@@ -197,7 +197,7 @@ class Assembly(Input):
                 f"stream {stream_id}: message {seq} begins, or a chunk of it has metadata, while {left} bytes of"
                 f" message {incoming.seq} are still to come",
             )
-        if length > self.chunk:
+        if length > self.chunk:  # guard: length-bomb-chunk
             raise self._above_chunk(length)
         if reserved or flags & ~self.rules.data_flags or aux or not length:
             raise ProtocolError(ErrorCode.FRAME, "chunk: empty, or a field or flag that it does not use is not zero")
@@ -207,7 +207,7 @@ class Assembly(Input):
                 ErrorCode.STREAM,
                 f"stream {stream_id}: chunk of {length} bytes with flags 0x{flags:x} where {left} bytes are to come",
             )
-        if length < MIN_CHUNK and length < left:
+        if length < MIN_CHUNK and length < left:  # guard: chunk-dribble
             raise ProtocolError(ErrorCode.CALM, f"chunk of {length} bytes; all but the last have at least {MIN_CHUNK}")
 
     def _above_chunk(self, length: int) -> ProtocolError:
@@ -228,6 +228,7 @@ class Assembly(Input):
             head = current.view[current.filled : current.filled + over].tobytes()
             size = current.chunk_size
             # As the chunk before, which was good, and not the last one: good too.
+            # guard: alike-chunk
             if head == current.chunk_head and size < current.total - current.filled and not current.aborted:
                 current.chunk_left = size
                 return 0
@@ -323,5 +324,5 @@ class Assembly(Input):
         self._skip = 0
         events += self.deferred
         self.deferred.clear()
-        events += [MessageAborted(stream_id) for stream_id in self._incoming]
+        events += [MessageAborted(stream_id) for stream_id in self._incoming]  # guard: aborted-by-tag
         self._incoming.clear()

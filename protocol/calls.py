@@ -190,7 +190,7 @@ class Calls(Handler):
         if DATA not in self._sends or self.role is not _SERVER:
             return False
         for taken, stream_id in enumerate(stream_ids):
-            if unary.pop(stream_id, -1) < 0:
+            if unary.pop(stream_id, -1) < 0:  # guard: replies-once
                 for before in stream_ids[:taken]:
                     unary[before] = priority
                 return False
@@ -298,7 +298,7 @@ class Calls(Handler):
         """Queue an answer that costs the peer next to nothing; raises ProtocolError (CALM) if too many wait unread."""
         writer = self._writer
         writer.queue_control(frame)
-        if writer.control_bytes > self.config.limits.max_control:
+        if writer.control_bytes > self.config.limits.max_control:  # guard: ping-flood
             raise ProtocolError(
                 ErrorCode.CALM, f"{writer.control_bytes} bytes of answers wait unread; read them, or ask for fewer"
             )

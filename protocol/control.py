@@ -107,7 +107,7 @@ class Control(Calls):
         self._nonce = nonce
         self._hello: Hello | None = None  # from HELLO to AUTH
         self._preface = b""
-        self._deadline: float | None = now + config.limits.handshake_timeout
+        self._deadline: float | None = now + config.limits.handshake_timeout  # guard: silent-connection
         self._last_received = now
         self._abuse_count = 0
         self._window_start = now
@@ -127,13 +127,13 @@ class Control(Calls):
             self._check_server(HEADER.pack(*header))
         if kind not in rules.known_types:
             raise ProtocolError(ErrorCode.FRAME, f"{type_name(kind)}: unknown, or not negotiated")
-        if kind not in allowed:
+        if kind not in allowed:  # guard: unknown-in-state
             text = (
                 f"{type_name(kind)}: not allowed from the {Role(1 - self.role).name.lower()} in state {self.state.name}"
             )
             raise ProtocolError(ErrorCode.PROTOCOL, text)
         check_control(rules.control[kind], header)
-        if kind in {CANCEL, END} and not 0 < header[4] <= self._streams.last_id:
+        if kind in {CANCEL, END} and not 0 < header[4] <= self._streams.last_id:  # guard: stream-id-never-opened
             raise ProtocolError(ErrorCode.STREAM, f"{type_name(kind)}: stream {header[4]} was never opened")
         if kind == END:
             self._streams.ending(header[4])
@@ -165,7 +165,7 @@ class Control(Calls):
             self._window_start = self._last_received
             self._abuse_count = 0
         self._abuse_count += 1
-        if self._abuse_count > limits.max_abuse:
+        if self._abuse_count > limits.max_abuse:  # guard: late-frames
             raise ProtocolError(ErrorCode.CALM, f"more than {limits.max_abuse} late or refused frames in 10 s")
 
     # ---- control frames ----
@@ -256,7 +256,7 @@ class Control(Calls):
         """Answer with WELCOME, which proves that this server has the secret of the client's key (SPEC 11.4)."""
         config, writer = self.config, self._writer
         choice = handshake.choose(config, hello)
-        if not hello.key_id and not config.keyless:
+        if not hello.key_id and not config.keyless:  # guard: key-needed
             raise ProtocolError(ErrorCode.AUTHENTICATION, handshake.KEY_REQUIRED)
         if hello.key_id and self._secret_of is None:
             raise ProtocolError(ErrorCode.AUTHENTICATION, KEYS_NOT_TAKEN)
@@ -287,11 +287,11 @@ class Control(Calls):
         if config.key_id:
             th = b"" if not welcome.proof else transcript(hello, handshake.with_proof(frame, NO_PROOF), self._binding)
             keys = KeySchedule(config.secret, self._nonce, welcome.nonce, th)
-            if not welcome.proof or not compare_digest(keys.server_proof(), welcome.proof):
+            if not welcome.proof or not compare_digest(keys.server_proof(), welcome.proof):  # guard: server-proof
                 raise ProtocolError(ErrorCode.AUTHENTICATION, SERVER_NOT_PROVEN)
             auth = control_frame(_T.AUTH, meta=handshake.pack_entries([(handshake.PROOF, NO_PROOF)]))
             writer.queue_handshake(handshake.with_proof(auth, keys.client_proof(auth)))
-            if self.mac != "none":
+            if self.mac != "none":  # guard: signed-refusal
                 self._input = RecordReader(self._reader, make_mac(self.mac, keys.key(SERVER_RECORD)))
                 writer.records = SignedRecords(make_mac(self.mac, keys.key(CLIENT_RECORD)))
         else:
@@ -304,12 +304,13 @@ class Control(Calls):
         keys, self._keys = self._keys, None
         if keys is not None:
             proof = entries.get(handshake.PROOF, b"")
-            if len(proof) != PROOF_SIZE:
+            if len(proof) != PROOF_SIZE:  # guard: proof-length
                 raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
+            # guard: key-guessing
             proven = compare_digest(keys.client_proof(handshake.with_proof(frame, NO_PROOF)), proof)
-            if not (proven and self._valid):
+            if not (proven and self._valid):  # guard: client-proof
                 raise ProtocolError(ErrorCode.AUTHENTICATION, AUTH_REFUSED)
-            if self.mac != "none":
+            if self.mac != "none":  # guard: signed-after-auth
                 self._input = RecordReader(self._reader, make_mac(self.mac, keys.key(CLIENT_RECORD)))
         self._nonce = b""  # it has done its work, and idle connections are many
         self._deadline = None

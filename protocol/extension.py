@@ -133,7 +133,7 @@ def parse_extension(ext: bytes) -> Extension:
         if at + 2 > total or at + 2 + ext[at + 1] > total:
             raise ProtocolError(ErrorCode.EXTENSION, f"extension of {total} bytes: the item at {at} runs past its end")
         kind, size = ext[at], ext[at + 1]
-        if kind < last or (kind == last and (kind != DIMS or len(dims[-1]) < MAX_DIMS_ITEM)):
+        if kind < last or (kind == last and (kind != DIMS or len(dims[-1]) < MAX_DIMS_ITEM)):  # guard: extension-order
             raise ProtocolError(
                 ErrorCode.EXTENSION,
                 f"extension item {kind} follows {last}; ascending order, none twice (DIMS only after 31 dims)",

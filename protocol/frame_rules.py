@@ -86,7 +86,7 @@ class FrameRules:
         """Parse, and refuse items that may not stand at this place; raises ProtocolError (EXTENSION)."""
         parsed = parse_extension(ext)
         stray = parsed.types - self.items[place]
-        if stray:
+        if stray:  # guard: extension-stray-item
             raise ProtocolError(
                 ErrorCode.EXTENSION,
                 f"item {ITEM_NAMES[min(stray)]} on {PLACE_NAMES[place]}: not allowed or not negotiated",

@@ -239,7 +239,7 @@ def choose(config: Config, hello: Hello) -> tuple[int, tuple[int, ...], int]:
     allowed = [MAC_NUMBERS[name] for name in config.mac_algorithms]
     for mac in hello.macs:
         if mac in allowed:
-            if mac and not hello.key_id:
+            if mac and not hello.key_id:  # guard: mac-without-key
                 raise ProtocolError(ErrorCode.HANDSHAKE, f"handshake: MAC {MAC_NAMES[mac]} without a KEY_ID")
             return high, chosen, mac
     if not hello.key_id and not config.keyless:
@@ -298,6 +298,7 @@ def parse_welcome(raw: bytes) -> Welcome:
 
 def check_welcome(config: Config, welcome: Welcome) -> None:
     """Refuse a choice that was not offered; raises ProtocolError (VERSION, FEATURE, MAC)."""
+    # guard: version-not-offered
     if not config.version_min <= welcome.version <= config.version_max or welcome.draft != config.draft:
         raise ProtocolError(
             ErrorCode.VERSION,
@@ -311,7 +312,7 @@ def check_welcome(config: Config, welcome: Welcome) -> None:
             f"feature: client offers {sorted(config.features_offered)} and requires {sorted(config.features_required)},"
             f" server chose {sorted(chosen)}",
         )
-    if MAC_NAMES.get(welcome.mac) not in config.mac_algorithms:
+    if MAC_NAMES.get(welcome.mac) not in config.mac_algorithms:  # guard: mac-not-offered
         raise ProtocolError(
             ErrorCode.MAC, f"mac: client offers {', '.join(config.mac_algorithms)}, server chose number {welcome.mac}"
         )

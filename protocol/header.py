@@ -114,7 +114,7 @@ def _refused(kind: int, code: ErrorCode, text: str) -> ProtocolError:
 def check_control(rule: ControlRule, header: Header) -> None:
     """Refuse a control header whose lengths or fields its rule does not allow; raises ProtocolError (SPEC 3.2)."""
     length, kind, priority, flags, stream_id, seq, aux, meta_len, ext_len, reserved = header
-    if ext_len > rule.max_extension or meta_len > rule.max_metadata:
+    if ext_len > rule.max_extension or meta_len > rule.max_metadata:  # guard: length-bomb-stranger
         raise _refused(
             kind,
             ErrorCode.TOO_LARGE,
@@ -133,7 +133,7 @@ def check_message(header: Header, allowed_flags: int) -> None:
     """Refuse an OPEN or DATA header, not a chunk's, on its own merits; raises ProtocolError (SPEC 3.2)."""
     length, kind, _, flags, _, _, aux, meta_len, ext_len, reserved = header
     body = length - meta_len - ext_len
-    if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:
+    if meta_len > MAX_METADATA or ext_len > MAX_EXTENSION:  # guard: length-bomb-metadata
         raise _refused(
             kind,
             ErrorCode.TOO_LARGE,
@@ -143,9 +143,9 @@ def check_message(header: Header, allowed_flags: int) -> None:
         raise _refused(
             kind, ErrorCode.FRAME, f"length {length} is less than its extension {ext_len} and metadata {meta_len}"
         )
-    if body > INLINE_BODY:
+    if body > INLINE_BODY:  # guard: length-bomb-frame
         raise _refused(kind, ErrorCode.TOO_LARGE, f"{body} bytes of body in one frame; above {INLINE_BODY} send chunks")
-    if reserved or flags & ~allowed_flags or (aux and kind == DATA):
+    if reserved or flags & ~allowed_flags or (aux and kind == DATA):  # guard: reserved-bits
         raise _refused(kind, ErrorCode.FRAME, "a field or flag that this type does not use is not zero")
 
 

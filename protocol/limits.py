@@ -100,7 +100,7 @@ class Config:
     features_required: tuple[int, ...] = ()
     mac_algorithms: tuple[str, ...] = ("none",)
     key_id: bytes = b""
-    secret: bytes = field(default=b"", repr=False)
+    secret: bytes = field(default=b"", repr=False)  # guard: secret-in-config-repr
     keyless: bool = True
     agent: str = "tensorwire"
     limits: Limits = field(default_factory=Limits)

@@ -38,7 +38,7 @@ from .streams import Stream, Streams
 
 _unpack_from = HEADER.unpack_from
 # (type of OPEN, type of DATA) as the loop knows them; no frame has the type -1.
-_NOT_READY: Final = (-1, -1)
+_NOT_READY: Final = (-1, -1)  # guard: before-authentication
 _SERVER_READY: Final = (OPEN, DATA)
 _CLIENT_READY: Final = (-1, DATA)
 _NO_REPLIES: Final[dict[int, int]] = {}  # a server's, always empty
@@ -174,7 +174,7 @@ class Reader(Assembly):
         first = len(events)
         repeats = self._repeats
         template = repeats.template
-        size = _NEVER if template is None or data_kind != DATA else template.size
+        size = _NEVER if template is None or data_kind != DATA else template.size  # guard: alike-before-ready
         while end - pos >= HEADER_SIZE:
             if template is not None and end - pos >= size:
                 after = self._take_matching(template, pos, end, events)
@@ -198,7 +198,7 @@ class Reader(Assembly):
                     or flags & ~self._unary_flags
                 ):
                     check_message(header, self.rules.open_flags)
-                if stream_id != self._streams.last_id + 1 or seq:
+                if stream_id != self._streams.last_id + 1 or seq:  # guard: stream-id-next
                     raise self._bad_id(stream_id, seq)
                 if flags & MORE:
                     check_first(header)
@@ -220,7 +220,7 @@ class Reader(Assembly):
                 ext, meta = pair
                 pos = next_at
                 large = False
-                if len(self._unary) + len(self._open) >= self._max_streams:
+                if len(self._unary) + len(self._open) >= self._max_streams:  # guard: too-many-streams
                     self.body_arrived(None, next_at - body_at)
                     self._too_many(stream_id, events)
                     continue
@@ -295,7 +295,7 @@ class Reader(Assembly):
                 large = False
                 if not self._handler.control(header, ext, meta, body, events):
                     return end
-                if self.halt:
+                if self.halt:  # guard: frames-behind-auth
                     break
                 open_kind, data_kind = self._ready_kinds
         self.large = large
@@ -314,7 +314,7 @@ class Reader(Assembly):
     def parse_whole(self, pos: int, stop: int, events: list[Event]) -> None:
         """Take frames that fill the buffer from `pos` to `stop`; raises ProtocolError."""
         parsed = self._frames(pos, stop, events)
-        if not self.closed and (parsed != stop or self.current is not None or self._skip):
+        if not self.closed and (parsed != stop or self.current is not None or self._skip):  # guard: frame-in-record
             raise ProtocolError(ErrorCode.FRAME, CROSSES_RECORD)
 
     def chunk_of(self, header: Header) -> Incoming | None:
@@ -324,7 +324,8 @@ class Reader(Assembly):
         """
         incoming = self._incoming.get(header[4])
         if incoming is not None:
-            self._check_chunk(incoming, header)
+            self._check_chunk(incoming, header)  # guard: chunk-before-tag
+        # guard: length-bomb-late-chunk
         elif header[0] > max(self.chunk, INLINE_BODY):  # a chunk or a message: nobody knows any more (SPEC 8.4)
             raise self._above_chunk(header[0])
         return incoming
@@ -369,15 +370,15 @@ class Reader(Assembly):
         while end - pos >= size:
             fields: tuple[bytes, int, int, int, bytes] = unpack(buffer, pos)
             found, stream_id, seq, aux, rest = fields
-            if found != before or rest != behind or seq:
+            if found != before or rest != behind or seq:  # guard: alike-call
                 break
             if opens:
-                if stream_id != last_id + 1 or len(unary) >= slots_left:
+                if stream_id != last_id + 1 or len(unary) >= slots_left:  # guard: alike-call-stream
                     break
                 streams.last_id = last_id = stream_id
                 unary[stream_id] = priority
             else:
-                if aux or stream_id not in unary:
+                if aux or stream_id not in unary:  # guard: alike-reply
                     break
                 del unary[stream_id]
             tensors = buffer[pos + body : pos + size]

@@ -143,17 +143,17 @@ class RecordReader(Input):
                     tag = mac.tag(buffer[pos : pos + RECORD_HEAD], (buffer[pos + RECORD_HEAD : stop],))
                 else:
                     tag = mac.tag(buffer[pos:stop], _NO_CHUNK)
-                if not compare_digest(tag, buffer[stop : stop + TAG_SIZE]):
+                if not compare_digest(tag, buffer[stop : stop + TAG_SIZE]):  # guard: record-tag
                     raise _wrong_tag()
                 check_together(nbytes, header)
                 reader.parse_whole(pos + PREFIX_SIZE, stop, events)
-                if reader.closed:
+                if reader.closed:  # guard: after-close
                     return
                 self._large = reader.large
                 if self._large:
                     self._head = PREFIX_SIZE + nbytes + BETWEEN_CHUNKS
                 pos = stop + TAG_SIZE
-            elif chunk and not reader.is_message(header):
+            elif chunk and not reader.is_message(header):  # guard: message-as-chunk
                 pos = self._begin_chunk(header, pos, end)
             elif nbytes > MAX_FRAME:
                 raise ProtocolError(
@@ -200,13 +200,13 @@ class RecordReader(Input):
         current = self._reader.current
         self._tag_due = False
         if running is not None:
-            if not compare_digest(running.finish(), tag):
+            if not compare_digest(running.finish(), tag):  # guard: unwanted-tag
                 raise _wrong_tag()
             if self._prefix:
                 self._reader.late_chunk_verified(_unpack_from(self._prefix, PREFIX_SIZE))
         elif current is not None:
             chunk = current.view[self._chunk_start : current.filled]
-            if not compare_digest(self._mac.tag(self._prefix, (chunk,)), tag):
+            if not compare_digest(self._mac.tag(self._prefix, (chunk,)), tag):  # guard: body-tag
                 raise _wrong_tag()
             self._reader.chunk_verified(current, events)
 

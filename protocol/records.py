@@ -25,16 +25,16 @@ BETWEEN_CHUNKS: Final = TAG_SIZE + RECORD_HEAD  # bytes between those of two chu
 
 def check_record_size(nbytes: int, chunk: int) -> None:
     """Refuse an n that no record has where chunks are at most `chunk` bytes; raises ProtocolError (SPEC 11.2)."""
-    if nbytes < HEADER_SIZE:
+    if nbytes < HEADER_SIZE:  # guard: short-record
         raise ProtocolError(ErrorCode.FRAME, f"record of {nbytes} bytes; a frame has {HEADER_SIZE} at least")
     most = max(MAX_FRAME, HEADER_SIZE + chunk)
-    if nbytes > most:
+    if nbytes > most:  # guard: length-bomb-record
         raise ProtocolError(ErrorCode.TOO_LARGE, f"record of {nbytes} bytes; at most {most}")
 
 
 def check_together(nbytes: int, first: Header) -> None:
     """Refuse a record of several frames, the first with this header, that is too large; raises ProtocolError."""
-    if nbytes > RECORD_BATCH and first[0] != nbytes - HEADER_SIZE:
+    if nbytes > RECORD_BATCH and first[0] != nbytes - HEADER_SIZE:  # guard: frames-in-record
         raise ProtocolError(
             ErrorCode.TOO_LARGE, f"record of {nbytes} bytes of several frames; at most {RECORD_BATCH} together"
         )

@@ -189,7 +189,7 @@ class Resync:
             if not self._content_holds(pos, header):
                 return False
             if pos > at + PREFIX_SIZE:
-                if self._budget.left <= 0:
+                if self._budget.left <= 0:  # guard: capture-walks
                     return False
                 self._budget.left -= 1
             self._pos = pos + HEADER_SIZE + header[0]

@@ -27,7 +27,7 @@ NO_PROOF: Final = bytes(PROOF_SIZE)  # what stands in the place of a proof while
 TAG_SIZE: Final = 16
 SERVER_PROOF: Final = b"server proof"
 CLIENT_PROOF: Final = b"client proof"
-SERVER_RECORD: Final = b"server record"
+SERVER_RECORD: Final = b"server record"  # guard: reflection
 CLIENT_RECORD: Final = b"client record"
 
 _SIZE: Final = Struct("<I")
@@ -59,7 +59,7 @@ def hkdf_expand(key: bytes, info: bytes, size: int = 32) -> bytes:
 def transcript(hello: bytes, welcome: bytes, binding: bytes) -> bytes:
     """Compute TH: what both sides have seen, as 32 bytes. Raw frames, PROOF of WELCOME zero (SPEC 11.3)."""
     parts = [PREFACE]
-    for part in (hello, welcome, binding):
+    for part in (hello, welcome, binding):  # guard: transcript
         parts += (_SIZE.pack(len(part)), part)
     return hashlib.sha256(b"".join(parts)).digest()
 
@@ -70,12 +70,12 @@ class KeySchedule:
     __slots__ = ("_prk", "_th")
 
     def __init__(self, secret: bytes, client_nonce: bytes, server_nonce: bytes, th: bytes) -> None:
-        self._prk = hkdf_extract(client_nonce + server_nonce, secret)
+        self._prk = hkdf_extract(client_nonce + server_nonce, secret)  # guard: keys-of-nonces
         self._th = th
 
     def key(self, label: bytes) -> bytes:
         """Derive 32 bytes for this label alone."""
-        return hkdf_expand(self._prk, _LABEL + label + b"\0" + self._th)
+        return hkdf_expand(self._prk, _LABEL + label + b"\0" + self._th)  # guard: keys-of-transcript
 
     def server_proof(self) -> bytes:
         """Compute PROOF of WELCOME (SPEC 11.4)."""
@@ -83,7 +83,7 @@ class KeySchedule:
 
     def client_proof(self, auth: bytes) -> bytes:
         """Compute PROOF of this AUTH frame, given with its own PROOF zero (SPEC 11.4)."""
-        return hmac_sha256(self.key(CLIENT_PROOF), self._th + _SIZE.pack(len(auth)) + auth)
+        return hmac_sha256(self.key(CLIENT_PROOF), self._th + _SIZE.pack(len(auth)) + auth)  # guard: auth-in-proof
 
 
 # ---- tags ----
@@ -157,7 +157,7 @@ class HmacSha256(Mac):
         else:
             inner.update(_COUNTER.pack(self._counter))
             inner.update(text)
-        self._counter += 1
+        self._counter += 1  # guard: replay-hmac
         for piece in chunk:
             inner.update(piece)
         outer = self._outer()
@@ -216,7 +216,7 @@ class Aes256Gmac(Mac):
                 running.update(piece)
             return running.finish()
         nonce = self._nonce()
-        sealed: bytes = self._encrypt(nonce, text, chunk[0] if chunk else None)
+        sealed: bytes = self._encrypt(nonce, text, chunk[0] if chunk else None)  # guard: signed-chunk
         return sealed[-TAG_SIZE:]
 
     def begin(self, text: Buffer) -> RunningTag:
@@ -225,7 +225,7 @@ class Aes256Gmac(Mac):
 
     def _nonce(self) -> bytes:
         nonce = _COUNTER.pack(self._counter) + b"\0\0\0\0"
-        self._counter += 1
+        self._counter += 1  # guard: replay-gmac
         return nonce
 
 

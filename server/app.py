@@ -278,7 +278,7 @@ def run(models_dir: Path, settings: Settings) -> None:
     A signal that comes before the server is ready ends the process, as it ends one that does not handle it.
     """
     with standard_streams(CLOSE_TIMEOUT) as streams:
-        configure_logs(settings.log_format, settings.log_level, streams.log)
+        configure_logs(settings.log_format, settings.log_level, streams.log)  # guard: log-not-taken
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             number = runner.run(serve(models_dir, settings, streams))
         _end_children()

@@ -58,7 +58,7 @@ class Key:
     """
 
     id: str
-    secret: bytes = field(repr=False)
+    secret: bytes = field(repr=False)  # guard: secret-in-repr
     principal: str
     models: tuple[str, ...] = ("*",)
     not_before: float = -inf
@@ -67,7 +67,7 @@ class Key:
 
     def valid(self, now: float) -> bool:
         """Tell whether the key may be used at `now`, seconds since 1970."""
-        return self.not_before <= now < self.not_after
+        return self.not_before <= now < self.not_after  # guard: key-valid
 
 
 # ---- secrets as text ----
@@ -121,12 +121,12 @@ def _without_waiting(path: str, flags: int) -> int:
 def _check_guarded(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileError(f"{str(path)!r} is not a file; give the path of a key file")
-    if status.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid():  # guard: key-file-owner
         raise KeyFileError(
             f"key file {str(path)!r} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}: "
             f"chown {os.geteuid()} {path}"
         )
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # guard: key-file-mode
         raise KeyFileError(
             f"key file {str(path)!r} has mode {stat.S_IMODE(status.st_mode):04o}, so that others may read it or write "
             f"to it: chmod 600 {path} (and replace the keys if others could read them)"
@@ -191,7 +191,7 @@ def check_principal(principal: Any) -> None:
     """Raise ValueError unless a key may stand for this principal."""
     if not isinstance(principal, str) or not _PRINCIPAL.fullmatch(principal):
         raise ValueError("principal must be 1 to 64 characters of A-Z a-z 0-9 . _ @ : / + -")
-    if principal == ANONYMOUS:
+    if principal == ANONYMOUS:  # guard: principal-anybody
         raise ValueError(f"principal {ANONYMOUS!r} is the name of callers without a key; give another")
 
 
@@ -233,7 +233,7 @@ def _check_together(keys: Sequence[Key]) -> None:
     for key in keys:
         if key.id in by_id:
             raise ValueError(f"key {key.id!r} is there twice; ids are unique")
-        if key.secret in by_secret:
+        if key.secret in by_secret:  # guard: same-secret-twice
             raise ValueError(f"keys {by_secret[key.secret].id!r} and {key.id!r} have the same secret; make a new one")
         by_id[key.id] = by_secret[key.secret] = key
         by_principal.setdefault(key.principal, []).append(key)
@@ -245,7 +245,7 @@ def _check_together(keys: Sequence[Key]) -> None:
                     "of a principal say the same"
                 )
             together = [other.id for other in own if other.valid(key.not_before)]
-            if len(together) > ACTIVE:
+            if len(together) > ACTIVE:  # guard: active-keys
                 raise ValueError(
                     f"principal {principal!r} has {len(together)} keys that are valid at the same time "
                     f"({', '.join(together)}), at most {ACTIVE} may be; revoke one, or let it end with not_after"

@@ -41,6 +41,7 @@ def _matches(pattern: str, name: str) -> bool:
     if not rest:
         return name == pattern
     last = rest.pop()
+    # guard: pattern-around
     if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
         return False
     at, end = len(first), len(name) - len(last)
@@ -75,7 +76,7 @@ class KeyStore:
         """Return the key of this id, and True; for one that is unknown or not valid now a dummy, and False."""
         key = self._keys.get(key_id, self._nobody)
         valid = key.valid(self._clock())
-        return (key if valid else self._nobody), valid
+        return (key if valid else self._nobody), valid  # guard: ended-secret
 
     def secret_of(self, key_id: bytes) -> tuple[bytes, bool]:
         """Return the secret to prove with, and whether the key is valid now (protocol.SecretOf)."""
@@ -109,7 +110,7 @@ class KeyStore:
         stamp = _stamp(self.path)
         if look or (stamp != self._stamp and not 0 <= now - stamp[0] * 1e-9 < SETTLED):
             self._stamp = stamp
-            self._take(read_keys(self.path))
+            self._take(read_keys(self.path))  # guard: keys-kept
             return True
         if now < self._next:
             return False

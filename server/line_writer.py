@@ -50,7 +50,7 @@ class LineWriter:
             with suppress(OSError):
                 os.write(self._descriptor, data)
             return
-        if self._given - self._taken + len(data) > self._most:
+        if self._given - self._taken + len(data) > self._most:  # guard: slow-disk
             self._refused += lines
             return
         self._given += len(data)
@@ -78,15 +78,15 @@ class LineWriter:
 
     def _append(self, data: bytes, lines: int) -> None:
         lost = self.lost
-        head = b"\n" if self._torn else b""
-        if lost > self._told:
+        head = b"\n" if self._torn else b""  # guard: line-cut-off
+        if lost > self._told:  # guard: audit-gap
             head += self._lost_line(lost - self._told).encode()
         whole = head + data
         done = 0
         try:
             while done < len(whole):
                 done += os.write(self._descriptor, whole[done:])
-        except OSError as error:
+        except OSError as error:  # guard: full-disk
             self._torn = whole[done - 1 : done] != b"\n" if done else self._torn
             whole_lines = max(0, whole[:done].count(b"\n") - head.count(b"\n"))
             self.written += whole_lines

@@ -32,7 +32,8 @@ def printable(text: str, limit: int = MAX_VALUE_CHARS) -> str:
 def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         if not isinstance(value, int | float | bool | None):
-            text = masked(str(value))
+            text = masked(str(value))  # guard: log-secrets
+            # guard: log-control-characters
             event[key] = text if key == "exception" else printable(text)  # our own traceback: its line ends are wanted
     return event
 

@@ -93,11 +93,11 @@ class Registry:
 
         None, too, if `sees` does not know the name, which is then not looked for.
         """
-        return self._served.get((name, version)) if sees(name) else None
+        return self._served.get((name, version)) if sees(name) else None  # guard: model-scope
 
     def all(self, sees: Callable[[str], bool] = _everything) -> Iterator[Model]:
         """Return every version of every model whose name is known to `sees`, by name and version."""
-        keys = [key for key in self._served if key[1] and sees(key[0])]
+        keys = [key for key in self._served if key[1] and sees(key[0])]  # guard: models-listed
         return iter([self._served[key] for key in sorted(keys, key=lambda key: (key[0], version_key(key[1])))])
 
     def current(self, model: Model) -> Model:
@@ -114,9 +114,10 @@ class Registry:
 
     def explain_missing(self, name: str, version: str, sees: Callable[[str], bool] = _everything) -> str:
         """Say what a caller hears whose model is not here, or not for it: both read the same."""
-        if version and sees(name) and (name, "") in self._served:
+        if version and sees(name) and (name, "") in self._served:  # guard: model-versions
             served = ", ".join(key[1] for key in self._served if key[0] == name and key[1])
             return f"model {shown(name)} has no version {shown(version)}; served: {served}"
-        names = sorted({key[0] for key in self._served if sees(key[0])})
+        names = sorted({key[0] for key in self._served if sees(key[0])})  # guard: models-in-error
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        # guard: name-in-error
         return f"model {shown(name)} is not served; served: {', '.join(names[:NAMES_SHOWN]) or 'none'}{more}"

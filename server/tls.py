@@ -45,7 +45,7 @@ class Certificates:
 
     def binding(self) -> bytes:
         """Return the channel binding of a connection accepted now (SPEC 11.3)."""
-        return self.served.binding
+        return self.served.binding  # guard: tls-binding-of-server
 
     def reload_if_changed(self) -> None:
         """Load the files again if one of them is another than it was; for a look every second or so."""
@@ -57,7 +57,7 @@ class Certificates:
         self._stamps = self._look()
         try:
             self.served = _load(self._cert, self._key, self._client_ca)
-        except CertificateError as error:
+        except CertificateError as error:  # guard: tls-reload
             log.error("TLS certificate not reloaded; the one before stays in use", reason=str(error))  # noqa: TRY400
         else:
             log.info("TLS certificate loaded", binding=self.served.binding.hex())
@@ -76,7 +76,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 def _load(cert: Path, key: Path, client_ca: Path | None) -> LoadedCertificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = ssl.TLSVersion.TLSv1_3  # guard: tls-version
     context.num_tickets = 0  # every connection shows its certificate: nothing is resumed
     for path, setting in ((cert, "tls_cert"), (key, "tls_key"), (client_ca, "tls_client_ca")):
         try:
@@ -99,7 +99,7 @@ def _load(cert: Path, key: Path, client_ca: Path | None) -> LoadedCertificate:
                 f"tls_client_ca {str(client_ca)!r} cannot be used: {_reason(error)}; expected the PEM certificates of "
                 "the CAs that clients' certificates are checked with"
             ) from None
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED  # guard: client-certificate
     return LoadedCertificate(context, hashlib.sha256(_presented(context)).digest())
 
 

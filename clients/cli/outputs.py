@@ -75,7 +75,7 @@ def table(
     from rich import box
     from rich.table import Table
 
-    result = Table(
+    result = Table(  # guard: printed-title
         box=box.SIMPLE_HEAD,
         show_header=any(columns),
         show_edge=False,
@@ -87,19 +87,19 @@ def table(
     for column in columns:
         result.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(printable(str(cell)) for cell in row))
+        result.add_row(*(printable(str(cell)) for cell in row))  # guard: printed-table
     return result
 
 
 def say(text: str) -> None:
     """Print one line that may hold a peer's words."""
-    console().print(printable(text), soft_wrap=True)
+    console().print(printable(text), soft_wrap=True)  # guard: printed-line
 
 
 def echo_json(value: Any) -> None:
     """Print one JSON document on one line, so that several make JSON lines. What a terminal would obey is escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if not text.isprintable():
+    if not text.isprintable():  # guard: printed-json
         text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
     click.echo(text)
 
@@ -258,7 +258,7 @@ def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
             raise Failure(
                 f"the model has {len(arrays)} outputs: use --output npy=FILE.npz, which holds them all by name"
             )
-        elif strange := [name for name in arrays if not _is_file_name(name)]:
+        elif strange := [name for name in arrays if not _is_file_name(name)]:  # guard: archive-names
             raise Failure(f"output {strange[0]!r} has no name for a file in an archive: use --output json")
         else:
             with file.open("wb") as stream:

@@ -263,7 +263,7 @@ class _Choice:
     def _strange(self, request: Request) -> bool:
         """Whether it is of another principal than those that were taken."""
         taken = self._plan.requests
-        return bool(taken) and taken[0].principal != request.principal
+        return bool(taken) and taken[0].principal != request.principal  # guard: row-of-stranger
 
     def _fits(self, request: Request) -> bool:
         return not self._plan.requests or self._plan.rows + request.rows <= self._rules.max_rows

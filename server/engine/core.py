@@ -197,6 +197,7 @@ class EngineCore:
             if len(requests) == 1:
                 message = raised(error, MESSAGE_LENGTH)
                 self._log(message, error)
+                # guard: folders-in-error
                 results.append(Failure(requests, Status.INTERNAL, without_folders(message), started=True))
                 return
             for request in requests:

@@ -60,7 +60,7 @@ class WarmUp:
     def __init__(self, effective_max_batch: int, seconds: dict[int, float], batching: Batching | None = None) -> None:
         self.batch_with = "anyone" if batching is None else batching.with_whom
         self.remarks: tuple[str, ...] = () if batching is None else batching.remarks
-        self.effective_max_batch = 1 if self.batch_with == "nobody" else effective_max_batch
+        self.effective_max_batch = 1 if self.batch_with == "nobody" else effective_max_batch  # guard: loud-row
         self.seconds = seconds
 
 

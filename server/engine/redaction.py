@@ -31,7 +31,7 @@ def is_ctrl_c(error: BaseException) -> bool:
 
 def raised(error: BaseException, limit: int) -> str:
     """Return what a model raised, fit for a caller: one line, escaped, at most about `limit` characters of its text."""
-    return f"model raised {type_of(error)}: {shown(text_of(error), limit)}"
+    return f"model raised {type_of(error)}: {shown(text_of(error), limit)}"  # guard: text-of-model
 
 
 def type_of(error: BaseException) -> str:

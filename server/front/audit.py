@@ -97,7 +97,7 @@ class Audit:
 
     def refused_by_core(self, info: ConnectionInfo, stream_id: int, status: int) -> None:
         """Note that the core refused a message, without asking for memory or after it was told that there is none."""
-        if (info, stream_id) in self._refused:
+        if (info, stream_id) in self._refused:  # guard: audit-told-once
             self._refused.remove((info, stream_id))
         else:
             self.refused(info, stream_id, status, ("", ""), started=False)
@@ -134,11 +134,12 @@ class Audit:
         if now - self._second >= 1.0:
             self._second, self._strangers = now, 0
         self._strangers += 1
-        if self._strangers > STRANGERS:
+        if self._strangers > STRANGERS:  # guard: audit-flood
             self.left_out += 1
             self._unsaid += 1
             self._written_soon()
             return
+        # guard: audit-stranger
         self._note(f'"event":"authentication",{self._describe(info, "")},"outcome":"refused","reason":"{reason}"')
 
     def disconnected(self, info: ConnectionInfo, reason: str) -> None:

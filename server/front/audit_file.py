@@ -14,7 +14,7 @@ from time import time
 from ..line_writer import LineWriter
 from ..logs import get_logger
 
-MODE = 0o600
+MODE = 0o600  # guard: audit-mode
 """Mode of a new file: who called what is nobody else's business. The mode of a file that is there is left alone."""
 
 MAX_WAITING = 8 << 20

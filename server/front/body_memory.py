@@ -35,17 +35,17 @@ class BodyPool:
 
         Who takes it gives the slab's `room` back to `receiving` once the body is complete or given up. Raises Refuse.
         """
-        if body_length != route.body_length:
+        if body_length != route.body_length:  # guard: length-bomb-body
             raise Refuse(Status.INVALID_ARGUMENT, body_length_text(body_length, route.body_length), route.model)
         pool = self._pool
         taken = pool.room(body_length)
-        if held + taken > pool.nbytes // 2:
+        if held + taken > pool.nbytes // 2:  # guard: half-bodies-of-one
             raise _no_memory(
                 route,
                 body_length,
                 f"{held} bytes are held by this connection's unfinished bodies, at most {pool.nbytes // 2} may be",
             )
-        if self.receiving + taken > pool.nbytes // 4 * 3:
+        if self.receiving + taken > pool.nbytes // 4 * 3:  # guard: half-bodies-of-all
             raise _no_memory(
                 route,
                 body_length,
@@ -141,7 +141,7 @@ class BodyMemory:
         if not self._bodies:
             return
         stream_id, body = min(self._bodies.items(), key=lambda item: item[1].due)
-        if body.due > now:
+        if body.due > now:  # guard: slow-body
             self._arm(body.due)
             return
         nbytes = body.slab.nbytes

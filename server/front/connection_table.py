@@ -65,18 +65,18 @@ class ConnectionTable(ConnectionObserver):
         """Take a new connection in; False if there are too many, or its source is refused."""
         info = session.info
         self._metrics.connections_accepted += 1
-        if self._throttle.refused(info.peer[0], monotonic()):
+        if self._throttle.refused(info.peer[0], monotonic()):  # guard: penalty-at-accept
             self._metrics.dropped("penalty")
             return False
         if len(self.sessions) >= self._max_connections or self.draining:
             self._metrics.dropped("draining" if self.draining else "too_many_connections")
             return False
-        if len(self._pending) >= self._max_pending:
+        if len(self._pending) >= self._max_pending:  # guard: flood-of-connections
             oldest = next(iter(self._pending))
             self._pending.pop(oldest).outlet.abort("too_many_pending")
         self.sessions[info] = session
         self._pending[info] = session
-        session.lifetime.arm()
+        session.lifetime.arm()  # guard: slow-authentication
         return True
 
     # -- as ConnectionObserver -------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ class ConnectionTable(ConnectionObserver):
         """Take note that a handshake is over: the connection is its principal's."""
         self._pending.pop(info, None)
         self._metrics.authentication("accepted")
-        self._throttle.succeeded(info.peer[0])
+        self._throttle.succeeded(info.peer[0])  # guard: penalty-forgotten
         if self._audit is not None:
             self._audit.authenticated(info)
 
@@ -95,12 +95,12 @@ class ConnectionTable(ConnectionObserver):
         if not info.ended:
             info.ended = reason
             if not info.authenticated:
-                self._refused(info, reason, fault=reason in PENALISED)
+                self._refused(info, reason, fault=reason in PENALISED)  # guard: penalty-by-flood
         now = monotonic()
         if now - self._log_second >= 1.0:
             self._log_second, self._log_lines = now, 0
         self._log_lines += 1
-        if self._log_lines <= LOG_LINES:
+        if self._log_lines <= LOG_LINES:  # guard: log-flood
             peer = info.peer[0] or None
             self._log.info("connection closed", reason=reason, connection=info.name, peer=peer, detail=detail)
         elif self._log_lines == LOG_LINES + 1:
@@ -114,7 +114,7 @@ class ConnectionTable(ConnectionObserver):
         reason = info.ended or ("drained" if self.draining or info.draining else "peer_closed")
         if not info.authenticated:
             if not info.ended:  # who has had a WELCOME, and leaves, has cost us something
-                self._refused(info, reason, fault=not self.draining and info.greeted)
+                self._refused(info, reason, fault=not self.draining and info.greeted)  # guard: penalty-after-welcome
         elif self._audit is not None:
             self._audit.disconnected(info, reason)
         if not self.sessions:

@@ -49,11 +49,11 @@ class Credentials:
         """
         keys, key, name = self._keys, self._key, self.certified
         if key is not None and keys is not None:
-            if not keys.holds(key) or name not in {"", key.principal}:
+            if not keys.holds(key) or name not in {"", key.principal}:  # guard: key-revoked
                 return None
             name = key.principal
         if not name:
-            return (ANONYMOUS, EVERYTHING) if self._insecure else None
+            return (ANONYMOUS, EVERYTHING) if self._insecure else None  # guard: no-key
         scope = EVERYTHING if keys is None else keys.scope_of(name)
         return None if scope is None else (name, scope)
 

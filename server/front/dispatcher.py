@@ -147,5 +147,5 @@ class Dispatcher:
         self._pressure = None
         self._short = [engine for engine in self._short if engine.short_of_memory]
         if self._short:
-            self._connections.drop_stalled(now - MEMORY_PRESSURE_TIMEOUT)
+            self._connections.drop_stalled(now - MEMORY_PRESSURE_TIMEOUT)  # guard: unread-results
             self._press(now)

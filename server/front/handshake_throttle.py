@@ -62,10 +62,11 @@ class HandshakeThrottle:
             return b""
         host = ip_address(address.partition("%")[0])  # a link-local address names its interface
         if isinstance(host, IPv6Address):
+            # guard: penalty-ipv4-mapped
             host = host.ipv4_mapped or host  # what an IPv4 client looks like on a socket for both
         if any(host in network for network in self._exempt):
             return b""
-        return host.packed if host.version == 4 else host.packed[:HOST_BYTES]
+        return host.packed if host.version == 4 else host.packed[:HOST_BYTES]  # guard: penalty-of-host
 
     def refused(self, address: str, now: float) -> bool:
         """Tell whether a connection from `address` is to be refused now."""
@@ -82,9 +83,10 @@ class HandshakeThrottle:
         record = self._records.pop(source, None)
         if record is None:
             record = _Record(now, self._seconds)
-            if len(self._records) >= MAX_SOURCES:
+            if len(self._records) >= MAX_SOURCES:  # guard: penalty-table
                 del self._records[next(iter(self._records))]
         self._records[source] = record  # the last in the order in which they are forgotten
+        # guard: penalty-of-pending
         if now < record.until:  # it was pending already when the penalty began
             return 0.0
         if now - record.since > self._window:

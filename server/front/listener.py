@@ -29,7 +29,7 @@ def check_address(host: str, *, guarded: bool) -> None:
 
     guarded: whether connections prove a key, or are under TLS; if not, only loopback addresses will do.
     """
-    if not guarded and not is_loopback(host):
+    if not guarded and not is_loopback(host):  # guard: plain-beyond-loopback
         raise ListenError(
             f"{host!r} is not a loopback address, and without keys anybody who reaches the port could use the server: "
             "make a key with `tensorwire keys new`, or listen on 127.0.0.1, ::1 or localhost, on a Unix socket with "

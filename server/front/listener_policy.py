@@ -63,6 +63,6 @@ def make_policy(
         max_abuse=settings.control_frames,
         max_control=int(settings.control_bytes),
     )
-    macs += ("none",) if keyless else ()
+    macs += ("none",) if keyless else ()  # guard: no-tag
     config = Config(role=Role.SERVER, limits=limits, mac_algorithms=macs, keyless=keyless)
     return ListenerPolicy(config, binding, kind, principals or {})

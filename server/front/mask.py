@@ -34,10 +34,10 @@ class Mask:
         """Write `value` of `field` as a JSON string; nothing stays nothing (null)."""
         if not value:
             return "null"
-        if field in self._fields:
+        if field in self._fields:  # guard: audit-masked
             text = f"{field}\0{value}".encode("utf-8", "surrogatepass")
             return f'"{hmac.digest(self._salt, text, "sha256").hex()[:MASK_DIGITS]}"'
-        return json.dumps(printable(masked(value), MAX_NAME))
+        return json.dumps(printable(masked(value), MAX_NAME))  # guard: audit-escaped
 
 
 def read_salt(path: Path) -> bytes:

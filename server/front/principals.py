@@ -41,7 +41,7 @@ class Principal:
     def limit(self, scope: Scope) -> None:
         """Let it see this from now on: routes that were found before are forgotten."""
         self.scope = scope
-        self.routes.clear()
+        self.routes.clear()  # guard: scope-shrunk
 
     def leave(self, connection_id: bytes) -> None:
         """Let go of what one of its connections brought, which is gone."""

@@ -24,4 +24,4 @@ class ReplyBudget:
 
     def limit_reached(self, mine: int) -> bool:
         """Tell whether a connection of whose replies `mine` bytes wait may have no more."""
-        return mine > self.nbytes // 2 or (mine > 0 and self.waiting > self.nbytes)
+        return mine > self.nbytes // 2 or (mine > 0 and self.waiting > self.nbytes)  # guard: unread-replies

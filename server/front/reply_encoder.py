@@ -30,7 +30,7 @@ COPIED = 16 << 10
 """Bytes of a batch's output up to which it is copied once as a whole, and replies are slices of the copy: a slice of
 bytes costs half of a slice of a view, and what is so small is joined into one write in any case."""
 
-_PADDING = tuple(bytes(count) for count in range(ALIGNMENT))
+_PADDING = tuple(bytes(count) for count in range(ALIGNMENT))  # guard: uninitialised-padding
 
 
 class Shape:
@@ -121,7 +121,7 @@ class ReplyEncoder:
             start += call.rows
             if call.done:  # cancelled or expired while it ran
                 continue
-            if (
+            if (  # guard: replies-of-session
                 call.target is not target
                 or call.rows != rows
                 or call.priority != priority
@@ -137,6 +137,7 @@ class ReplyEncoder:
                 if form is None:
                     self._deliver_one(call, plan, first, result, now, replied)
                     continue
+                # guard: replies-in-record
                 target, rows, priority, left = (
                     call.target,
                     call.rows,
@@ -177,7 +178,7 @@ class ReplyEncoder:
         try:
             shape = plan.shapes.get(rows) or plan.add_shape(rows)
             body = _rows(result.outputs, plan, first, first + rows)
-            if shape.length > LARGE and rows < result.batch_rows and target.over_reply_budget():
+            if shape.length > LARGE and rows < result.batch_rows and target.over_reply_budget():  # guard: unread-batch
                 body = [bytes(part) for part in body]  # a view would hold the whole batch until it is read
             ext = _with_timing(shape.dims, call, result, now) if call.want_timing else shape.ext
             target.reply(call, shape.meta, ext, body, shape.length)

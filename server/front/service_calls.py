@@ -171,7 +171,7 @@ class ServiceCalls:
             models = list(self._registry.all(principal.sees))
         if not request.watch:
             return self._report(models, monotonic())
-        if len(caller.watches.open) >= MAX_WATCHES:
+        if len(caller.watches.open) >= MAX_WATCHES:  # guard: too-many-watches
             text = (
                 f"{MAX_WATCHES} watches are open, as many as one connection may have; cancel one, or watch all models"
             )

@@ -177,7 +177,7 @@ class Session:
         elif isinstance(event, Cancelled):
             call = self._open.get(event.stream_id)
             if call is not None:
-                self.calls.cancel(call)
+                self.calls.cancel(call)  # guard: cancel-once
             else:
                 self.watches.cancel(event.stream_id)
         elif isinstance(event, MessageAborted):  # what becomes of the call is told by another event
@@ -187,6 +187,7 @@ class Session:
                 self.lifetime.drop("authentication", ErrorCode.AUTHENTICATION, _NOT_KNOWN)
                 return
             self._observer.authenticated(self.info)
+            # guard: closed-in-handshake
             if not self.connection.closed:  # else what came with AUTH has ended it: the next event says how
                 self.connection.accept(self._context.service_calls.ready(self.principal))
             self.lifetime.arm()
@@ -222,7 +223,7 @@ class Session:
         if not self.info.authenticated or self.lifetime.over:
             return
         named = self.credentials.principal()
-        if named is not None and named[0] == self.principal.name:
+        if named is not None and named[0] == self.principal.name:  # guard: key-revoked-in-session
             self._limit_age(now)
             return
         for call in list(self._open.values()):  # its key is gone
@@ -250,7 +251,7 @@ class Session:
     def _ask(self, ext: bytes, meta: bytes) -> Route | Resolved:
         """Have a signature worked out that the cache does not know. Raises Refuse."""
         self._metrics.cache_misses += 1
-        return self._context.admission.route(self.principal, ext, meta, self.info.id)
+        return self._context.admission.route(self.principal, ext, meta, self.info.id)  # guard: cache-owner
 
     def _reserve(
         self, stream_id: int, flags: int, priority: int, aux: int, ext: bytes, meta: bytes, body_length: int

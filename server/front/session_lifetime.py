@@ -121,8 +121,9 @@ class SessionLifetime:
 
     def _frame_late(self, now: float) -> None:
         self._frame_timer = None
-        if not self.unfinished or not self._info.authenticated:
+        if not self.unfinished or not self._info.authenticated:  # guard: slow-frame
             return
+        # guard: slow-frame-paused
         if self._outlet.reading_paused():  # it is we who do not take the rest
             self._frame_began = now
         if self._frame_began + self._context.settings.body_timeout > now:
@@ -145,7 +146,7 @@ class SessionLifetime:
     def drop_body(self, stream_id: int) -> None:
         """Give the memory of a big body back that is given up."""
         body = self.take_body(stream_id)
-        if body is not None:
+        if body is not None:  # guard: cancelled-body
             body.slab.release()
 
     def _body_late(self, detail: str) -> None:
@@ -236,7 +237,7 @@ class SessionLifetime:
         connection, info = self._connection, self._info
         info.greeted = connection.version > 0
         info.streams = connection.last_stream_id
-        connection.close(ErrorCode.NO_ERROR, "")
+        connection.close(ErrorCode.NO_ERROR, "")  # guard: unread-of-lost
         while connection.data_to_send():
             pass
         self._observer.forget(info)
@@ -249,7 +250,7 @@ class SessionLifetime:
         self._calls.detach()
         self._calls.give_up()
         if self._bodies is not None:
-            self._bodies.close()
+            self._bodies.close()  # guard: half-closed
         self._watches.give_up()
         timers = self._context.timers
         timers.cancel(self._handshake_timer)

@@ -109,7 +109,7 @@ class SocketOutlet(Outlet):
                 return
             self._write(buffers, join=waiting <= JOIN_BELOW)
         if self._write_paused and connection.outbound_bytes > self._high_water:
-            self.pause(WRITE)
+            self.pause(WRITE)  # guard: slow-reader-pause
             self.count_unread()
         elif self._unread:
             self.count_unread()
@@ -161,7 +161,7 @@ class SocketOutlet(Outlet):
             self.resume(WRITE)
 
     def _stalled(self, _now: float) -> None:
-        self.abort("write_timeout")
+        self.abort("write_timeout")  # guard: slow-reader
 
     # -- closing ---------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the socket was accepted, the connection counts, and its time runs."""
         self._raw = cast("asyncio.Transport", transport)
-        self._above.connection_made(self)
+        self._above.connection_made(self)  # guard: tls-handshake-timed
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - there is one buffer for all
         """Return where ciphertext goes."""
@@ -61,7 +61,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
             return
         if not self._begun:
             self._begun = True
-            if self._buffer[0] != _TLS_HANDSHAKE:
+            if self._buffer[0] != _TLS_HANDSHAKE:  # guard: plaintext-to-tls
                 self._no_tls(self._buffer[: min(nbytes, len(PREFACE))].tobytes())
                 return
         self._incoming.write(self._buffer[:nbytes])
@@ -126,6 +126,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
                     self._raw.close()
                     return
         except ssl.SSLError as error:
+            # guard: tls-forged-bytes
             self._established = False  # no more can be said
             self._push()  # but for the alert
             above.refuse("tls", ErrorCode.INTERNAL, f"TLS: {_reason(error)}")
@@ -160,7 +161,7 @@ class TlsLayer(asyncio.BufferedProtocol, asyncio.Transport):
             return
         if self._plain:
             self._raw.writelines(list(list_of_data))
-        elif self._established:
+        elif self._established:  # guard: words-before-tls
             for data in list_of_data:
                 sent = self._tls.write(data)
                 while sent < len(data):  # one record at a time

@@ -83,7 +83,7 @@ class ConnectionTransport(SocketOutlet):
         """Take note, under TLS now, whom the client's certificate stands for; False: nobody, and it is refused."""
         if self._policy.principals:
             name = self._session.credentials.certified = self._policy.certified(certificate)
-            if not name:
+            if not name:  # guard: unmapped-certificate
                 self.refuse("certificate", ErrorCode.AUTHENTICATION, _NOBODY)
                 return False
         return True
@@ -120,7 +120,7 @@ class ConnectionTransport(SocketOutlet):
         self._budget -= nbytes
         if nbytes >= READ_LEAST:
             self._fit_reads(nbytes, monotonic() - now)
-        if self._session.info.authenticated:
+        if self._session.info.authenticated:  # guard: strangers-keep-awake
             dispatcher.busy_poll.stir()
         if dispatcher.reader is not self:
             dispatcher.reader = self
@@ -133,7 +133,7 @@ class ConnectionTransport(SocketOutlet):
 
     def _fit_reads(self, nbytes: int, seconds: float) -> None:
         """Read less at a time, and let the others have their turn, if these bytes took long; more if they did not."""
-        if seconds > TURN_SECONDS:
+        if seconds > TURN_SECONDS:  # guard: costly-calls
             self._read_size = max(READ_LEAST, min(self._read_size, nbytes) // 2)
             self._budget = 0
         elif nbytes >= self._read_size:

@@ -1,7 +1,8 @@
 """Takes each check of mutants.toml out, one at a time, and expects the test named beside it to go red.
 
-A mutation is made in a scratch copy of the tree, never in place. First every named test must be green as it is: a red
-one proves nothing. What survives, or cannot be applied, makes the exit code 1. Run by `make mutants`.
+How a check is found and taken out: guards.py. It is done in a scratch copy of the tree, never in place. First every
+named test must be green as it is: a red one proves nothing. What survives, or cannot be applied, makes the exit code 1.
+Run by `make mutants`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tests.attacks.guards import NoSuchPart, change, find_guards
+
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path("src", "tensorwire")
 LIST = Path(__file__).with_name("mutants.toml")
 PAGE = ROOT / "docs" / "security.md"
 BEGIN, END = "<!-- mutants: begin -->\n", "<!-- mutants: end -->\n"
@@ -39,13 +43,16 @@ _MOMENTS = count(int(time()))
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One check: its exact source text in `file`, what stands there without it, and the test that must notice."""
+    """One check: its tag in the source, what stands in place of a part of it, and the test that must notice.
+
+    `part` and `without` are those of guards.change.
+    """
 
     attack: str
-    file: str
-    check: str
+    guard: str
     without: str
     test: str
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +65,21 @@ class Outcome:
 
 
 def read_list(words: list[str]) -> list[Mutant]:
-    """The mutants whose attack, file or test holds one of the words; all of them without words."""
+    """The mutants whose attack, guard, test or file holds one of the words; all of them without words."""
     mutants = [Mutant(**entry) for entry in tomllib.loads(LIST.read_text(encoding="utf-8"))["mutant"]]
-    return [m for m in mutants if not words or any(word in f"{m.attack} {m.file} {m.test}" for word in words)]
+    if not words:
+        return mutants
+    files = {guard.tag: guard.file.relative_to(ROOT) for guard in find_guards(ROOT / PACKAGE)}
+    said = {mutant: f"{mutant.attack} {mutant.guard} {mutant.test} {files.get(mutant.guard)}" for mutant in mutants}
+    return [mutant for mutant in mutants if any(word in said[mutant] for word in words)]
 
 
 def table(mutants: list[Mutant]) -> str:
-    """The list as a table of Markdown: each attack, where the check against it stands, and the test."""
-    rows = ["| attack | check in | goes red without it |", "|---|---|---|"]
+    """The list as a table of Markdown: each attack, the tag of the check against it, and the test."""
+    rows = ["| attack | guard | goes red without it |", "|---|---|---|"]
     for mutant in mutants:
         place = mutant.test.removeprefix("tests/").replace("::", " ").replace("|", "\\|")
-        rows.append(f"| {mutant.attack} | `{mutant.file}` | `{place}` |")
+        rows.append(f"| {mutant.attack} | `{mutant.guard}` | `{place}` |")
     return "\n".join(rows) + "\n"
 
 
@@ -120,16 +131,19 @@ def run_green(tree: Path, tests: list[str]) -> Outcome:
 
 def try_mutant(mutant: Mutant, tree: Path) -> Outcome:
     """Change the copy, run the test, change it back."""
-    path = tree / mutant.file
+    places = [guard for guard in find_guards(tree / PACKAGE) if guard.tag == mutant.guard]
+    if len(places) != 1:
+        return Outcome(f"the tag is {len(places)} times in the source, expected once", 0.0)
+    path = places[0].file
     source = path.read_text(encoding="utf-8")
-    if source.count(mutant.check) != 1:
-        return Outcome(f"the check is {source.count(mutant.check)} times in the file, expected once", 0.0)
-    _write(path, source.replace(mutant.check, mutant.without))
     try:
-        compile(path.read_text(encoding="utf-8"), mutant.file, "exec")
+        changed = change(source, places[0].line, mutant.part, mutant.without)
+        compile(changed, path.name, "exec")
+    except (NoSuchPart, SyntaxError) as error:
+        return Outcome(f"cannot be taken out: {error}", 0.0)
+    _write(path, changed)
+    try:
         return run_tests(tree, "-x", mutant.test)
-    except SyntaxError as error:
-        return Outcome(f"not Python any more: {error}", 0.0)
     finally:
         _write(path, source)
 
@@ -163,11 +177,11 @@ def try_all(mutants: list[Mutant], trees: list[Path], console: Console) -> list[
 
 def report(mutants: list[Mutant], outcomes: list[Outcome], console: Console) -> int:
     """The table; how many live."""
-    table = Table("attack", "file", "test", "outcome", "s", box=None, pad_edge=False)
+    table = Table("attack", "guard", "test", "outcome", "s", box=None, pad_edge=False)
     for mutant, outcome in zip(mutants, outcomes, strict=True):
         outcome_text = "dead" if outcome.what in DEAD else f"ALIVE: {outcome.what}"
         test = mutant.test.partition("::")[2] or mutant.test
-        table.add_row(mutant.attack, mutant.file, test, outcome_text, f"{outcome.seconds:.1f}")
+        table.add_row(mutant.attack, mutant.guard, test, outcome_text, f"{outcome.seconds:.1f}")
     console.print(table, soft_wrap=True, markup=False)
     return sum(outcome.what not in DEAD for outcome in outcomes)
 
@@ -175,7 +189,9 @@ def report(mutants: list[Mutant], outcomes: list[Outcome], console: Console) -> 
 def main() -> int:
     """Run them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only mutants whose attack, file or test holds one of these words")
+    parser.add_argument(
+        "words", nargs="*", help="only mutants whose attack, guard, test or file holds one of these words"
+    )
     parser.add_argument("--table", action="store_true", help="write the table of docs/security.md, and end")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="copies worked on at a time")
     arguments = parser.parse_args()
