@@ -218,7 +218,7 @@ def test_a_retry_is_not_kept_waiting_by_a_leader_that_sleeps_in_a_read() -> None
 
     with Peer(drain) as peer, tensorwire.connect(peer.url) as client, ThreadPoolExecutor() as threads:
         first = threads.submit(client.infer, "m", {"x": X})
-        while len(held) < 1:
+        while len(held) < 1 or client._driver._core.link is not None:  # until it knows that the first one drains
             threading.Event().wait(0.001)
         second = threads.submit(client.infer, "m", {"x": X})
         while len(held) < 2:
