@@ -11,6 +11,7 @@ import asyncio
 import ssl
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import cast
 
 from .errors import AuthenticationError
@@ -27,23 +28,23 @@ HIGH_WATER = 1 << 20
 monotonic = time.monotonic
 
 
-class WireOwner:
+class WireOwner(ABC):
     """What a wire asks of its client, upwards. Implemented by ``aio_driver.Driver``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
 
+    @abstractmethod
     def wire_made(self, wire: Wire, binding: bytes = b"") -> Link:
         """Return the link that a connected transport is to drive."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wire_lost(self, wire: Wire) -> None:
         """Forget a transport that is gone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settle(self, wire: Wire) -> None:
         """Answer, keep time, reconnect, after bytes came in."""
-        raise NotImplementedError
 
 
 class Wire(asyncio.BufferedProtocol):

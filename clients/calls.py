@@ -6,6 +6,7 @@ Plain data and its one transition (open -> done). Not here: when that happens (`
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, final
@@ -26,7 +27,7 @@ CONNECT: Final = 3
 """Nothing is sent: done as soon as there is a connection."""
 
 
-class Carrier:
+class Carrier(ABC):
     """What a call sees of the connection that carries it: ``link.Link``."""
 
     __slots__ = ("connection_id", "finished")
@@ -37,9 +38,9 @@ class Carrier:
         self.finished = False
         """Nothing more will come of it: send what is still to be sent, then close the socket."""
 
+    @abstractmethod
     def abandon(self, call: Call) -> None:
         """Forget a call that ended on this side; late frames of it are dropped."""
-        raise NotImplementedError
 
 
 @final

@@ -5,6 +5,7 @@ Here: what each event of the protocol core means for a call. Not here: what outl
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING, Final
@@ -71,7 +72,7 @@ END_STREAM: Final = int(Flag.END_STREAM)
 _PING_PAYLOAD = Struct("<Q")
 
 
-class LinkOwner:
+class LinkOwner(ABC):
     """What a link asks of its client, and what the links of one client share. Implemented by ``core.ClientCore``."""
 
     def __init__(self, max_reply: int, capture: CaptureWriter | None) -> None:
@@ -83,22 +84,23 @@ class LinkOwner:
         self.link: Link | None = None
         """The connection that new calls go to; an older one that drains lives on in its driver's hands."""
 
+    @abstractmethod
     def link_ready(self, welcome: bytes) -> None:
         """Note that the handshake is done. welcome: its payload."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open_waiting(self, link: Link, now: float) -> None:
         """Open what waits, as far as the server takes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def retry_or_fail(self, call: Call, error: TensorwireError, now: float, wait: bool) -> None:
         """Send a call that provably did not start again, if the rules allow it, else fail it with ``error``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def orphaned(self, calls: list[Call], error: TensorwireError, now: float) -> None:
         """Take the calls of a connection that is over: they are the client's, not the connection's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dial_failed(
         self,
         reason: str,
@@ -109,7 +111,6 @@ class LinkOwner:
         cause: BaseException | None = None,
     ) -> None:
         """Note that no connection could be made, or its handshake failed."""
-        raise NotImplementedError
 
 
 class Link(Carrier):

@@ -1,7 +1,7 @@
 """The calls that go upwards: who is called implements a class of this file, who calls knows nothing else of it.
 
-Each has one implementer: Outlet is transport.py's, ConnectionObserver connection_table.py's. (ReplyTarget, which speaks
-of calls, stands in call.py and is call_table.py's.) Native classes, since what is compiled calls them.
+Each has one implementer: Outlet is socket_outlet.py's, ConnectionObserver connection_table.py's. (ReplyTarget, which
+speaks of calls, stands in call.py and is call_table.py's.) Native classes, since what is compiled calls them.
 """
 
 from __future__ import annotations
