@@ -11,7 +11,8 @@ factory       Name of a callable in `file` (default "build"; python and torch). 
               of numpy arrays by input name and returns a dict by output name, a tuple in the order of `outputs`, or
               one array. torch: returns an nn.Module called with one tensor per input, in the order of `inputs`.
               `from .other import x` in `file` finds other files of the folder.
-weights       Path inside the folder of a safetensors file or a state dict that loads with weights_only (torch).
+weights       Path inside the folder (torch) of a safetensors file, a state dict that loads with weights_only, or the
+              index (.index.json) of either in shards; what it is its content tells, whatever its name.
 max_batch     Rows per batch at most; also the most rows one call may carry. 0: the model has no batch axis, each call
               runs alone. Default 32, or 0 where the inputs or outputs have no common batch axis. Warm-up measures
               sizes 1, 2, 4 .. max_batch and the batcher stays at the size where rows per second stop growing.
@@ -61,7 +62,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 from ...codec import CodecError, Kind, TensorSpec, dtype_by_name, encode_metadata
 
-__all__ = ["ImageHint", "ModelSpec", "SpecError", "load_spec"]
+__all__ = ["ImageHint", "ModelSpec", "SpecError", "inside", "load_spec"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 DEFAULT_MAX_BATCH = 32
@@ -202,9 +203,9 @@ def load_spec(folder: Path) -> ModelSpec:
         backend=model.backend,
         inputs=inputs,
         outputs=outputs,
-        file=_inside(where, folder, "file", model.file or DEFAULT_FILES[model.backend]),
+        file=inside(where, folder, "file", model.file or DEFAULT_FILES[model.backend]),
         factory=model.factory,
-        weights=None if model.weights is None else _inside(where, folder, "weights", model.weights),
+        weights=None if model.weights is None else inside(where, folder, "weights", model.weights),
         max_batch=_max_batch(where, model.max_batch, inputs + outputs),
         batch_with=model.batch_with,
         max_wait=model.max_wait_ms / 1000,
@@ -304,9 +305,12 @@ def _max_batch(where: Path, asked: int | None, tensors: tuple[TensorSpec, ...]) 
     return 0
 
 
-def _inside(where: Path, folder: Path, key: str, value: str) -> Path:
-    path = (folder / value).resolve()
-    if not path.is_relative_to(folder):
+def inside(where: Path, folder: Path, key: str, value: str) -> Path:
+    """Return the file of that name in the folder; a link stays one, since what belongs to a file lies beside its name.
+    Raises SpecError.
+    """
+    path = folder / value
+    if not path.resolve().is_relative_to(folder):
         raise SpecError(f"{where}: {key}: {value!r} leaves the model's folder; put the file into it")
     if not path.is_file():
         raise SpecError(f"{where}: {key}: there is no file {value!r} in the model's folder")
@@ -314,7 +318,7 @@ def _inside(where: Path, folder: Path, key: str, value: str) -> Path:
 
 
 def _labels(where: Path, folder: Path, value: str) -> tuple[str, ...]:
-    path = _inside(where, folder, "labels", value)
+    path = inside(where, folder, "labels", value)
     if path.stat().st_size > MAX_LABEL_BYTES:
         raise SpecError(f"{where}: labels: {value!r} is larger than {MAX_LABEL_BYTES} bytes")
     try:

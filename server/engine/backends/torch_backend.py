@@ -1,7 +1,7 @@
 """Models that torch runs: a module from a Python factory, a TorchScript archive, an exported program.
 
 What lives here: loading, and the bridge between numpy arrays and tensors, without a copy on a CPU. What must not:
-pickle (state dicts load with weights_only), batching, staging (gpu/).
+pickle, weights in files of their own (weights.py), batching, staging (gpu/).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from ..outputs import COPY_BELOW
 from . import Backend, LoadError
 from .source import make
 from .torch_memory import is_ours
+from .weights import load_weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..spec import ModelSpec
 
 __all__ = ["TorchBackend", "load"]
@@ -195,21 +194,8 @@ def _load_module(spec: ModelSpec, device: torch.device) -> Any:
     if not isinstance(module, torch.nn.Module):
         raise LoadError(f"factory {spec.factory!r} gave a {type(module).__name__}, expected a torch.nn.Module")
     if spec.weights is not None:
-        _load_weights(module, spec.weights)
+        load_weights(module, spec.weights, spec.path)
     return module.eval().requires_grad_(requires_grad=False).to(device)
-
-
-def _load_weights(module: torch.nn.Module, path: Path) -> None:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise LoadError(f"weights {path.name!r} do not fit the module: {error}") from error
 
 
 def _load_script(spec: ModelSpec, device: torch.device) -> Any:

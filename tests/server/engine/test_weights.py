@@ -1,0 +1,152 @@
+"""Weights as the libraries write them, in real files: what is in the module afterwards equals what was saved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file, save_model
+
+from tensorwire.server.engine.backends import LoadError
+from tensorwire.server.engine.backends.weights import load_weights
+from tensorwire.server.engine.spec import SpecError
+
+State = Mapping[str, torch.Tensor]
+
+
+class Tied(torch.nn.Module):
+    """Two names for one parameter, and a buffer that is a part of another."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding = torch.nn.Embedding(5, 4)
+        self.head = torch.nn.Linear(4, 5)
+        self.head.weight = self.embedding.weight
+        table = torch.rand(6)
+        self.register_buffer("table", table)
+        self.register_buffer("middle", table[2:4])
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(name == again and torch.equal(value, back) for (name, value), (again, back) in pairs)
+
+
+def distinct(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Each name with memory of its own, as those write a state dict who do not know of ties."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+WRITERS: dict[str, Callable[[torch.nn.Module, Path], object]] = {
+    "save_model": lambda module, path: save_model(module, str(path)),
+    "save_file": lambda module, path: save_file(distinct(module), path),
+    "torch.save": lambda module, path: torch.save(module.state_dict(), path),
+    "torch.save, the form before zip": lambda module, path: torch.save(
+        module.state_dict(), path, _use_new_zipfile_serialization=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "W.SAFETENSORS", "pytorch_model.bin", "w.pt", "weights"])
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_was_saved_is_loaded_whatever_the_files_name(tmp_path: Path, write: str, name: str) -> None:
+    saved, module = Tied(1), Tied(2)
+    WRITERS[write](saved, tmp_path / name)
+    load_weights(module, tmp_path / name, tmp_path)
+    assert same(module, saved)
+    assert module.head.weight is module.embedding.weight
+
+
+@pytest.mark.parametrize("write", [save_file, torch.save])
+def test_shards_are_found_beside_their_index(tmp_path: Path, write: Callable[[State, Path], object]) -> None:
+    saved, module = Tied(1), Tied(2)
+    state = distinct(saved)
+    del state["head.weight"]  # tied: in the file once
+    shards = {"1-of-2": ["embedding.weight"], "2-of-2": ["head.bias", "table", "middle"]}
+    (tmp_path / "w").mkdir()
+    for shard, names in shards.items():
+        write({name: state[name] for name in names}, tmp_path / "w" / shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": {name: at for at, names in shards.items() for name in names}}
+    (tmp_path / "w" / "model.index.json").write_text(json.dumps(index, indent=2))
+    load_weights(module, tmp_path / "w" / "model.index.json", tmp_path)
+    assert same(module, saved)
+
+
+def test_shards_of_an_index_that_is_a_link_lie_beside_the_link(tmp_path: Path) -> None:
+    saved, module = Tied(1), Tied(2)
+    (tmp_path / "blobs").mkdir()
+    save_model(saved, str(tmp_path / "blobs" / "7f"))
+    names = [name for name in saved.state_dict() if name not in {"head.weight", "middle"}]
+    (tmp_path / "blobs" / "3c").write_text(json.dumps({"weight_map": dict.fromkeys(names, "shard")}))
+    (tmp_path / "index.json").symlink_to("blobs/3c")
+    (tmp_path / "shard").symlink_to("blobs/7f")
+    load_weights(module, tmp_path / "index.json", tmp_path)
+    assert same(module, saved)
+
+
+def test_shards_stay_in_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_model(Tied(1), str(tmp_path / "outside"))
+    for name in ("../outside", str(tmp_path / "outside")):
+        (folder / "index.json").write_text(json.dumps({"weight_map": {"table": name}}))
+        with pytest.raises(SpecError, match="leaves the model's folder"):
+            load_weights(Tied(), folder / "index.json", folder)
+    (folder / "index.json").write_text(json.dumps({"weight_map": {"table": "nowhere"}}))
+    with pytest.raises(SpecError, match="there is no file 'nowhere'"):
+        load_weights(Tied(), folder / "index.json", folder)
+
+
+def test_names_that_are_missing_or_unexpected_are_told(tmp_path: Path) -> None:
+    state = distinct(Tied())
+    save_file({"table": state["table"], "stray": state["table"] + 1}, tmp_path / "w")
+    words = "weights 'w' do not fit the module: embedding.weight, head.weight, head.bias missing; stray unexpected"
+    with pytest.raises(LoadError) as raised:
+        load_weights(Tied(), tmp_path / "w", tmp_path)
+    assert str(raised.value) == words
+    save_file(state | {"table": torch.zeros(7)}, tmp_path / "w")
+    with pytest.raises(LoadError, match=r"(?s)do not fit the module: .*size mismatch for table"):
+        load_weights(Tied(), tmp_path / "w", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "neither safetensors nor"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n",
+            "neither safetensors nor",
+        ),
+        (b"{}", "no index of shards"),
+        (b'{"weight_map": ["a"]}', "no index of shards"),
+        (b"{ not json", "no index of shards"),
+    ],
+)
+def test_other_content_is_refused_in_words(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(LoadError, match=words):
+        load_weights(Tied(), tmp_path / "w.safetensors", tmp_path)
+
+
+def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pt")
+    with pytest.raises(LoadError, match=r"\(UnpicklingError: .*; write them with safetensors"):
+        load_weights(torch.nn.Linear(2, 2), tmp_path / "w.pt", tmp_path)
+    torch.save([torch.zeros(1)], tmp_path / "w.pt")
+    with pytest.raises(LoadError, match="hold a list, expected a state dict"):
+        load_weights(torch.nn.Linear(2, 2), tmp_path / "w.pt", tmp_path)
+
+
+def test_a_cut_file_is_refused_in_words(tmp_path: Path) -> None:
+    save_model(Tied(), str(tmp_path / "whole"))
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / "w").write_bytes(whole[:-20])
+    with pytest.raises(LoadError, match="weights 'w'"):
+        load_weights(Tied(), tmp_path / "w", tmp_path)
+    shutil.copy(tmp_path / "whole", tmp_path / "w")
+    load_weights(Tied(), tmp_path / "w", tmp_path)
