@@ -185,6 +185,9 @@ class Outputs:
     def by_name(self, raw: Any) -> Mapping[str, Any]:
         """Return what the model returned as a mapping with exactly the promised names. Raises OutputError."""
         names = self._names
+        fields = getattr(raw, "_fields", None) if isinstance(raw, tuple) else None
+        if fields is not None and set(fields) == set(names):  # a NamedTuple; with other fields it counts in order
+            return dict(zip(fields, raw, strict=True))
         if isinstance(raw, Mapping):
             if len(raw) == len(names) and all(name in raw for name in names):
                 return raw

@@ -9,7 +9,8 @@ file          Path inside the folder: the Python file (default "model.py"; pytho
 factory       Name of a callable in `file` (default "build"; python and torch). It is called once with the ModelSpec if
               it takes a positional parameter, else without arguments. python: returns a callable that takes a dict
               of numpy arrays by input name and returns a dict by output name, a tuple in the order of `outputs`, or
-              one array. torch: returns an nn.Module called with one tensor per input, in the order of `inputs`.
+              one array. torch: returns an nn.Module called with one tensor per input, by name where it has these names,
+              else in order (backends/arguments.py).
               `from .other import x` in `file` finds other files of the folder.
 weights       Path inside the folder (torch) of a safetensors file, a state dict that loads with weights_only, or the
               index (.index.json) of either in shards; what it is its content tells, whatever its name.

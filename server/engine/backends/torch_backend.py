@@ -17,6 +17,7 @@ import torch
 from ....codec import Kind, dtype_by_name
 from ..outputs import COPY_BELOW
 from . import Backend, LoadError
+from .arguments import call_of, program_values
 from .source import make
 from .torch_memory import is_ours
 from .weights import load_weights
@@ -75,6 +76,7 @@ class TorchBackend(Backend):
     def __init__(self, spec: ModelSpec, module: Any) -> None:
         self._module: Any = module
         self._names = [tensor.name for tensor in spec.inputs]
+        self._eager: Any = call_of(module, self._names)
         self._carried = {t.name: getattr(torch, t.dtype.name) for t in spec.inputs if t.dtype.numpy != t.dtype.storage}
         self._device = torch.device(spec.device)
         self._call: Any = self._eager
@@ -95,15 +97,9 @@ class TorchBackend(Backend):
 
     def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """See Backend.declared: an exported program knows its inputs; TorchScript and modules know nothing."""
-        if not isinstance(self._module, torch.fx.GraphModule):
-            return {}
-        values = [node.meta.get("val") for node in self._module.graph.nodes if node.op == "placeholder"]
-        if len(values) != len(self._names):
-            return {}
         return {
             name: (str(value.dtype).removeprefix("torch."), tuple(n if isinstance(n, int) else -1 for n in value.shape))
-            for name, value in zip(self._names, values, strict=True)
-            if isinstance(value, torch.Tensor)
+            for name, value in program_values(self._module, self._names).items()
         }
 
     def hint(self) -> str:
@@ -130,10 +126,7 @@ class TorchBackend(Backend):
         """Drop the module and what its stager kept."""
         if self.stager is not None:
             self.stager.close()
-        self._module = self._call = None
-
-    def _eager(self, tensors: Mapping[str, Any]) -> Any:
-        return self._module(*[tensors[name] for name in self._names])
+        self._module = self._call = self._eager = None
 
     def _tensor(self, name: str, array: Array) -> torch.Tensor:
         carried = self._carried.get(name)
@@ -156,9 +149,9 @@ def _arrays(taken: list[Any], index: int, inputs: list[Array]) -> Any:
         taken[index] = raw = None
         return {name: _arrays(values, at, inputs) for at, name in enumerate(names)}
     if isinstance(raw, tuple | list):
-        values = list(raw)
+        values, make = list(raw), getattr(raw, "_make", list)  # of a NamedTuple, whose fields are names of outputs
         taken[index] = raw = None
-        return [_arrays(values, at, inputs) for at in range(len(values))]
+        return make([_arrays(values, at, inputs) for at in range(len(values))])
     return raw.copy() if isinstance(raw, np.ndarray) else raw
 
 
@@ -195,7 +188,18 @@ def _load_module(spec: ModelSpec, device: torch.device) -> Any:
         raise LoadError(f"factory {spec.factory!r} gave a {type(module).__name__}, expected a torch.nn.Module")
     if spec.weights is not None:
         load_weights(module, spec.weights, spec.path)
-    return module.eval().requires_grad_(requires_grad=False).to(device)
+    _set_inference(module)
+    return module.to(device)
+
+
+def _set_inference(module: torch.nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # it is an exported program, or has one as a part: the mode of that is in its graph
+        for part in module.modules():
+            part.training = False
+    for parameter in module.parameters():
+        parameter.requires_grad = False
 
 
 def _load_script(spec: ModelSpec, device: torch.device) -> Any:
