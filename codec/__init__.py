@@ -14,6 +14,7 @@ from ..version import __version__ as __version__
 from .cache import BoundedCache, FairCache, MetadataCache, metadata_cost
 from .conversion import as_numpy, convert
 from .decoder import check_body, decode_arrays
+from .dlpack import to_numpy
 from .dtypes import DTYPES, DType, TypeCode, dtype_by_name, dtype_by_numpy, dtype_by_triple, dtype_of
 from .encoder import Encoded, Encoder
 from .errors import CodecError, SignatureError
@@ -89,6 +90,7 @@ __all__ = [
     "metadata_cost",
     "pack_service",
     "resolve",
+    "to_numpy",
     "unpack_service",
 ]
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .conversion import Array, first_line
+from .conversion import Array, as_numpy, first_line
 from .dtypes import DType, dtype_by_triple, dtype_of
 from .errors import CodecError
 
@@ -54,6 +54,17 @@ class _Borrowed:
     def __init__(self, capsule: Any, interface: dict[str, Any]) -> None:
         self.capsule = capsule
         self.__array_interface__ = interface
+
+
+def to_numpy(value: Any) -> Array:
+    """Read `value` as an array: through DLPack if it speaks that (torch tensors, bfloat16), else as numpy does.
+
+    CodecError from either; see `from_dlpack` and `as_numpy`.
+    """
+    if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "__dlpack__"):
+        return as_numpy(value)
+    dtype, array = from_dlpack(value)
+    return array if dtype.numpy is None else array.view(dtype.numpy)
 
 
 def from_dlpack(source: DLPackArray) -> tuple[DType, Array]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .conversion import Array, as_numpy, convert, join
+from .conversion import Array, convert, join
+from .dlpack import to_numpy
 from .errors import CodecError
 
 _INT64 = np.dtype("<i8")
@@ -27,8 +28,8 @@ class RaggedArray(Sequence[Array]):
     __slots__ = ("offsets", "values")
 
     def __init__(self, offsets: Any, values: Any) -> None:
-        self.offsets: Array = convert(as_numpy(offsets), _INT64)
-        self.values: Array = as_numpy(values)
+        self.offsets: Array = convert(to_numpy(offsets), _INT64)
+        self.values: Array = to_numpy(values)
         if self.values.ndim < 1:
             raise CodecError("ragged: values have no dimension, expected at least one")
         check_offsets("ragged", self.offsets, len(self.values))
@@ -39,7 +40,7 @@ class RaggedArray(Sequence[Array]):
 
         `dtype`: what the values become; by default what holds them all. CodecError where it cannot hold one of them.
         """
-        arrays, none = [as_numpy(row) for row in rows], np.zeros(0, dtype)
+        arrays, none = [to_numpy(row) for row in rows], np.zeros(0, dtype)
         if dtype is not None:
             arrays = [convert(array, none.dtype) for array in arrays]
         full = [array for array in arrays if len(array)]  # an empty list has no element type to speak of

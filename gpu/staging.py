@@ -130,7 +130,7 @@ class CudaStager(Stager):
         torch = self._torch
         copies = {}
         for name, output in outputs.items():
-            source = output.detach().contiguous()
+            source = output.detach().resolve_conj().resolve_neg().contiguous()  # bytes know no flags
             target = allocate(source.numel() * source.element_size())
             if len(target):
                 _host_tensor(torch, target).copy_(source.view(-1).view(torch.uint8), non_blocking=True)

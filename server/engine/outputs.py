@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...codec import FREE, CodecError, Encoder, Kind, MetadataCache, RaggedArray, check_signature, resolve
+from ...codec import FREE, CodecError, Encoder, Kind, MetadataCache, RaggedArray, check_signature, resolve, to_numpy
+from ...codec.errors import shown
 from ...codec.metadata import describe_tensor
 from .ownership import is_ours
-from .redaction import is_ctrl_c
+from .redaction import is_ctrl_c, text_of, type_of
 
 if TYPE_CHECKING:
     from ...codec import Encoded, TensorSpec
@@ -35,6 +36,10 @@ _ndarray = np.ndarray
 
 COPY_BELOW = 4096
 """Bytes of an output that is copied in any case: that costs 0.2 us, and asking whether it must be costs more."""
+
+
+WHY_LENGTH = 120
+"""Characters of what a library says of an output that is no array."""
 
 
 class OutputError(Exception):
@@ -232,12 +237,13 @@ def _as_array(name: str, value: Any) -> Array:
             f"mask as an output of its own"
         )
     try:
-        array = np.asarray(value)
+        array = to_numpy(value)
         return array if type(value) is _ndarray else array.copy()  # what an object shows is its own memory
     except BaseException as error:  # the model's own object may raise anything
         if is_ctrl_c(error):
             raise
-        raise OutputError(f"model output {name!r} is a {type(value).__name__}, expected an array") from error
+        why = f": {shown(text_of(error), WHY_LENGTH)}" if isinstance(error, CodecError) else ""
+        raise OutputError(f"model output {name!r} is a {type_of(value)}, expected an array{why}") from error
 
 
 def _native(array: Array) -> Array:

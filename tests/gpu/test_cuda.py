@@ -102,6 +102,13 @@ def test_empty_rows_and_non_contiguous_results_are_fine(allocate: Allocate) -> N
     assert np.frombuffer(copies["y"], np.int64).tolist() == [0, 3, 1, 4, 2, 5]
 
 
+def test_flags_that_bytes_do_not_carry_are_resolved(allocate: Allocate) -> None:
+    source = torch.tensor([[1 + 2j, 3 - 4j]], device="cuda:0")
+    copies = CudaStager("cuda:0").copy_out({"conj": source.conj(), "neg": source.conj().imag}, allocate)
+    assert np.frombuffer(copies["conj"], np.complex64).tolist() == [1 - 2j, 3 + 4j]
+    assert np.frombuffer(copies["neg"], np.float32).tolist() == [-2, 4]
+
+
 def net() -> Callable[[Mapping[str, Any]], Any]:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.GELU(), torch.nn.Linear(64, 8)).to("cuda:0").eval()

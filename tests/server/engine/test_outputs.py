@@ -10,7 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
+from tensorwire.codec import RaggedArray, dtype_by_name
 from tensorwire.server.engine.outputs import OutputError, Outputs
 from tests.server.engine.helpers import python_spec
 
@@ -208,6 +210,42 @@ def test_alone_and_in_a_batch_one_rule(tmp_path: Path) -> None:
             assert bytes(encoded.buffers[0]) == values[::-2].tobytes()
             _, (a, _) = outputs.batch([(array, B)], 3, None)
             assert bytes(a) == values[::-2].tobytes()
+
+
+COMPLEX = torch.tensor([[1 + 2j, 3 - 4j, 5 + 6j, 7 - 8j]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "dtype", "right"),
+    [
+        (COMPLEX.conj().imag, "float32", [-2, 4, -6, 8]),
+        (COMPLEX.conj(), "complex64", [1 - 2j, 3 + 4j, 5 - 6j, 7 + 8j]),
+        (torch._neg_view(COMPLEX.real), "float32", [-1, -3, -5, -7]),
+        (COMPLEX.real.to(torch.bfloat16), "bfloat16", [1, 3, 5, 7]),
+        (torch._neg_view(COMPLEX.real.to(torch.bfloat16)), "bfloat16", [-1, -3, -5, -7]),
+        (torch.nn.Parameter(COMPLEX.real.clone(), requires_grad=False), "float32", [1, 3, 5, 7]),
+    ],
+)
+def test_a_torch_tensor_of_a_python_model_is_what_torch_prints(
+    tmp_path: Path, tensor: torch.Tensor, dtype: str, right: list[complex]
+) -> None:
+    one = f'{ALONE.partition("[[outputs]]")[0]}[[outputs]]\nname = "a"\ndtype = "{dtype}"\nshape = '
+    want = np.array([right] * 3).astype(dtype_by_name(dtype).numpy).tobytes()
+    alone = Outputs(python_spec(tmp_path, one + "[-1, 4]"))
+    assert bytes(alone.alone([tensor], None).buffers[0]) == want
+    batched = Outputs(python_spec(tmp_path, (one + "[-1, 4]").replace("max_batch = 0", "")))
+    assert bytes(batched.batch([{"a": tensor}], 3, None)[1][0]) == want
+    ragged = Outputs(python_spec(tmp_path, one + '[-1]\nkind = "ragged"'))
+    rows = RaggedArray(torch.tensor([0, 4, 12]), tensor.flatten())
+    assert bytes(ragged.alone([rows], None).buffers[-1]) == want
+    assert bytes(ragged.alone([RaggedArray.from_rows([*tensor])], None).buffers[-1]) == want
+
+
+def test_a_tensor_that_has_no_plain_numbers_is_refused_in_the_librarys_words(outputs: Outputs) -> None:
+    with pytest.raises(OutputError, match=r"output 'a' is a Tensor, expected an array: .* use tensor.detach"):
+        outputs.batch([(torch.ones(3, 4, requires_grad=True), B)], 3, None)
+    with pytest.raises(OutputError, match=r"output 'a' is a Tensor, expected an array: .* torch.strided"):
+        outputs.batch([(torch.ones(3, 4).to_sparse(), B)], 3, None)
 
 
 def test_alone_memory_of_the_model_is_copied_and_ours_is_not(tmp_path: Path) -> None:
