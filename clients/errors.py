@@ -88,7 +88,9 @@ class RemoteUnknown(RemoteError):
 
 
 class InvalidArgument(RemoteError):
-    """The inputs do not fit the model: the message names the field, what was sent and what is expected."""
+    """The inputs do not fit the model: the message names the field, what was sent and what is expected. Or the model
+    refused their values.
+    """
 
     status = Status.INVALID_ARGUMENT
 

@@ -12,7 +12,7 @@ from itertools import islice
 
 from .errors import SignatureError, shown
 from .layout import Placed, Resolved
-from .metadata import FREE, TensorSpec
+from .metadata import FREE, Kind, TensorSpec
 
 
 def check_signature(expected: Sequence[TensorSpec], resolved: Resolved, batched: bool) -> int:
@@ -41,7 +41,17 @@ def _check_tensor(spec: TensorSpec, sent: Placed, batched: bool) -> None:
         skip = 1 if batched else 0
         fits = all(want in (FREE, got) for want, got in zip(spec.shape[skip:], sent.shape[skip:], strict=True))
     if not fits:
-        raise SignatureError(shown(spec.name), str(sent), str(spec))
+        raise SignatureError(shown(spec.name), str(sent), str(spec) + _advice(spec, sent, batched))
+
+
+def _advice(spec: TensorSpec, sent: Placed, batched: bool) -> str:
+    """Say what makes the one the other where that is plain; lists of numbers arrive as float64 and int64."""
+    if spec.kind is not sent.kind:
+        return "; pass rows of different lengths as a RaggedArray" if spec.kind is Kind.RAGGED else ""
+    advice = "" if sent.dtype is spec.dtype else f"; convert it, as with numpy.asarray(..., '{spec.dtype.name}')"
+    if batched and len(sent.shape) == len(spec.shape) - 1:
+        advice += "; add the batch axis in front, as with [None]"
+    return advice
 
 
 def _rows(tensors: Sequence[Placed]) -> int:

@@ -15,16 +15,17 @@ import traceback
 from math import inf
 from typing import TYPE_CHECKING
 
-from ...codec import CodecError
 from ...protocol.status import Status
 from .api import BatchResult, Failure
 from .backends import LoadError, load_backend
+from .bad_input import BadInput
 from .batch_memory import runs_of
 from .batcher import Rules, commit, expired, plan
 from .executor import Executor, WarmUp
+from .inputs import BodyError
 from .outputs import OutputError
 from .queue import Queue
-from .redaction import is_ctrl_c, raised, without_folders
+from .redaction import is_ctrl_c, one_line, raised, without_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,16 +190,19 @@ class EngineCore:
             results.append(executor.run(requests, runs, rows, now))
         except OutputError as wrong:  # each has a name of its own: compiled, one name has one type
             results.append(Failure(requests, Status.INTERNAL, str(wrong)[:MESSAGE_LENGTH], started=True))
-        except CodecError as malformed:
+        except BodyError as malformed:
             results.append(Failure(requests, Status.INVALID_ARGUMENT, str(malformed)[:MESSAGE_LENGTH], started=False))
         except BaseException as error:  # a model may raise anything; the engine lives on
             if is_ctrl_c(error):
                 raise
             if len(requests) == 1:
-                message = raised(error, MESSAGE_LENGTH)
-                self._log(message, error)
+                if issubclass(type(error), BadInput):
+                    status, message = Status.INVALID_ARGUMENT, one_line(error, MESSAGE_LENGTH)
+                else:
+                    status, message = Status.INTERNAL, raised(error, MESSAGE_LENGTH)
+                    self._log(message, error)
                 # guard: folders-in-error
-                results.append(Failure(requests, Status.INTERNAL, without_folders(message), started=True))
+                results.append(Failure(requests, status, without_folders(message), started=True))
                 return
             for request in requests:
                 self._run([request], runs_of([request]), request.rows, now, results)

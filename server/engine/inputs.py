@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...codec import Kind, decode_arrays
+from ...codec import CodecError, Kind, decode_arrays
 from ...codec.limits import ALIGNMENT
 from .blocks import Block
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .batch_memory import Run
     from .spec import ModelSpec
 
-__all__ = ["Inputs"]
+__all__ = ["BodyError", "Inputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +34,10 @@ logger = logging.getLogger("tensorwire.engine")
 
 SCRATCH_KEPT = 64 << 20
 """Bytes of the copy's memory that are kept between batches; beyond it a batch pays for fresh pages."""
+
+
+class BodyError(Exception):
+    """A body that is malformed where only decoding shows it, as a string that is not UTF-8: its sender's fault."""
 
 
 class Inputs:
@@ -74,7 +78,7 @@ class Inputs:
         return inputs
 
     def whole(self, prepared: Prepared, block: Block) -> dict[str, Any]:
-        """Return the inputs of a request that runs alone, in order. Raises CodecError on a malformed body."""
+        """Return the inputs of a request that runs alone, in order. Raises BodyError."""
         if self.lent is not None:
             self.take_back()
         if self._keeps:
@@ -86,7 +90,10 @@ class Inputs:
             self.lent = block
         self.block = block
         owner = block.flat
-        inputs: dict[str, Any] = decode_arrays(prepared.resolved, owner.data)
+        try:
+            inputs: dict[str, Any] = decode_arrays(prepared.resolved, owner.data)
+        except CodecError as error:  # not as it is: the model may raise one, too
+            raise BodyError(str(error)) from None
         for tensor in prepared.resolved.tensors:
             if tensor.kind is Kind.DENSE:  # writable, as in a batch
                 dtype = tensor.dtype.numpy or tensor.dtype.storage

@@ -10,9 +10,9 @@ import re
 import signal
 
 from ...codec.errors import shown
-from ...protocol.safe_text import masked
+from ...protocol.safe_text import masked, printable
 
-__all__ = ["is_ctrl_c", "raised", "text_of", "type_of", "without_folders"]
+__all__ = ["is_ctrl_c", "one_line", "raised", "text_of", "type_of", "without_folders"]
 
 _NAME_LENGTH = 80
 _FOLDERS = re.compile(r"(?<![\w.)/])(?!(?<=:)//)(?:/[^\s/'\"]*)+/")  # not the slashes of a URL
@@ -34,7 +34,12 @@ def raised(error: BaseException, limit: int) -> str:
     return f"model raised {type_of(error)}: {shown(text_of(error), limit)}"  # guard: text-of-model
 
 
-def type_of(error: BaseException) -> str:
+def one_line(error: BaseException, limit: int) -> str:
+    """Return what it says, fit for a caller: one line, escaped, at most about `limit` characters."""
+    return printable(text_of(error), limit)  # guard: text-of-refusal
+
+
+def type_of(error: object) -> str:
     """Return the name of its class, which may be any text."""
     name = type.__dict__["__name__"].__get__(type(error))
     return name if name.isidentifier() and len(name) <= _NAME_LENGTH else shown(name)

@@ -1,6 +1,7 @@
 """tensorwire: tensors over a raw TCP socket into batched PyTorch inference and back.
 
-``tensorwire.connect(url)`` gives the blocking client, ``tensorwire.aio.connect(url)`` the asyncio one.
+``tensorwire.connect(url)`` gives the blocking client, ``tensorwire.aio.connect(url)`` the asyncio one;
+``tensorwire.RaggedArray`` is for rows of different lengths, ``tensorwire.BadInput`` for models to raise.
 The names are loaded on first use, so that importing one part never pays for another.
 """
 
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
     from .clients import errors as errors
     from .clients.blocking import Client as Client
     from .clients.blocking import connect as connect
+    from .codec import RaggedArray as RaggedArray
+    from .server.engine.bad_input import BadInput as BadInput
 
-__all__ = ["Client", "__version__", "aio", "connect", "errors"]
+__all__ = ["BadInput", "Client", "RaggedArray", "__version__", "aio", "connect", "errors"]
 
-_LAZY = {"Client": ".clients.blocking", "connect": ".clients.blocking"}
+_LAZY = {
+    "BadInput": ".server.engine.bad_input",
+    "Client": ".clients.blocking",
+    "RaggedArray": ".codec",
+    "connect": ".clients.blocking",
+}
 _MODULES = {"aio": ".clients.aio", "errors": ".clients.errors"}
 
 

@@ -77,6 +77,28 @@ def test_what_does_not_fit_is_named(tensors: list[TensorSpec], field: str, was: 
     assert isinstance(error, CodecError)
 
 
+AS_FLOAT32 = "; convert it, as with numpy.asarray(..., 'float32')"
+IN_FRONT = "; add the batch axis in front, as with [None]"
+
+
+@pytest.mark.parametrize(
+    ("want", "come", "advice"),
+    [
+        (spec("x", -1, 4), spec("x", 1, 4, dtype="float64"), AS_FLOAT32),
+        (spec("x", -1, 4), spec("x", 4, dtype="int64"), AS_FLOAT32 + IN_FRONT),
+        (spec("x", -1, 4), spec("x", 4), IN_FRONT),
+        (spec("x", -1, 4), spec("x", 1, 5), ""),
+        (spec("x", -1, kind=Kind.RAGGED), spec("x", 2, 2), "; pass rows of different lengths as a RaggedArray"),
+        (spec("x", -1, kind=Kind.RAGGED), spec("x", 2, kind=Kind.RAGGED, dtype="float64"), AS_FLOAT32),
+        (spec("x", -1, kind=Kind.STRING), spec("x", 2), ""),
+    ],
+)
+def test_what_would_mend_it_is_said(want: TensorSpec, come: TensorSpec, advice: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        check_signature([want], sent(come), want.kind is Kind.DENSE)
+    assert caught.value.expected == f"{want}{advice}"
+
+
 def test_a_scalar_has_no_rows() -> None:
     with pytest.raises(SignatureError, match="a batch axis"):
         check_signature([spec("x")], sent(spec("x")), True)

@@ -26,12 +26,14 @@ from tensorwire.clients.errors import (
 from tensorwire.clients.results import Result
 from tensorwire.codec import RaggedArray, State
 from tests.integration.models import DIES, ECHO, MEAN, RAISES, ROW, SLEEPS, TWO, TWO_DESCRIPTION, flat
+from tests.support.pages import code_blocks
 from tests.support.server import ServerProcess, running_server, write_model
 
 pytestmark = pytest.mark.timeout(120)
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
+RAGGED_HEADING = "Text, and rows of different lengths"
 ANY = """
 def build():
     return lambda inputs: {"out_" + name: value for name, value in inputs.items()}
@@ -71,6 +73,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerPro
     write_model(folder, "raises", RAISES, flat(warmup=False))
     write_model(folder, "two", TWO, TWO_DESCRIPTION)
     write_model(folder, "any", ANY, any_description())
+    written = code_blocks("models.md", RAGGED_HEADING)
+    write_model(folder, "words", written["python"], 'engine = "process"\n' + written["toml"])
     write_model(folder, "sleeps", SLEEPS, flat(1, engine="process", max_batch=1, warmup=False))
     write_model(folder, "dies", DIES, flat(1, engine="process", max_batch=1, warmup=False))
     with running_server(folder, "--unix", str(socket_path)) as running:
@@ -158,6 +162,28 @@ def test_strings_ragged_scalars_and_empty_arrays(both: Both) -> None:
     assert result["out_scalar"].shape == ()
     assert result["out_scalar"] == 2.5
     assert result["out_empty"].shape == (0, 3)
+
+
+def test_text_and_ragged_rows_work_as_the_pages_say(both: Both) -> None:
+    called = code_blocks("client.md", RAGGED_HEADING)["python"]
+    names: dict[str, Any] = {"client": both, "np": np, "tensorwire": tensorwire}
+    exec(called, names)
+    assert names["result"]["longest"].item() == "two words"
+    assert names["result"]["doubled"].tolist() == [[2, 4, 6], [], [8]]
+    assert isinstance(names["result"]["doubled"], tensorwire.RaggedArray)
+
+
+def test_values_that_a_model_refuses_are_the_callers_fault(both: Both) -> None:
+    tokens = RaggedArray.from_rows([[50_257], [1]])
+    with pytest.raises(InvalidArgument, match="tokens: 50257, expected 0 to 50256") as caught:
+        both.infer("words", {"texts": [""], "tokens": tokens})
+    assert not caught.value.not_started
+
+
+def test_numbers_of_a_list_are_refused_with_the_way_out(both: Both) -> None:
+    with pytest.raises(InvalidArgument, match=r"sent float64\[1, 4\], .*asarray\(..., 'float32'\)"):
+        both.infer("echo", {"x": [[1.0, 2.0, 3.0, 4.0]]})
+    np.testing.assert_array_equal(both.infer("echo", {"x": np.asarray([[1, 2, 3, 4]], "float32")})["y"], [[1, 2, 3, 4]])
 
 
 def test_timing_adds_up(both: Both) -> None:

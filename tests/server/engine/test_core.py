@@ -114,6 +114,65 @@ def test_whatever_a_model_raises_is_an_error_of_the_call(tmp_path: Path, raised:
     harness.assert_all_memory_returned()
 
 
+REFUSES = """
+import tensorwire
+
+class OutOfRange(tensorwire.BadInput):
+    pass
+
+def build():
+    def model(inputs):
+        x = inputs["x"]
+        if (x > 9).any():
+            raise OutOfRange(f"x is {x.max():g} in /srv/models/m/1/table.bin, \x1b[31m expected 0 to 9 \u2013 or less")
+        return {"y": x + 1}
+    return model
+"""
+
+
+@pytest.mark.parametrize("max_batch", [0, 32])
+def test_a_model_may_say_that_its_caller_is_wrong(
+    tmp_path: Path, max_batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    toml = ECHO_TOML.replace("max_batch = 32", f"max_batch = {max_batch}")
+    harness = Harness(python_spec(tmp_path, toml, REFUSES))
+    requests = [harness.submit(row(value)) for value in (1, 10, 2)]
+    results = harness.run()
+    failure = failure_of(results, requests[1])
+    assert (failure.status, failure.started) == (Status.INVALID_ARGUMENT, True)
+    assert failure.message == r"x is 10 in table.bin, \x1b[31m expected 0 to 9 \u2013 or less".replace(
+        r"\u2013", "\u2013"
+    )
+    assert (outputs_of(results, requests[0])["y"] == 2).all()
+    assert (outputs_of(results, requests[2])["y"] == 3).all()
+    assert caplog.records == []
+    harness.assert_all_memory_returned()
+
+
+def test_what_a_model_does_wrong_with_our_own_types_is_its_own_fault(tmp_path: Path) -> None:
+    source = """
+    import tensorwire
+    def build():
+        return lambda inputs: tensorwire.RaggedArray([0, 9], inputs["x"]) if inputs["x"].any() else inputs["x"]
+    """
+    harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
+    request = harness.submit(row(1))
+    failure = failure_of(harness.run(), request)
+    assert failure.status is Status.INTERNAL
+    assert failure.message.startswith("model raised CodecError: ")
+
+
+def test_a_string_that_is_not_utf8_is_its_senders_fault(tmp_path: Path) -> None:
+    tensors = ECHO_TOML.replace("max_batch = 32", "max_batch = 0").replace("float32", "uint8")
+    harness = Harness(python_spec(tmp_path, tensors.replace("[-1, 16]", '[-1]\nkind = "string"')))
+    prepared, body = harness.prepare({"x": ["ab"]})
+    request = harness.request()
+    assert harness.engine.submit(prepared, memoryview(bytes(body).replace(b"ab", b"\xff\xfe")), None, request) is None
+    failure = failure_of(harness.run(), request)
+    assert (failure.status, failure.started) == (Status.INVALID_ARGUMENT, False)
+    assert "not UTF-8" in failure.message
+
+
 ANYTHING = """
 import asyncio
 
