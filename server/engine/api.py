@@ -49,7 +49,7 @@ class Engine(Protocol):
     `sink` is set by the front before start(); it is called on the loop thread, never from within submit().
     `effective_max_batch` is measured at warm-up (0 until loaded): beyond it a batch brings no more rows per second.
     `batch_with` says whose calls share a batch ("anyone", "principal", "nobody"); `remarks` are for the log: what
-    warm-up saw that the model's owner should know.
+    warm-up saw that the model's owner should know; `labels` are the classes that its outputs themselves name.
     """
 
     spec: ModelSpec
@@ -57,6 +57,7 @@ class Engine(Protocol):
     effective_max_batch: int
     batch_with: str
     remarks: tuple[str, ...]
+    labels: tuple[str, ...]
 
     @property
     @abstractmethod

@@ -71,6 +71,7 @@ class EngineCore:
         self.queue = Queue()
         self.rules = Rules(max(1, spec.max_batch), spec.max_wait)
         self.warm_up = WarmUp(0, {})
+        self.labels: tuple[str, ...] = ()
         self.last_progress = 0.0
         self.next_step = inf
         self._release = release
@@ -92,12 +93,14 @@ class EngineCore:
 
     def load(self) -> None:
         """Load and warm up; takes as long as the model does. Raises LoadError."""
-        executor = Executor(self.spec, load_backend(self.spec), self._clock, self._allocate)
+        backend = load_backend(self.spec)
+        executor = Executor(self.spec, backend, self._clock, self._allocate)
         try:
             self.warm_up = executor.warm_up()
         except LoadError:
             executor.close()
             raise
+        self.labels = backend.labels
         warm_up = self.warm_up
         one_principal = warm_up.batch_with == "principal"
         self.rules = Rules(warm_up.effective_max_batch, self.spec.max_wait, one_principal=one_principal)

@@ -55,6 +55,7 @@ class InlineEngine:
         self.effective_max_batch = 0
         self.batch_with = ""
         self.remarks: tuple[str, ...] = ()
+        self.labels: tuple[str, ...] = ()
         self._wake = wake
         self._clock = clock
         # One for the batch that waits, however many requests join it.
@@ -107,6 +108,7 @@ class InlineEngine:
             raise
         self.effective_max_batch = self._core.effective_max_batch
         self.batch_with, self.remarks = self._core.warm_up.batch_with, self._core.warm_up.remarks
+        self.labels = self._core.labels
         self._core.last_progress = self._clock()
         self._state = HealthState.SERVING
         self._room = self.spec.max_queue

@@ -78,6 +78,7 @@ class Lifecycle(Engine):
         self.warm_up: dict[int, float] = {}
         self.batch_with = ""
         self.remarks: tuple[str, ...] = ()
+        self.labels: tuple[str, ...] = ()
         self.habits: list[str] = []  # what speaks against running it in a process with others (habits.py)
         self.restarts = 0
         self._pool = pool
@@ -262,6 +263,7 @@ class Lifecycle(Engine):
             self.warm_up = {int(rows): float(seconds) for rows, seconds in message["seconds"].items()}
             self.batch_with = printable(message["batch_with"])
             self.remarks = tuple(printable(remark) for remark in message["remarks"])
+            self.labels = tuple(map(str, message["labels"]))
             self.habits = [printable(habit) for habit in message["habits"]]
             self._ever_ready = True
             self._due = 0.0

@@ -113,6 +113,7 @@ class Child:
             seconds=seconds,
             batch_with=warm_up.batch_with,
             remarks=list(warm_up.remarks),
+            labels=list(self._core.labels),
             habits=self._habits,
             registered=self._withdrawals.register(),
         )

@@ -228,7 +228,7 @@ def _description(model: Model) -> Description:
         inputs=spec.inputs,
         outputs=spec.outputs,
         images={image.input: _image_hints(image) for image in spec.images},
-        labels=spec.labels,
+        labels=spec.labels or model.engine.labels,
     )
 
 

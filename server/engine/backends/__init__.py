@@ -51,6 +51,11 @@ class Backend(ABC):
         """
         return {}
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes that the model's own outputs name, known once it has run; none is the rule."""
+        return ()
+
     def hint(self) -> str:
         """Words about parts of the model that give all rows of a batch one scale, "" if none is known: only a hint."""
         return ""

@@ -244,6 +244,25 @@ def test_a_model_that_raises_fails_its_batch_and_serves_on(make: Make) -> None:
     front.assert_memory_is_back()
 
 
+def test_a_model_refuses_one_call_and_its_neighbours_are_answered(make: Make) -> None:
+    model = """
+import tensorwire
+def build():
+    def run(inputs):
+        if (inputs["x"] == 13).any():
+            raise tensorwire.BadInput("13 is unlucky")
+        return {"y": inputs["x"] * 2}
+    return run
+"""
+    front = make(model=model).ready()
+    requests = [front.submit([value, 0, 0, 0]) for value in (1, 13, 3)]
+    assert front.rows(requests[0]) == [[2, 0, 0, 0]]
+    assert front.rows(requests[2]) == [[6, 0, 0, 0]]
+    failure = front.failure(requests[1])
+    assert (failure.status, failure.message, failure.started) == (Status.INVALID_ARGUMENT, "13 is unlucky", True)
+    front.assert_memory_is_back()
+
+
 @pytest.mark.parametrize("raised", ["asyncio.CancelledError", "GeneratorExit", "KeyboardInterrupt", "SystemExit(3)"])
 def test_a_model_may_raise_anything_and_its_process_lives(make: Make, raised: str) -> None:
     model = f"""

@@ -73,6 +73,7 @@ class FakeEngine:
         self.refuse: Failure | None = None
         self.state = HealthState.IDLE
         self.effective_max_batch = 8
+        self.labels: tuple[str, ...] = ()
         self.queue_depth = 0
         self.slabs: list[Slab] = []
         self.spec: Any = None

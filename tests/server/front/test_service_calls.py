@@ -42,6 +42,18 @@ def test_describe_tells_of_one_model(client: Client) -> None:
     assert (described["model"], described["version"], described["engine"]) == ("m", "1", "inline")
 
 
+def test_describe_has_the_folders_labels_or_else_those_of_the_model_itself(harness: Harness, client: Client) -> None:
+    def labels() -> list[str]:
+        found: list[str] = client.answer(client.service("$describe", DescribeRequest("m").pack()))["labels"]
+        return found
+
+    assert labels() == []
+    harness.engine.labels = ("cat", "dog")
+    assert labels() == ["cat", "dog"]
+    harness.engine.spec.labels = ("Katze", "Hund")
+    assert labels() == ["Katze", "Hund"]
+
+
 def test_health_of_all_and_of_one(client: Client) -> None:
     for name in ("", "m"):
         (model,) = client.answer(client.service("$health", HealthRequest(name).pack()))["models"]
