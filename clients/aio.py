@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from .aio_driver import Driver
 from .arguments import of_call, seconds
-from .calls import CONNECT, PING, STREAM, UNARY
+from .calls import CONNECT, PING, ReplyQueue
 from .core import CONNECT_TIMEOUT, MAX_REPLY
 from .keys import KeySource
 from .options import DEFAULTS, ClientOptions
@@ -91,7 +91,7 @@ class Client:
         """
         if deadline is not None or timing is not False or type(priority) is not int:
             deadline, timing, priority = of_call(deadline, timing, priority)
-        call = self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY)
+        call = self._driver.infer(model, inputs, version, deadline, timing, priority)
         try:
             return cast("Result", await call.waiter)
         except asyncio.CancelledError:
@@ -115,7 +115,7 @@ class Client:
         """
         if deadline is not None or timing is not False or type(priority) is not int:
             deadline, timing, priority = of_call(deadline, timing, priority)
-        call = self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY)
+        call = self._driver.infer(model, inputs, version, deadline, timing, priority)
         future = cast("asyncio.Future[Result]", call.waiter)
         future.add_done_callback(partial(self._driver.let_go, call))
         return future
@@ -150,10 +150,11 @@ class Client:
         from . import services
 
         driver, question = self._driver, services.ask_health(model, watch=True)
-        call = driver.infer(services.HEALTH, question, "", None, timing=False, priority=0, kind=STREAM)
+        replies = ReplyQueue()
+        call = driver.infer(services.HEALTH, question, "", None, timing=False, priority=0, replies=replies)
         try:
             while True:
-                reply = call.take_reply()
+                reply = replies.take(call)
                 if reply is not None:
                     yield services.read_health(reply)
                 elif call.finished:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..protocol.alarm import Alarm
 from .aio_wire import Wire, WireOwner
-from .calls import FOREVER, STREAM, Call
+from .calls import FOREVER, Call, ReplyQueue
 from .capture import open_capture
 from .core import ClientCore
 from .errors import ConnectFailed, TensorwireError
@@ -40,7 +40,7 @@ def resolve(call: Call) -> None:
     """Give the outcome to the future that is awaited: the core's ``notify``."""
     future: asyncio.Future[Any] = call.waiter
     if not future.done():
-        if call.error is None or call.kind == STREAM:
+        if call.error is None or call.replies is not None:
             future.set_result(call.outcome)
         else:
             future.set_exception(call.error)
@@ -87,12 +87,12 @@ class Driver(WireOwner):
         deadline: float | None,
         timing: bool,
         priority: int,
-        kind: int,
+        replies: ReplyQueue | None = None,
     ) -> Call:
         """Start a call; ``waiter`` is the future of its outcome. Errors as for ``ClientCore.infer``."""
         if self._generation != generation[0]:
             check_fork(self._generation)
-        call = self._core.infer(model, inputs, version, deadline, timing, priority, monotonic(), kind)
+        call = self._core.infer(model, inputs, version, deadline, timing, priority, monotonic(), replies)
         wire = self._wire
         if wire is not None and call.link is wire.link:
             if not wire.scheduled:

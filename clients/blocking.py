@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from .arguments import of_call, seconds
 from .blocking_driver import Driver
-from .calls import CONNECT, PING, STREAM, UNARY, Call
+from .calls import CONNECT, PING, Call, ReplyQueue
 from .capture import open_capture
 from .core import CONNECT_TIMEOUT, MAX_REPLY, ClientCore
 from .errors import ForkedClient
@@ -169,7 +169,7 @@ class Client:
         The arrays must not be changed until the call is done. Nothing is read until some thread waits on the client.
         """
         deadline, timing, priority = of_call(deadline, timing, priority)
-        call = self._driver.infer(model, inputs, version, deadline, timing, priority, UNARY, wait=False)
+        call = self._driver.infer(model, inputs, version, deadline, timing, priority, wait=False)
         return Pending(call, self._driver)
 
     def ping(self, *, deadline: float | None = None) -> float:
@@ -203,10 +203,11 @@ class Client:
         from . import services
 
         driver, question = self._driver, services.ask_health(model, watch=True)
-        call = driver.infer(services.HEALTH, question, "", None, timing=False, priority=0, kind=STREAM, wait=False)
+        replies = ReplyQueue()
+        call = driver.infer(services.HEALTH, question, "", None, timing=False, priority=0, replies=replies, wait=False)
         try:
             while True:
-                reply = call.take_reply()
+                reply = replies.take(call)
                 if reply is not None:
                     yield services.read_health(reply)
                 elif call.finished:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ..protocol.adaptive_spin import AdaptiveSpin
 from .blocking_dialler import Dialler
 from .blocking_wire import LOST_TURN, SPIN, Wire, ask
-from .calls import FOREVER, UNARY, Call
+from .calls import FOREVER, Call, ReplyQueue
 from .core import INTERRUPTED, ClientCore
 from .errors import ClientInUse
 from .fork_guard import check_fork, generation
@@ -84,8 +84,8 @@ class Driver:
         deadline: float | None,
         timing: bool,
         priority: int,
-        kind: int,
         wait: bool,
+        replies: ReplyQueue | None = None,
     ) -> Call:
         """Start a call, get it out, and stay until it is done where ``wait``. Errors as for ``ClientCore.infer``, and
         :class:`ClientInUse`.
@@ -102,7 +102,7 @@ class Driver:
                             self._check_lead(wire.lead)
                         if now - wire.read_at > QUIET:
                             wire = self._listen(wire, now)
-                    call = core.infer(model, inputs, version, deadline, timing, priority, now, kind)
+                    call = core.infer(model, inputs, version, deadline, timing, priority, now, replies)
                     if wire is not None and call.link is wire.link:
                         wire.flush(now)
                         if call.finished:
@@ -128,7 +128,7 @@ class Driver:
         self, model: str, inputs: Mapping[str, Any], version: str, deadline: float | None, timing: bool, priority: int
     ) -> Result:
         """Make a call and return its result, or raise what it failed with: all of it compiled."""
-        call = self.infer(model, inputs, version, deadline, timing, priority, UNARY, wait=True)
+        call = self.infer(model, inputs, version, deadline, timing, priority, wait=True)
         if call.error is not None:
             raise call.error
         return cast("Result", call.outcome)
@@ -291,7 +291,7 @@ class Driver:
         """Until ``call`` is done, or has a reply to take, or ``until``: leading where nobody does, else following."""
         followed: Lead | None = None
         try:
-            while not (call.finished or call.replies) and (until == FOREVER or monotonic() < until):
+            while not call.has_news and (until == FOREVER or monotonic() < until):
                 wire = self._wire_of(call)
                 if call.link is not None and call.link.finished:
                     self._core.strayed(call, monotonic())  # an interrupt struck between its link's end and its own
@@ -322,7 +322,7 @@ class Driver:
         link, lead = wire.link, wire.lead
         try:
             lead.holder = get_ident()
-            while not (call.finished or call.replies or link.finished):
+            while not (call.has_news or link.finished):
                 self._turn(wire, until)
                 if call.link is not link and self._wire is not wire:
                     break

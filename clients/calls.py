@@ -1,4 +1,4 @@
-"""What a call is while it runs: :class:`Call`.
+"""What a call is while it runs: :class:`Call`; and the half of it that takes many replies: :class:`ReplyQueue`.
 
 Plain data and its one transition (open -> done). Not here: when that happens (``core``), and how a caller waits for it
 (a client puts what it needs for that into ``waiter`` and gives ``notify``).
@@ -17,13 +17,11 @@ from .results import Result, request_id
 
 FOREVER: Final = float("inf")
 
-UNARY: Final = 0
-"""One message out, one back."""
-STREAM: Final = 1
-"""One message out, any number back."""
-PING: Final = 2
+ON_STREAM: Final = 0
+"""One message out, on a stream of its own; ``replies`` says whether one comes back or any number."""
+PING: Final = 1
 """No stream at all: a PING frame and its PONG."""
-CONNECT: Final = 3
+CONNECT: Final = 2
 """Nothing is sent: done as soon as there is a connection."""
 
 
@@ -44,8 +42,39 @@ class Carrier(ABC):
 
 
 @final
+class ReplyQueue:
+    """The replying half of a call that may have any number of replies: those that nobody has taken yet."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: deque[Result] = deque()
+
+    def add(self, call: Call, result: Result) -> None:
+        """Add a reply and wake who waits for it."""
+        self.waiting.append(result)
+        if call.waiter is not None:
+            call.notify(call)
+
+    def take(self, call: Call) -> Result | None:
+        """Return the next reply; None where there is none, for now or, once ``call`` is finished, for good.
+
+        Raises what the call failed with, after its replies.
+        """
+        if self.waiting:
+            return self.waiting.popleft()
+        if call.error is not None:
+            raise call.error
+        return None
+
+
+@final
 class Call:
-    """One call from its start to its one outcome: a result or an error."""
+    """One call from its start to its one outcome: a result or an error.
+
+    It has two halves. The sending half is ``encoded``, its one message, which it keeps for as long as it may have to be
+    sent again. The replying half is ``replies``: None for a call that has one reply, which is its outcome.
+    """
 
     __slots__ = (
         "attempts",
@@ -69,16 +98,23 @@ class Call:
     )
 
     def __init__(
-        self, kind: int, started_at: float, deadline: float, notify: Callable[[Call], None], waiter: Any
+        self,
+        kind: int,
+        started_at: float,
+        deadline: float,
+        notify: Callable[[Call], None],
+        waiter: Any,
+        replies: ReplyQueue | None = None,
     ) -> None:
         self.kind = kind
         self.started_at = started_at
         self.deadline = deadline
         """Absolute, on the monotonic clock; ``FOREVER`` where there is none."""
         self.notify = notify
-        """Called with the call when it is done, or when a stream has another reply, if there is a ``waiter``."""
+        """Called with the call when it is done, or has another of many replies, if there is a ``waiter``."""
         self.waiter = waiter
         """What ``notify`` wakes; the client's own business."""
+        self.replies = replies
         self.encoded: Encoded | None = None
         """The message, with views of the caller's arrays; let go of once the call is done."""
         self.ext = b""
@@ -93,8 +129,11 @@ class Call:
         self.finished = False
         self.outcome: Result | None = None
         self.error: TensorwireError | None = None
-        self.replies: deque[Result] | None = None
-        """Replies of a stream that nobody has taken yet."""
+
+    @property
+    def has_news(self) -> bool:
+        """True where there is an outcome or a reply to take."""
+        return self.finished or (self.replies is not None and len(self.replies.waiting) > 0)
 
     @property
     def request_id(self) -> str:
@@ -102,7 +141,7 @@ class Call:
         return request_id(self.link.connection_id, self.stream_id) if self.link is not None else ""
 
     def finish(self, result: Result | None, now: float) -> None:
-        """Set the call's outcome: a result (None for a stream's or a ping's end)."""
+        """Set the call's outcome: a result (None at the end of many replies, or of a ping)."""
         self.outcome = result
         self.finished_at = now
         self.finished = True
@@ -114,22 +153,3 @@ class Call:
         """Set the call's outcome: an error."""
         self.error = error
         self.finish(None, now)
-
-    def add_reply(self, result: Result) -> None:
-        """Add another reply of a stream."""
-        if self.replies is None:
-            self.replies = deque()
-        self.replies.append(result)
-        if self.waiter is not None:
-            self.notify(self)
-
-    def take_reply(self) -> Result | None:
-        """Return the next reply of a stream; None where there is none, for now or, once ``finished``, for good.
-
-        Raises what the stream failed with, after its replies.
-        """
-        if self.replies:
-            return self.replies.popleft()
-        if self.error is not None:
-            raise self.error
-        return None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..codec import CodecError, Encoder
 from ..protocol import Flag, pack_extension
-from .calls import CONNECT, FOREVER, PING, UNARY, Call
+from .calls import CONNECT, FOREVER, ON_STREAM, PING, Call, ReplyQueue
 from .errors import (
     AuthenticationError,
     ClientClosed,
@@ -105,11 +105,12 @@ class ClientCore(LinkOwner):
         timing: bool,
         priority: int,
         now: float,
-        kind: int = UNARY,
+        replies: ReplyQueue | None = None,
     ) -> Call:
         """Start a call: encode it and queue it, or keep it until there is a connection.
 
         ``deadline`` is in seconds from ``now``; the driver then owes a :meth:`watch`, once the bytes are on their way.
+        ``replies`` is for a call that may have many.
         Raises :class:`InvalidInput` before anything is sent.
         """
         try:
@@ -118,7 +119,7 @@ class ClientCore(LinkOwner):
             raise InvalidInput(str(error)) from error
         if not 0 <= priority <= 255:
             raise InvalidInput(f"priority is {priority}, expected 0 to 255")
-        call = self._new_call(kind, deadline, now)
+        call = self._new_call(ON_STREAM, deadline, now, replies)
         call.encoded = encoded
         call.priority = priority
         call.flags = ASK_TIMING if timing else END_STREAM
@@ -163,13 +164,13 @@ class ClientCore(LinkOwner):
         self.changing = True
         self._again(call, now)
 
-    def _new_call(self, kind: int, deadline: float | None, now: float) -> Call:
+    def _new_call(self, kind: int, deadline: float | None, now: float, replies: ReplyQueue | None = None) -> Call:
         waiter = None if self._new_waiter is None else self._new_waiter()
         if deadline is None:
-            return Call(kind, now, FOREVER, self._notify, waiter)
+            return Call(kind, now, FOREVER, self._notify, waiter, replies)
         if not deadline < FOREVER:
             raise InvalidInput(f"deadline is {deadline!r}, expected seconds from now, or None for no deadline")
-        return Call(kind, now, now + deadline, self._notify, waiter)
+        return Call(kind, now, now + deadline, self._notify, waiter, replies)
 
     def _extension(self, dims: bytes) -> bytes:
         if len(self._extensions) >= EXTENSIONS_KEPT:

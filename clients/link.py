@@ -31,7 +31,7 @@ from ..protocol import (
 )
 from ..protocol import LocalError as MisuseError
 from ..protocol.safe_text import printable
-from .calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call, Carrier
+from .calls import CONNECT, FOREVER, PING, Call, Carrier
 from .errors import (
     AuthenticationError,
     BadReply,
@@ -302,15 +302,15 @@ class Link(Carrier):
         result.connection_id = self.connection_id
         result.stream_id = stream_id
         owner = self._owner
-        if call.kind == UNARY:
-            if last:
-                call.finish(result, now)
-            else:
-                self._reject(call, "the server answers this call with a stream, expected one reply", now)
-        else:
-            call.add_reply(result)
+        replies = call.replies
+        if replies is not None:
+            replies.add(call, result)
             if last:
                 call.finish(None, now)
+        elif last:
+            call.finish(result, now)
+        else:
+            self._reject(call, "the server answers this call with a stream, expected one reply", now)
         if owner.throttle.low:
             owner.throttle.succeeded()
 
@@ -357,9 +357,9 @@ class Link(Carrier):
             retry_after=None if after is None else after / 1e6,
         )
         owner = self._owner
-        if event.status == Status.OK and call.kind == STREAM:
+        if event.status == Status.OK and call.replies is not None:
             call.finish(None, now)
-        elif event.status == Status.UNAVAILABLE and event.not_started and call.kind == UNARY:
+        elif event.status == Status.UNAVAILABLE and event.not_started and call.replies is None:
             owner.retry_or_fail(call, error, now, wait=True)
         else:
             call.fail(error, now)
@@ -377,7 +377,7 @@ class Link(Carrier):
             name = request_id(self.connection_id, stream_id)
             text = f"the server is going away: {event.detail}" if event.detail else "the server is going away"
             error = remote_error(Status.UNAVAILABLE, text, request_id=name, not_started=True)
-            if call.kind == UNARY:
+            if call.replies is None:
                 owner.retry_or_fail(call, error, now, wait=False)
             else:
                 call.fail(error, now)

@@ -162,7 +162,7 @@ class Child:
     def _request(self, record: tuple[Any, ...]) -> None:
         _, priority, _, slot, number, principal, start, capacity, offset, nbytes, deadline, arrived, _ = record
         prepared = self._prepared[number]
-        request = Request(slot, None, arrived, priority=priority, principal=principal, deadline=deadline)
+        request = Request(slot, arrived, priority=priority, principal=principal, deadline=deadline)
         request.slot = slot
         block = self._blocks.get(offset)
         if (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .blocks import Block, Bucket
 
@@ -28,11 +28,13 @@ An engine gives the same object again while its outputs keep their shapes, so th
 
 
 class Request:
-    """One unary call, from its OPEN to its terminal. Made once per stream by the front.
+    """One call, from its OPEN to its terminal. Made once per stream by the front.
 
-    `session` is the front's own and never looked at here. `priority` is a class, higher is more urgent.
-    `principal` is a small integer that stands for who pays. `deadline` is absolute (inf: none).
-    `rows`, `block`, `start`, `slot`, `prepared`, `queued` and `started` belong to the engine.
+    Its two halves: what was received is rows `start` to `start + rows` of `block`; its reply is the BatchResult that
+    names it, and with it the request is over.
+
+    `priority` is a class, higher is more urgent. `principal` is a small integer that stands for who pays. `deadline` is
+    absolute (inf: none). `rows`, `block`, `start`, `slot`, `prepared`, `queued` and `started` belong to the engine.
     """
 
     __slots__ = (
@@ -46,7 +48,6 @@ class Request:
         "priority",
         "queued",
         "rows",
-        "session",
         "slot",
         "start",
         "started",
@@ -57,7 +58,6 @@ class Request:
     def __init__(
         self,
         stream_id: int,
-        session: Any,
         arrived: float,
         priority: int = 0,
         principal: int = 0,
@@ -66,7 +66,6 @@ class Request:
         want_timing: bool = False,
     ) -> None:
         self.stream_id = stream_id
-        self.session = session
         self.arrived = arrived
         self.priority = priority
         self.principal = principal

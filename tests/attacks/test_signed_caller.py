@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tensorwire.clients.calls import UNARY, Call
+from tensorwire.clients.calls import Call
 from tensorwire.clients.core import ClientCore
 from tensorwire.clients.errors import BadReply, ConnectFailed, ConnectionLost
 from tensorwire.clients.keys import Credentials
@@ -38,7 +38,7 @@ class Caller:
         self.core = ClientCore(lambda call: None, credentials=credentials, entropy=bytes)
         self.calls: list[Call] = []
         for array in (SMALL, LARGE):
-            call = self.core.infer("m", {"x": array}, "", None, False, 0, 0.0, UNARY)
+            call = self.core.infer("m", {"x": array}, "", None, False, 0, 0.0)
             self.calls.append(call)
         self.link: Link = self.core.dialled(0.0)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tensorwire.clients.calls import FOREVER, UNARY, Call
+from tensorwire.clients.calls import FOREVER, ON_STREAM, Call
 from tensorwire.clients.errors import LocalCancelled
 from tensorwire.clients.results import Result
 from tensorwire.codec import Encoded
 
 
 def new_call() -> Call:
-    return Call(UNARY, 0.0, FOREVER, lambda call: None, None)
+    return Call(ON_STREAM, 0.0, FOREVER, lambda call: None, None)
 
 
 def test_a_result_is_a_dict_with_a_name() -> None:

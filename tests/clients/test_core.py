@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tensorwire.clients.calls import CONNECT, FOREVER, PING, STREAM, UNARY, Call
+from tensorwire.clients.calls import CONNECT, FOREVER, PING, Call, ReplyQueue
 from tensorwire.clients.core import STALE_TIMERS, ClientCore
 from tensorwire.clients.errors import (
     BadReply,
@@ -110,7 +110,7 @@ def connected(core: ClientCore, now: float = 0.0, config: Config | None = None) 
 
 
 def infer(core: ClientCore, now: float = 0.0, deadline: float | None = None, **options: object) -> Call:
-    arguments = {"version": "", "timing": False, "priority": 0, "kind": UNARY} | options
+    arguments = {"version": "", "timing": False, "priority": 0} | options
     call = core.infer("model", {"x": X}, deadline=deadline, now=now, **arguments)  # type: ignore[arg-type]
     core.watch(call)
     return call
@@ -591,18 +591,18 @@ def test_a_reply_above_max_reply_is_refused_before_it_is_awaited() -> None:
 def test_a_stream_gives_every_reply_and_then_its_end() -> None:
     core = make()
     server = connected(core)
-    call = infer(core, kind=STREAM)
+    replies = ReplyQueue()
+    call = infer(core, replies=replies)
     server.exchange()
     message = server.messages()[0]
     server.echo(message, flags=0)
     server.echo(message, flags=0)
     server.exchange()
-    assert call.replies is not None
-    assert len(call.replies) == 2
+    assert len(replies.waiting) == 2
     assert is_open(call)
     server.echo(message, flags=1)
     server.exchange()
-    assert len(call.replies) == 3
+    assert len(replies.waiting) == 3
     assert call.finished
     assert call.error is None
 

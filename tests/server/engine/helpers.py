@@ -74,7 +74,7 @@ class Harness:
 
     def request(self, **options: Any) -> Request:
         self._streams += 1
-        return Request(self._streams, None, options.pop("arrived", time.monotonic()), **options)
+        return Request(self._streams, options.pop("arrived", time.monotonic()), **options)
 
     def submit(self, arrays: Mapping[str, Any], *, adopt: bool = False, **options: Any) -> Request:
         request = self.request(**options)

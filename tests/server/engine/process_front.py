@@ -129,7 +129,7 @@ class Front:
         self, prepared: Prepared, body: bytes, slab: bool = False, deadline: float = float("inf")
     ) -> Request:
         self.stream += 1
-        request = Request(self.stream, None, time.monotonic(), deadline=deadline)
+        request = Request(self.stream, time.monotonic(), deadline=deadline)
         held = self.pool.allocate(len(body)) if slab else None
         if held is not None:
             held.view[:] = body

@@ -28,7 +28,7 @@ def make(
     deadline: float = inf,
     arrived: float = 0.0,
 ) -> Request:
-    request = Request(stream, None, arrived, priority=priority, principal=principal, deadline=deadline)
+    request = Request(stream, arrived, priority=priority, principal=principal, deadline=deadline)
     request.rows = rows
     request.prepared = ALONE if bucket < 0 else BUCKETS[bucket]
     return request

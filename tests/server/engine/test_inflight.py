@@ -23,7 +23,7 @@ class Table:
         self.table = InFlight(4, self.slots)
 
     def add(self, arrived: float = 0.0, deadline: float = inf) -> Request:
-        request = Request(0, None, arrived, deadline=deadline)
+        request = Request(0, arrived, deadline=deadline)
         slab = self.pool.allocate(64)
         assert slab is not None
         request.block = Block(None, slab.view, 1, (), slab)

@@ -122,7 +122,7 @@ def test_before_start_and_after_stop_it_refuses(tmp_path: Path) -> None:
     fresh = InlineEngine(harness.engine.spec, SlabPool(1 << 20), lambda _: None)
     for engine in (fresh, harness.engine):
         harness.engine.stop()
-        refusal = engine.submit(prepared, body, None, Request(1, None, 0.0))
+        refusal = engine.submit(prepared, body, None, Request(1, 0.0))
         assert refusal is not None
         assert refusal.status is Status.UNAVAILABLE
         assert engine.health().state is HealthState.UNLOADED

@@ -9,7 +9,6 @@ from tensorwire.server.engine.queue import COMPACT_FROM, Queue
 def request(stream: int, **options: float) -> Request:
     made = Request(
         stream,
-        None,
         float(stream),
         priority=int(options.get("priority", 0)),
         principal=int(options.get("principal", 0)),

@@ -50,7 +50,7 @@ class Other:
         self.reader = ResultReader(worker, self.in_flight, self.leases, self.prepared.append)
 
     def request(self, rows: int = 1) -> Request:
-        request = Request(0, None, time.monotonic())
+        request = Request(0, time.monotonic())
         slab = self.pool.allocate(64)
         assert slab is not None
         request.block = Block(None, slab.view, rows, (), slab)

@@ -55,7 +55,7 @@ def other() -> Iterator[Other]:
 
 
 def requests(*slots: int) -> list[Request]:
-    made = [Request(slot, None, 1.0) for slot in slots]
+    made = [Request(slot, 1.0) for slot in slots]
     for request in made:
         request.slot = request.stream_id
         request.rows = 1

@@ -21,7 +21,7 @@ def descriptor() -> int:
 
 
 def request(slot: int) -> Request:
-    made = Request(slot, None, 1.0)
+    made = Request(slot, 1.0)
     made.slot = slot
     return made
 

@@ -40,8 +40,8 @@ def test_where_a_call_is_and_whether_it_may_have_started(made: Call, where: str,
 
 def test_a_call_begins_as_any_request_does() -> None:
     other: Any = SimpleNamespace()
-    made, like = Call(1, other, 5.0, other, 2, 3, want_timing=True), Request(1, None, 5.0, 2, 3, inf, 5.0, True)
-    names = [name for name in dir(like) if not name.startswith("_") and name != "session"]
+    made, like = Call(1, other, 5.0, other, 2, 3, want_timing=True), Request(1, 5.0, 2, 3, inf, 5.0, True)
+    names = [name for name in dir(like) if not name.startswith("_")]
     assert len(names) == 15
     assert [getattr(made, name) for name in names] == [getattr(like, name) for name in names]
 
