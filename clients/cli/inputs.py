@@ -1,6 +1,7 @@
 """``--input`` to arrays: ``NAME=VALUE`` parsed, its source read, the array matched with what the model describes.
 
-VALUE is ``@file`` (.npy, .wav, or a photo), ``random[:dtype:shape]``, JSON, or ``-`` for a .npy on standard input.
+VALUE is ``@file`` (.npy, .npz, .json, .wav, or a photo), ``random[:dtype:shape]``, JSON, or ``-`` for JSON, a .npy or
+a .npz on standard input. A .npz and an object of JSON without a name are several inputs, by their names.
 Here: text and files in, arrays that fit a TensorSpec out. Not here: pixels (``photos``), talking to a server.
 """
 
@@ -11,6 +12,8 @@ import json
 import math
 import re
 import wave
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +29,9 @@ from .photos import PHOTO_SUFFIXES, read_photo
 
 HELP = (
     "An input, NAME=VALUE; NAME= may be left out where the model has one input. VALUE is @photo.jpg, @array.npy, "
-    "@sound.wav, random or random:float32:1x3x224x224, JSON such as '[1,2,3]', or - for a .npy on standard input. "
-    "Repeat it for each input of the model."
+    "@values.json, @sound.wav, random or random:float32:1x3x224x224, JSON such as '[1,2,3]', or - for JSON, .npy or "
+    ".npz on standard input. Repeat it for each input of the model, or give all at once, without NAME=: @arrays.npz, "
+    "or a JSON object of names and values."
 )
 EXPECTED = "expected NAME=@FILE, NAME=random:DTYPE:SHAPE, NAME=JSON or NAME=-"
 RANDOM_SEED = 0
@@ -35,8 +39,17 @@ RANDOM_SEED = 0
 WIDEST_RANDOM = 1 << 32
 """Bytes of a random input: a slip of the keyboard must not take the machine's memory."""
 
-_NAME = re.compile(r"([A-Za-z_][\w.\-/:]*)=(.*)", re.DOTALL)
+# Names are the model's: "0", "sepal length (cm)". What begins so is a value that holds a "=".
+_NAME = re.compile(r"""([^=@\[{"][^=]*)=(.*)""", re.DOTALL)
+_NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Json:
+    """What JSON holds."""
+
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ def parse_argument(text: str) -> InputArgument:
     name, value = (match[1], match[2]) if match else (None, text)
     if not value:
         raise Failure(f"--input {text!r} has no value: {EXPECTED}")
-    if match is None and not value.startswith(("@", "[", "-", "random")) and not _is_json(value):
+    if match is None and not value.startswith(("@", "[", "{", "-", "random")) and not _is_json(value):
         raise Failure(f"--input {printable(text, 80)!r} cannot be read: {EXPECTED}")
     return InputArgument(name, value)
 
@@ -73,17 +86,22 @@ def build_inputs(
 ) -> dict[str, Any]:
     """Make the arrays for one call. Raises Failure naming the input, what was given and what the model expects.
 
-    ``batched``: the first axis of every input is the batch; it is added to arrays that lack it.
+    ``batched``: the first axis of every input is the batch. A first axis of 1, or of any size, is added to arrays that
+    lack it.
     """
     by_name = {spec.name: spec for spec in specs}
     arrays: dict[str, Any] = {}
+    if sum(argument.value == "-" for argument in arguments) > 1:
+        raise Failure("standard input is given to several inputs: give it to one, or without a name as a .npz or JSON")
     for argument in arguments:
-        name = argument.name or _only_name(by_name)
-        if name not in by_name:
-            raise Failure(f"the model has no input {printable(name, 80)!r}: it takes {_signature(specs)}")
-        if name in arrays:
-            raise Failure(f"--input {name} is given twice: give each input once")
-        arrays[name] = _read_fitting(argument, by_name[name], batched, (images or {}).get(name), stdin)
+        content = _content(argument, stdin or io.BytesIO())
+        for name, part in _by_name(argument, content, by_name).items():
+            if name not in by_name:
+                raise Failure(f"the model has no input {printable(name, 80)!r}: it takes {_signature(specs)}")
+            if name in arrays:
+                raise Failure(f"--input {printable(name, 80)} is given twice: give each input once")
+            label = f"--input {printable(name, 80)}" if content is not part else argument.label
+            arrays[name] = _fitting(label, part, by_name[name], (images or {}).get(name), batched=batched)
     missing = [name for name in by_name if name not in arrays]
     if missing:
         raise Failure(f"missing --input {missing[0]}=...: the model takes {_signature(specs)}")
@@ -121,54 +139,111 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _read_fitting(
-    argument: InputArgument, spec: TensorSpec, batched: bool, image: ImageHints | None, stdin: BinaryIO | None
-) -> Any:
-    value, label = argument.value, argument.label
-    if value.startswith("@"):
-        array = _read_file(label, Path(value[1:]).expanduser(), spec, image, batched=batched)
-    elif value == "-":
-        array = _read_npy(label, stdin or io.BytesIO(), "standard input")
-    elif value == "random" or value.startswith("random:"):
-        array = random_array(label, value.partition(":")[2], spec)
-    else:
-        array = _read_json(label, value, spec)
-        if not isinstance(array, np.ndarray):
-            return array
-    return fit(label, array, spec, batched=batched)
+def _content(argument: InputArgument, stdin: BinaryIO) -> Any:
+    """Read what is read without a look at the model: an array, a dict of them, or _Json; else the text or the path."""
+    label, value = argument.label, argument.value
+    if value == "-":
+        return _read_any(label, io.BytesIO(stdin.read()), "standard input")
+    if value == "random" or value.startswith("random:"):
+        return value
+    if not value.startswith("@"):
+        return _parse_json(label, value, "")
+    path = Path(value[1:]).expanduser()
+    if path.suffix.lower() not in {".npy", ".npz", ".json"}:
+        return path
+    try:
+        with path.open("rb") as file:
+            return _read_any(label, file, path.name)
+    except OSError as error:
+        raise _unreadable(label, path, error) from error
+
+
+def _by_name(argument: InputArgument, content: Any, by_name: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """Return the parts of ``content`` by the inputs that they are for."""
+    name = argument.name
+    if name is None and isinstance(content, dict):
+        return content
+    if name is None and isinstance(content, _Json) and isinstance(content.value, dict):
+        return {key: _Json(value) for key, value in content.value.items()}
+    name = name or _only_name(by_name)
+    if isinstance(content, dict):
+        if name not in content and len(content) != 1:
+            names = ", ".join(printable(key, 40) for key in content)
+            raise Failure(f"{argument.label}: the .npz has no array {printable(name, 80)!r}, but {names or 'none'}")
+        content = content.get(name, next(iter(content.values())))
+    return {name: content}
+
+
+def _fitting(label: str, content: Any, spec: TensorSpec, image: ImageHints | None, *, batched: bool) -> Any:
+    if isinstance(content, Path):
+        content = _read_file(label, content, spec, image, batched=batched)
+    elif isinstance(content, str):
+        content = random_array(label, content.partition(":")[2], spec)
+    elif isinstance(content, _Json):
+        content = _of_json(label, content.value, spec)
+    return fit(label, content, spec) if isinstance(content, np.ndarray) else content
+
+
+def _unreadable(label: str, path: Path, error: OSError) -> Failure:
+    return Failure(f"{label}: cannot read {printable(str(path), 200)!r}: {error.strerror or error}")
 
 
 def _read_file(label: str, path: Path, spec: TensorSpec, image: ImageHints | None, *, batched: bool) -> Array:
     suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:
-            if suffix == ".npy":
-                return _read_npy(label, file, path.name)
             if suffix == ".wav":
                 return _read_wav(label, file, path.name, spec)
             if suffix in PHOTO_SUFFIXES:
                 return read_photo(label, file, path.name, spec, image, batched=batched)
     except OSError as error:
-        raise Failure(f"{label}: cannot read {printable(str(path), 200)!r}: {error.strerror or error}") from error
-    kinds = ".npy, .wav, " + ", ".join(sorted(PHOTO_SUFFIXES))
+        raise _unreadable(label, path, error) from error
+    kinds = ".npy, .npz, .json, .wav, " + ", ".join(sorted(PHOTO_SUFFIXES))
     raise Failure(f"{label}: {printable(path.name, 80)!r} is of no known kind, expected one of {kinds}")
+
+
+def _read_any(label: str, file: BinaryIO, name: str) -> Any:
+    """Read a .npy, a .npz or JSON, whichever the first bytes say, from a file that can seek."""
+    start = file.read(len(_NPY))
+    file.seek(0)
+    name = printable(name, 80)
+    if start == _NPY or name.endswith(".npy"):
+        return _read_npy(label, file, name)
+    if start.startswith(_ZIP) or name.endswith(".npz"):
+        return _read_npz(label, file, name)
+    try:
+        text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Failure(f"{label}: {name} is neither .npy nor .npz nor JSON in UTF-8") from error
+    return _parse_json(label, text, name)
 
 
 def _read_npy(label: str, file: BinaryIO, name: str) -> Array:
     try:
-        # Standard input cannot seek, and numpy wants to.
-        source = file if file.seekable() else io.BytesIO(file.read())
-        array = np.lib.format.read_array(source, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except Exception as error:  # numpy reads the header with Python's parser, which raises all kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise Failure(
             f"{label}: {name} is no .npy file ({printable(reason, 120)}): write one with numpy.save"
         ) from error
-    return np.asarray(array)
+
+
+def _read_npz(label: str, file: BinaryIO, name: str) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            arrays = {}
+            for entry in archive.namelist():
+                with archive.open(entry) as member:
+                    part = entry.removesuffix(".npy")
+                    arrays[part] = _read_npy(label, io.BytesIO(member.read()), f"{name}: {printable(part, 80)}")
+            return arrays
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
+        reason = printable(str(error), 120)
+        raise Failure(f"{label}: {name} is no .npz file ({reason}): write one with numpy.savez") from error
 
 
 def _read_wav(label: str, file: BinaryIO, name: str, spec: TensorSpec) -> Array:
-    """Read the samples of a PCM .wav as float32 in [-1, 1): [samples], channels averaged into one."""
+    """Read a PCM .wav as float32 in [-1, 1), channels averaged into one: samples are the last axis of ``spec``."""
     if spec.dtype.code in {TypeCode.INT, TypeCode.UINT, TypeCode.BOOL}:
         raise Failure(
             f"{label}: sound is floats from -1 to 1, the model expects {describe_spec(spec)}: send it as .npy"
@@ -177,7 +252,7 @@ def _read_wav(label: str, file: BinaryIO, name: str, spec: TensorSpec) -> Array:
         with wave.open(file) as sound:
             width, channels, raw = sound.getsampwidth(), sound.getnchannels(), sound.readframes(sound.getnframes())
     except (wave.Error, EOFError) as error:
-        raise Failure(f"{label}: {name} is no PCM .wav file ({error})") from error
+        raise Failure(f"{label}: {printable(name, 80)} is no PCM .wav file ({error or 'it is cut off'})") from error
     raw = raw[: len(raw) - len(raw) % (width * channels)]  # a file that was cut off may end within a sample
     if width == 1:
         samples: Array = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
@@ -185,7 +260,8 @@ def _read_wav(label: str, file: BinaryIO, name: str, spec: TensorSpec) -> Array:
         samples = np.frombuffer(raw, f"<i{width}").astype(np.float32) / float(1 << (8 * width - 1))
     else:
         raise Failure(f"{label}: {name} has {8 * width} bits per sample, expected 8, 16 or 32")
-    return np.asarray(samples.reshape(-1, channels).mean(axis=1), np.float32)
+    mono = np.asarray(samples.reshape(-1, channels).mean(axis=1), np.float32)
+    return mono.reshape(*(1 for _ in spec.shape[1:]), -1) if set(spec.shape[:-1]) <= {1, -1} else mono
 
 
 def random_array(label: str, text: str, spec: TensorSpec) -> Array:
@@ -215,16 +291,21 @@ def random_array(label: str, text: str, spec: TensorSpec) -> Array:
     return generator.random(shape, np.float32).astype(dtype.numpy)
 
 
-def _read_json(label: str, text: str, spec: TensorSpec) -> Any:
+def _parse_json(label: str, text: str, where: str) -> _Json:
+    """Parse JSON as it was typed, or of the file ``where``."""
     try:
-        value = json.loads(text, parse_float=_finite)
-    except ValueError as error:
-        raise Failure(f"{label}: {printable(text, 80)!r} is no JSON ({error}): {EXPECTED}") from error
+        return _Json(json.loads(text, parse_float=_finite))
+    except (ValueError, RecursionError) as error:
+        shown = where or repr(printable(text, 80))
+        raise Failure(f"{label}: {shown} is no JSON ({error}): {EXPECTED}") from error
+
+
+def _of_json(label: str, value: Any, spec: TensorSpec) -> Any:
     if spec.kind is Kind.RAGGED:
         return _ragged(label, value, spec)
     try:
         if spec.kind is Kind.STRING:
-            return _strings([value] if isinstance(value, str) else value)
+            return _strings(np.full((1,) * len(spec.shape), value, object) if isinstance(value, str) else value)
         array = as_numpy(value)
     except ValueError as error:
         reason = str(error).partition(";")[0]
@@ -266,13 +347,13 @@ def _json_kind(value: Any) -> str:
     return {str: "text", dict: "an object", type(None): "null"}.get(type(value), "mixed values")
 
 
-def fit(label: str, array: Array, spec: TensorSpec, *, batched: bool) -> Array:
+def fit(label: str, array: Array, spec: TensorSpec) -> Array:
     """``array`` with the dtype and the number of axes that ``spec`` asks for. Raises Failure where that would change
     values.
     """
     if spec.kind is not Kind.DENSE:
         return array
-    if batched and array.ndim == len(spec.shape) - 1:
+    if array.ndim == len(spec.shape) - 1 and spec.shape[0] in {1, -1}:
         array = array[np.newaxis]
     dims = list(array.shape)
     wanted = list(spec.shape)

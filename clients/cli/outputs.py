@@ -218,21 +218,24 @@ def _score(score: float | None) -> str:
     return "-" if score is None else f"{score:.4f}" if isinstance(score, float) else str(score)
 
 
-def print_timing(timings: Sequence[Timing]) -> None:
+def print_timing(timings: Sequence[Timing], *, stderr: bool = False) -> None:
     """Where the time went, as the mean over ``timings``, with the share of the round trip; nothing for none."""
     if not timings:
         return
     means = {phase: sum(getattr(timing, phase) for timing in timings) / len(timings) for phase in TIMING_PHASES}
     whole = means["round_trip"] or 1.0
     rows = [(phase.replace("_", " "), duration(mean), f"{100 * mean / whole:.0f}%") for phase, mean in means.items()]
-    console().print()
+    out = console(stderr=stderr)
+    if not stderr:
+        out.print()
     title = "timing" if len(timings) == 1 else f"timing, mean of {len(timings)} calls"
-    console().print(table(("phase", "time", "share"), rows, right=("time", "share"), title=title))
+    out.print(table(("phase", "time", "share"), rows, right=("time", "share"), title=title))
 
 
 def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
-    """One output as .npy to ``file`` or standard output; several as .npz to ``file``. Raises Failure where that
-    cannot be.
+    """One output as .npy to ``file`` or standard output; as .npz where ``file`` is called so, which holds several.
+
+    Raises Failure where that cannot be.
     """
     arrays = {
         name: array
@@ -243,7 +246,7 @@ def write_npy(result: Mapping[str, Any], file: Path | None) -> None:
         odd = next(name for name in result if name not in arrays)
         raise Failure(f"output {odd!r} is {_dtype_name(result[odd])}, which .npy cannot hold: use --output json")
     try:
-        if len(arrays) == 1:
+        if len(arrays) == 1 and (file is None or file.suffix != ".npz"):
             array = next(iter(arrays.values()))
             if file is not None:
                 with file.open("wb") as stream:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
 
 import click
+import numpy as np
 
-from ....codec import Description, TensorSpec
+from ....codec import Description, Kind, TensorSpec
 from ..group import Command
 from ..inputs import describe_spec
 from ..options import Server, json_option, model_argument, server_options, version_option
@@ -45,8 +48,13 @@ def _print(about: Description) -> None:
     if about.labels:
         rows.append(("labels", f"{len(about.labels)}: {', '.join(about.labels[:3])}, ..."))
     console().print(table(("", ""), rows))
-    example = " ".join(f"--input {spec.name}={_example(about, spec)}" for spec in about.inputs)
-    say(f"try: tensorwire send {about.model} {example}")
+    say(f"try: {suggestion(about)}")
+
+
+def suggestion(about: Description) -> str:
+    """Return a call of the model that can be typed as it stands, but for the name of a photo."""
+    example = " ".join(f"--input {shlex.quote(f'{spec.name}={_example(about, spec)}')}" for spec in about.inputs)
+    return f"tensorwire send {shlex.quote(about.model)} {example}"
 
 
 def _with_hints(about: Description, spec: TensorSpec) -> str:
@@ -58,7 +66,16 @@ def _with_hints(about: Description, spec: TensorSpec) -> str:
 
 
 def _example(about: Description, spec: TensorSpec) -> str:
-    return "@photo.jpg" if spec.name in about.images else "random"
+    """Return a value that can be sent: random ones are made for dense inputs alone."""
+    if spec.name in about.images:
+        return "@photo.jpg"
+    if spec.kind is Kind.DENSE:
+        return "random"
+    shape = [1 if size < 0 else size for size in spec.shape]
+    if spec.kind is Kind.STRING:
+        return json.dumps(np.full(shape, "text", object).tolist())
+    item = np.ones([2, *shape[1:]], np.int64)
+    return json.dumps([item.tolist()] * shape[0])
 
 
 def _as_dict(about: Description) -> dict[str, Any]:

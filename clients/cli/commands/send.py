@@ -21,7 +21,8 @@ from ..outputs import OutputFormat, duration, echo_json, print_reply, print_timi
     cls=Command,
     examples=(
         "tensorwire send classifier --input x=@photo.jpg --top 3",
-        "tensorwire send scale --input '[1, 2, 3, 4]' --output json",
+        "tensorwire send scale --input '[1, 2, 3, 4]' --json",
+        "echo '[1, 2, 3, 4]' | tensorwire send scale --input -",
         "tensorwire send echo --input x=random:float32:1x16 --repeat 100 --timing",
         "tensorwire send net --input a=@a.npy --input b=@b.npy --output npy=out.npz",
         "tensorwire send echo --input x=random --url tw://gpu1 --key-file robot.key",
@@ -32,15 +33,18 @@ from ..outputs import OutputFormat, duration, echo_json, print_reply, print_timi
 @click.option("--input", "-i", "inputs", metavar="NAME=VALUE", multiple=True, required=True, help=HELP)
 @click.option(
     "--output", "-o", "output", type=OutputFormat(), default="table", show_default=True,
-    help="table for people, json (one line per reply), or npy to standard output or FILE.",
+    help="table for people, json (one line per reply), or npy to standard output or FILE; FILE.npz holds all outputs.",
 )  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
 @click.option(
     "--deadline", type=SECONDS, help="Time for each call, queue and model included: 250ms, 2s. Default: none."
 )
 @click.option(
     "--repeat", type=click.IntRange(1), default=1, show_default=True, help="Send the same call this often, one by one."
 )
-@click.option("--timing", is_flag=True, help="Show where the time went, as the server measured it.")
+@click.option(
+    "--timing", is_flag=True, help="Show where the time went, as the server measured it; beside npy on standard error."
+)
 @click.option(
     "--top", type=click.IntRange(0), default=5, show_default=True, help="Labels to show, where the model has labels."
 )
@@ -53,6 +57,7 @@ def command(
     model: str,
     inputs: tuple[str, ...],
     output: tuple[str, Path | None],
+    as_json: bool,
     deadline: float | None,
     repeat: int,
     timing: bool,
@@ -63,11 +68,15 @@ def command(
 ) -> None:
     """Send one call to MODEL and print its reply.
 
-    The inputs are matched with what the model describes: a missing batch axis is added, JSON gets the right dtype,
-    photos are resized, cropped and normalised as the model asks.
+    The inputs are matched with what the model describes: a missing first axis is added where the model has it for the
+    batch, free or of size 1; JSON gets the right dtype; photos are resized, cropped and normalised as the model asks.
     """
     arguments = [parse_argument(text) for text in inputs]
     form, file = output
+    if as_json:
+        if form == "npy":
+            raise click.UsageError("--json and --output npy exclude each other: give one of the two")
+        form = "json"
     with server.connect(capture=capture) as client:
         about = client.describe(model, version=model_version)
         arrays = build_inputs(
@@ -86,7 +95,9 @@ def command(
         write_npy(results[-1], file)
     elif form == "table":
         print_reply(results[-1], about.labels, top)
-        print_timing([result.timing for result in results if result.timing is not None])
-        if repeat > 1:
-            best, middle, worst = min(trips), statistics.median(trips), max(trips)
-            click.echo(f"{repeat} calls: min {duration(best)}, median {duration(middle)}, max {duration(worst)}")
+    if form != "json":  # which has it in each reply
+        beside = form == "npy" and file is None
+        print_timing([result.timing for result in results if result.timing is not None], stderr=beside)
+    if form == "table" and repeat > 1:
+        best, middle, worst = min(trips), statistics.median(trips), max(trips)
+        click.echo(f"{repeat} calls: min {duration(best)}, median {duration(middle)}, max {duration(worst)}")

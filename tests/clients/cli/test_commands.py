@@ -52,7 +52,8 @@ def test_send_prints_the_first_values_of_each_output(server: str) -> None:
 
 
 def test_send_as_json_is_one_line_per_reply(server: str) -> None:
-    lines = ok(server, "send", "echo", "-i", "[1,2]", "-o", "json", "--repeat", "3", "--timing").splitlines()
+    for form in (("-o", "json"), ("--json",)):
+        lines = ok(server, "send", "echo", "-i", "[1,2]", *form, "--repeat", "3", "--timing").splitlines()
     assert len(lines) == 3
     reply = json.loads(lines[0])
     assert reply["outputs"]["y"] == {"dtype": "float32", "shape": [1, 2], "data": [[1.0, 2.0]]}
@@ -75,7 +76,12 @@ def test_send_reads_npy_from_a_pipe_and_writes_it_to_one(server: str, tmp_path: 
     result = run(server, "send", "echo", "--input", "x=-", "--output", "npy", stdin=file.getvalue())
     assert result.exit_code == 0
     assert np.array_equal(np.load(io.BytesIO(result.stdout_bytes)), array)
-    ok(server, "send", "echo", "--input", "x=random:float32:2x5", "--output", f"npy={tmp_path / 'y.npy'}")
+    assert result.stderr == ""
+    timed = run(server, "send", "echo", "--input", "x=-", "--output", "npy", "--timing", stdin=file.getvalue())
+    assert np.array_equal(np.load(io.BytesIO(timed.stdout_bytes)), array)
+    assert "round trip" in timed.stderr
+    shown = ok(server, "send", "echo", "-i", "random:float32:2x5", "-o", f"npy={tmp_path / 'y.npy'}", "--timing")
+    assert "round trip" in shown
     assert np.load(tmp_path / "y.npy").shape == (2, 5)
 
 

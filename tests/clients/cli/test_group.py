@@ -126,6 +126,7 @@ def test_a_command_of_ours_runs_without_asking_what_is_installed(monkeypatch: py
         (["bench", "m", "--rate", "0"], "--rate"),
         (["bench", "m", "--duration", "1s", "--requests", "1"], "exclude each other"),
         (["ping", "--count", "0"], "--count"),
+        (["send", "m", "--input", "x=1", "--json", "-o", "npy"], "exclude each other"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(args: list[str], message: str) -> None:

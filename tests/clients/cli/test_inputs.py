@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import wave
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ def npy(array: Any) -> bytes:
         ("x=-", "x", "-"),
         ("x=-1.5", "x", "-1.5"),
         ("layer.0/out=random", "layer.0/out", "random"),
+        ("0=[1]", "0", "[1]"),
+        ("sepal length (cm)=5.1", "sepal length (cm)", "5.1"),
+        ("longueur/été=1", "longueur/été", "1"),
+        ('{"a": "b=c"}', None, '{"a": "b=c"}'),
         ("@a=b.npy", None, "@a=b.npy"),
         ('["a=b"]', None, '["a=b"]'),
         ("-", None, "-"),
@@ -188,10 +193,103 @@ def test_standard_input_that_cannot_seek() -> None:
     assert build_inputs([parse_argument("x=-")], (X,), batched=True, stdin=pipe)["x"].shape == (1, 4)
 
 
-@pytest.mark.parametrize("content", [b"", b"not numpy", npy(np.ones(4))[:-1]])
-def test_standard_input_that_is_no_npy_is_refused(content: bytes) -> None:
-    with pytest.raises(Failure, match=r"standard input is no \.npy file"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "standard input is no JSON"),
+        (b"not numpy", "standard input is no JSON"),
+        (b"\xff\xfe", r"standard input is neither \.npy nor \.npz nor JSON"),
+        (npy(np.ones(4))[:-1], r"standard input is no \.npy file"),
+        (b"PK\x03\x04", r"standard input is no \.npz file"),
+    ],
+)
+def test_standard_input_that_cannot_be_read_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(Failure, match=message):
         build("x=-", stdin=content)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (4,)",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1 << 60,)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1152921504606846976,)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}",
+        b"{'descr': [('a', 'x')], 'fortran_order': 0, 'shape': ()}",
+        b"{'descr': 5j, 'fortran_order': False, 'shape': (4,)}",
+        b"[" * 9000,
+        b"\0" * 40,
+    ],
+)
+def test_a_damaged_header_of_an_npy_is_one_line(header: bytes) -> None:
+    raw = b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + bytes(16)
+    with pytest.raises(Failure, match=r"standard input is no \.npy file"):
+        build("x=-", stdin=raw)
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def test_an_npz_and_a_json_object_are_all_inputs_by_name(tmp_path: Path) -> None:
+    two = (X, spec("sepal length (cm)", "float32", -1, 1))
+    values = {"x": [1, 2, 3, 4], "sepal length (cm)": [[5.5]]}
+    (tmp_path / "all.npz").write_bytes(npz(**{name: np.array(value) for name, value in values.items()}))
+    (tmp_path / "all.json").write_text(json.dumps(values))
+    for text, stdin in [
+        (f"@{tmp_path / 'all.npz'}", b""),
+        (f"@{tmp_path / 'all.json'}", b""),
+        ("-", (tmp_path / "all.npz").read_bytes()),
+        ("-", (tmp_path / "all.json").read_bytes()),
+        (json.dumps(values), b""),
+    ]:
+        arrays = build(text, specs=two, stdin=stdin)
+        assert {name: array.tolist() for name, array in arrays.items()} == {
+            "x": [[1, 2, 3, 4]],
+            "sepal length (cm)": [[5.5]],
+        }
+
+
+def test_one_input_takes_its_array_of_an_npz_or_the_only_one() -> None:
+    assert build("x=-", stdin=npz(x=np.ones(4), y=np.zeros(4)))["x"].tolist() == [[1] * 4]
+    assert build("x=-", stdin=npz(arr_0=np.ones(4)))["x"].tolist() == [[1] * 4]
+    with pytest.raises(Failure, match=r"has no array 'x', but a, b"):
+        build("x=-", stdin=npz(a=np.ones(4), b=np.ones(4)))
+    with pytest.raises(Failure, match="no input 'y'"):
+        build("-", stdin=npz(y=np.ones(4)))
+
+
+def test_json_on_standard_input_is_read_once() -> None:
+    assert build("x=-", stdin=b"[1, 2, 3, 4]\n")["x"].tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(Failure, match="standard input is given to several inputs"):
+        build("x=-", "y=-", specs=(X, spec("y", "float32", -1)), stdin=b"[1]")
+
+
+@pytest.mark.parametrize(("shape", "sent"), [((1, 4), (1, 4)), ((-1, 4), (1, 4)), ((4,), (4,))])
+def test_a_missing_first_axis_is_added_where_calls_run_alone(shape: tuple[int, ...], sent: tuple[int, ...]) -> None:
+    assert build("x=[1,2,3,4]", specs=(spec("x", "float32", *shape),), batched=False)["x"].shape == sent
+
+
+@pytest.mark.parametrize("shape", [(), (-1,), (1, 1)])
+def test_one_text_is_a_tensor_of_the_rank_that_the_model_takes(shape: tuple[int, ...]) -> None:
+    text = build('t="ab"', specs=(spec("t", "uint8", *shape, kind=Kind.STRING),), batched=False)["t"]
+    assert text.shape == (1,) * len(shape)
+    assert text.reshape(-1)[0] == "ab"
+
+
+@pytest.mark.parametrize(
+    ("shape", "batched"), [((1, -1), False), ((-1, -1), False), ((1, 1, -1), False), ((-1,), False)]
+)
+def test_sound_fits_models_of_one_call_at_a_time(tmp_path: Path, shape: tuple[int, ...], batched: bool) -> None:
+    with wave.open(str(tmp_path / "s.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16_000)
+        sound.writeframes(b"\0\x40" * 8)
+    s = build(f"@{tmp_path / 's.wav'}", specs=(spec("s", "float32", *shape),), batched=batched)["s"]
+    assert s.shape == (*(1 for _ in shape[1:]), 8)
 
 
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def test_what_npy_cannot_hold_is_said(tmp_path: Path) -> None:
         outputs.write_npy(reply(y=np.ones(1)), tmp_path / "absent" / "y.npy")
 
 
+def test_a_file_called_npz_is_one_whatever_the_number_of_outputs(tmp_path: Path) -> None:
+    outputs.write_npy(reply(y=np.arange(3)), tmp_path / "one.npz")
+    outputs.write_npy(reply(y=np.arange(3), z=np.ones(2)), tmp_path / "two.npz")
+    for name, count in (("one.npz", 1), ("two.npz", 2)):
+        with np.load(tmp_path / name) as archive:
+            assert len(archive.files) == count
+            assert archive["y"].tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("text", ["xml", "json=x", "npy=", "table=1"])
 def test_an_unknown_output_format_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="expected table, json, npy or npy=FILE"):
