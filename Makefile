@@ -11,8 +11,9 @@ COMPILED := build/compiled
 TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 # Not tests/server: its unit tests put fakes in the place of compiled classes, which take only their own kind.
 COMPILED_TESTS := tests/protocol tests/vectors tests/codec tests/clients tests/integration tests/copies tests/gpu
-# Not the reading of captures: what little of it is compiled is tested by the others.
-COMPILED_TESTS += --ignore tests/clients/cli/decoding --ignore tests/clients/cli/test_decode.py
+# Nor what tests files that stay Python: the command line, the log, being stopped while models load.
+COMPILED_TESTS += --ignore tests/clients/cli --ignore tests/integration/test_log_not_taken.py
+COMPILED_TESTS += --ignore tests/integration/test_stopped_early.py
 # What is over soon and needs no server process, built C program or capture tool: the rest is left to `make test`.
 UNIT_TESTS := tests/protocol tests/vectors tests/codec tests/model tests/server tests/clients tests/meta/test_citations.py
 UNIT_TESTS += --ignore tests/server/engine/test_process.py --ignore tests/server/engine/test_process_cuda.py
