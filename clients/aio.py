@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from .aio_driver import Driver
-from .arguments import of_call, seconds
-from .calls import CONNECT, PING, ReplyQueue
+from .arguments import check_inputs, of_call, seconds, text
+from .calls import CONNECT, PING, Call, ReplyQueue
 from .core import CONNECT_TIMEOUT, MAX_REPLY
 from .keys import KeySource
 from .options import DEFAULTS, ClientOptions
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def connect(
-    url: str,
+    url: str | None = None,
     *,
     key: KeySource | None = None,
     mac: str | Sequence[str] | None = None,
@@ -80,7 +80,7 @@ class Client:
         model: str,
         inputs: Mapping[str, Any],
         *,
-        version: str = "",
+        version: str | None = "",
         deadline: float | None = None,
         timing: bool = False,
         priority: int = 0,
@@ -91,7 +91,7 @@ class Client:
         """
         if deadline is not None or timing is not False or type(priority) is not int:
             deadline, timing, priority = of_call(deadline, timing, priority)
-        call = self._driver.infer(model, inputs, version, deadline, timing, priority)
+        call = self._start(model, inputs, version, deadline, timing, priority)
         try:
             return cast("Result", await call.waiter)
         except asyncio.CancelledError:
@@ -103,7 +103,7 @@ class Client:
         model: str,
         inputs: Mapping[str, Any],
         *,
-        version: str = "",
+        version: str | None = "",
         deadline: float | None = None,
         timing: bool = False,
         priority: int = 0,
@@ -115,10 +115,21 @@ class Client:
         """
         if deadline is not None or timing is not False or type(priority) is not int:
             deadline, timing, priority = of_call(deadline, timing, priority)
-        call = self._driver.infer(model, inputs, version, deadline, timing, priority)
+        call = self._start(model, inputs, version, deadline, timing, priority)
         future = cast("asyncio.Future[Result]", call.waiter)
         future.add_done_callback(partial(self._driver.let_go, call))
         return future
+
+    def _start(
+        self, model: str, inputs: Mapping[str, Any], version: str | None, deadline: Any, timing: bool, priority: int
+    ) -> Call:
+        if type(model) is not str or type(version) is not str:
+            model, version = text("model", model), text("version", version)
+        try:
+            return self._driver.infer(model, inputs, version, deadline, timing, priority)
+        except (TypeError, AttributeError):
+            check_inputs(inputs)
+            raise
 
     async def ping(self, *, deadline: float | None = None) -> float:
         """Seconds to the server and back, without a model."""
@@ -131,25 +142,25 @@ class Client:
 
         return services.read_models(await self.infer(services.MODELS, services.ask_models(), deadline=deadline))
 
-    async def describe(self, model: str, *, version: str = "", deadline: float | None = None) -> Description:
+    async def describe(self, model: str, *, version: str | None = "", deadline: float | None = None) -> Description:
         """Return inputs, outputs and limits of a model."""
         from . import services
 
-        question = services.ask_describe(model, version)
+        question = services.ask_describe(text("model", model), text("version", version))
         return services.read_description(await self.infer(services.DESCRIBE, question, deadline=deadline))
 
     async def health(self, model: str = "", *, deadline: float | None = None) -> HealthReport:
         """How a model is, or the server as a whole (""): with forward progress, not just that the process lives."""
         from . import services
 
-        question = services.ask_health(model, watch=False)
+        question = services.ask_health(text("model", model), watch=False)
         return services.read_health(await self.infer(services.HEALTH, question, deadline=deadline))
 
     async def watch_health(self, model: str = "") -> AsyncGenerator[HealthReport, None]:
         """Yield the health now and whenever it changes; ends when the generator is closed."""
         from . import services
 
-        driver, question = self._driver, services.ask_health(model, watch=True)
+        driver, question = self._driver, services.ask_health(text("model", model), watch=True)
         replies = ReplyQueue()
         call = driver.infer(services.HEALTH, question, "", None, timing=False, priority=0, replies=replies)
         try:

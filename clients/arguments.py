@@ -34,6 +34,25 @@ def whole(name: str, value: Any) -> int:
     raise InvalidInput(f"{name} is {value!r}, expected a whole number")
 
 
+def text(name: str, value: Any) -> str:
+    """``value``, a str, or None for "". Raises :class:`InvalidInput`."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise InvalidInput(f"{name} is {value!r}, expected a str such as {str(value)!r}")
+
+
+def check_inputs(inputs: Any) -> None:
+    """Raise :class:`InvalidInput` where ``inputs`` are no mapping of names to tensors: asked once a call has failed."""
+    if not hasattr(inputs, "items"):
+        raise InvalidInput(
+            f"inputs are of type {type(inputs).__name__}, expected a mapping of names to tensors, such as {{'x': array}}"
+            "; describe(model) gives the names"
+        )
+    for name in inputs:
+        if not isinstance(name, str):
+            raise InvalidInput(f"inputs have the name {name!r}, expected a str such as {str(name)!r}")
+
+
 def of_call(deadline: Any, timing: Any, priority: Any) -> tuple[float | None, bool, int]:
     """Return the options of a call."""
     return (

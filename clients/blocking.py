@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from .arguments import of_call, seconds
+from .arguments import check_inputs, of_call, seconds, text
 from .blocking_driver import Driver
 from .calls import CONNECT, PING, Call, ReplyQueue
 from .capture import open_capture
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def connect(
-    url: str,
+    url: str | None = None,
     *,
     key: KeySource | None = None,
     mac: str | Sequence[str] | None = None,
@@ -48,6 +48,7 @@ def connect(
 ) -> Client:
     """Connect to ``tw://host:port``, ``tws://host:port`` or ``tw+unix:///path`` and give back a :class:`Client`.
 
+    ``url``: by default what TENSORWIRE_URL holds, else ``tw://127.0.0.1:7411``.
     ``key``: the caller's key, ``ID:SECRET``, as text, as the ``pathlib.Path`` of a file with it (mode 0600), or as a
     function that returns it; file and function are asked at every connection, so a key is changed without a restart.
     By default the environment has it, TENSORWIRE_KEY or else the file TENSORWIRE_KEY_FILE; "" is no key. Where there
@@ -138,7 +139,7 @@ class Client:
         model: str,
         inputs: Mapping[str, Any],
         *,
-        version: str = "",
+        version: str | None = "",
         deadline: float | None = None,
         timing: bool = False,
         priority: int = 0,
@@ -152,14 +153,20 @@ class Client:
         """
         if not (deadline is None or type(deadline) is float) or timing is not False or type(priority) is not int:
             deadline, timing, priority = of_call(deadline, timing, priority)
-        return self._driver.run(model, inputs, version, deadline, timing, priority)
+        if type(model) is not str or type(version) is not str:
+            model, version = text("model", model), text("version", version)
+        try:
+            return self._driver.run(model, inputs, version, deadline, timing, priority)
+        except (TypeError, AttributeError):
+            check_inputs(inputs)
+            raise
 
     def submit(
         self,
         model: str,
         inputs: Mapping[str, Any],
         *,
-        version: str = "",
+        version: str | None = "",
         deadline: float | None = None,
         timing: bool = False,
         priority: int = 0,
@@ -169,7 +176,12 @@ class Client:
         The arrays must not be changed until the call is done. Nothing is read until some thread waits on the client.
         """
         deadline, timing, priority = of_call(deadline, timing, priority)
-        call = self._driver.infer(model, inputs, version, deadline, timing, priority, wait=False)
+        model, version = text("model", model), text("version", version)
+        try:
+            call = self._driver.infer(model, inputs, version, deadline, timing, priority, wait=False)
+        except (TypeError, AttributeError):
+            check_inputs(inputs)
+            raise
         return Pending(call, self._driver)
 
     def ping(self, *, deadline: float | None = None) -> float:
@@ -184,25 +196,25 @@ class Client:
 
         return services.read_models(self.infer(services.MODELS, services.ask_models(), deadline=deadline))
 
-    def describe(self, model: str, *, version: str = "", deadline: float | None = None) -> Description:
+    def describe(self, model: str, *, version: str | None = "", deadline: float | None = None) -> Description:
         """Return inputs, outputs and limits of a model."""
         from . import services
 
-        question = services.ask_describe(model, version)
+        question = services.ask_describe(text("model", model), text("version", version))
         return services.read_description(self.infer(services.DESCRIBE, question, deadline=deadline))
 
     def health(self, model: str = "", *, deadline: float | None = None) -> HealthReport:
         """How a model is, or the server as a whole (""): with forward progress, not just that the process lives."""
         from . import services
 
-        question = services.ask_health(model, watch=False)
+        question = services.ask_health(text("model", model), watch=False)
         return services.read_health(self.infer(services.HEALTH, question, deadline=deadline))
 
     def watch_health(self, model: str = "") -> Generator[HealthReport, None, None]:
         """Yield the health now and whenever it changes; ends when the generator is closed."""
         from . import services
 
-        driver, question = self._driver, services.ask_health(model, watch=True)
+        driver, question = self._driver, services.ask_health(text("model", model), watch=True)
         replies = ReplyQueue()
         call = driver.infer(services.HEALTH, question, "", None, timing=False, priority=0, replies=replies, wait=False)
         try:

@@ -17,6 +17,9 @@ from __future__ import annotations
 from ..protocol import Status
 from ..protocol.safe_text import masked, printable
 
+NOBODY_LISTENS = "is the server running and listening on"
+"""What the error asks where a connection was refused, or a socket's path is not there."""
+
 
 class TensorwireError(Exception):
     """Base of everything a client raises.

@@ -14,6 +14,7 @@ from select import POLLIN, POLLOUT, poll
 from struct import Struct
 from typing import Any
 
+from .errors import NOBODY_LISTENS
 from .url import Address
 
 IOV_MAX = 1024
@@ -200,7 +201,7 @@ def explain(error: OSError, address: Address) -> str:
         return f"no answer in time{what}; is the address right, and does a firewall drop packets?"
     reason = error.strerror or str(error)
     if error.errno in {errno.ECONNREFUSED, errno.ENOENT}:
-        return f"{reason.lower()}; is the server running and listening on {address}?"
+        return f"{reason.lower()}; {NOBODY_LISTENS} {address}?"
     if address.tls and isinstance(error, ConnectionError):
         return f"the connection broke within the TLS handshake ({reason.lower()}); does {address} speak TLS?"
     return reason.lower()

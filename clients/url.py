@@ -6,6 +6,7 @@ secret. Not here: sockets and name lookup, keys themselves (``keys``).
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from ..protocol.limits import DEFAULT_PORT, DEFAULT_TLS_PORT
 from .errors import InvalidURL
 
+DEFAULT_URL = f"tw://127.0.0.1:{DEFAULT_PORT}"
+URL_VARIABLE = "TENSORWIRE_URL"
 _LOOPBACK6 = bytes(15) + b"\x01"
 UNIX_PATH_MAX = 107
 """Bytes of a path that ``sockaddr_un`` holds on Linux, without the closing zero."""
@@ -70,14 +73,16 @@ class Address:
         return f"{'tws' if self.tls else 'tw'}://{host}:{self.port}"
 
 
-def parse_url(url: str) -> Address:
-    """Parse a server address.
+def parse_url(url: str | None) -> Address:
+    """Parse a server address; None for what TENSORWIRE_URL holds, else ``tw://127.0.0.1:7411``.
 
     ``tw://host``, ``tw://host:port``, ``tw://[::1]:port`` (port 7411 where none is given), ``tws://`` likewise for TLS
     (port 7413), and ``tw+unix:///absolute/path``. ``tw://KEYID@host`` and ``tw+unix://KEYID@/path`` say which key is
     meant; its secret never stands in an address.
     Raises :class:`InvalidURL` (a ``ValueError``) that names the wrong part and shows a right one.
     """
+    if url is None:
+        url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
     if not isinstance(url, str):
         raise InvalidURL(f"a server address is a str, not {type(url).__name__}: {_EXPECTED}")
     scheme, separator, rest = url.partition("://")
@@ -136,8 +141,20 @@ def _parse_tcp(url: str, rest: str, key_id: str, *, tls: bool) -> Address:
             )
     if not host or not host.isprintable() or " " in host:
         raise InvalidURL(f"{_shown(url)} names no host: {_EXPECTED}")
+    if ":" not in host and not _is_name(host):
+        raise InvalidURL(f"{_shown(url)} has an empty or overlong part between the dots of its host: {_EXPECTED}")
     number = _parse_port(url, port) if has_port else DEFAULT_TLS_PORT if tls else DEFAULT_PORT
     return Address(host=host, port=number, key_id=key_id, tls=tls)
+
+
+def _is_name(host: str) -> bool:
+    """Whether a look-up takes the name: parts of 1 to 63 bytes. The last may be empty."""
+    if host.isascii():
+        return all(1 <= len(part) <= 63 for part in host.removesuffix(".").split("."))
+    try:
+        return bool(host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _parse_port(url: str, text: str) -> int:

@@ -14,6 +14,7 @@ import click
 
 from ...protocol.safe_text import masked, printable
 from ..errors import (
+    NOBODY_LISTENS,
     AuthenticationError,
     BadReply,
     ConnectFailed,
@@ -80,7 +81,8 @@ def failure_of(error: TensorwireError, url: str = "") -> Failure:
     if isinstance(error, AuthenticationError | Unauthenticated):
         return Failure(text, ExitCode.AUTHENTICATION)
     if isinstance(error, ConnectFailed):
-        text = text if text.endswith((".", "?")) else f"{text}."
+        if NOBODY_LISTENS not in text:
+            return Failure(text, ExitCode.NO_CONNECTION)
         hint = "Start one with 'tensorwire serve MODELS', or name its address with --url or TENSORWIRE_URL"
         return Failure(f"{text} {hint}", ExitCode.NO_CONNECTION)
     if isinstance(error, DeadlineExceeded):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import TensorwireError
+from ..url import DEFAULT_URL, URL_VARIABLE
 
 if TYPE_CHECKING:
     from ..aio import Client as AioClient
     from ..blocking import Client
 
-DEFAULT_URL = "tw://127.0.0.1:7411"
 COMPLETION_TIMEOUT = 1.0
 """Seconds that pressing Tab may wait for a server to name its models."""
 
@@ -81,7 +81,7 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--url",
         metavar="URL",
         default=DEFAULT_URL,
-        envvar="TENSORWIRE_URL",
+        envvar=URL_VARIABLE,
         show_envvar=True,
         show_default=True,
         help="The server: tw://HOST:PORT, tws://HOST:PORT for TLS, or tw+unix:///path/to.sock. tw://KEYID@HOST:PORT "

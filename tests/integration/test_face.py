@@ -9,8 +9,11 @@ import contextlib
 import copy
 import dataclasses
 import inspect
+import os
 import pickle
 import pydoc
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -197,6 +200,52 @@ def test_the_top_level_names_are_there() -> None:
     assert tensorwire.Client is blocking.Client
     assert tensorwire.aio is aio
     assert tensorwire.errors is errors
+
+
+def test_the_parts_of_the_package_are_imported_by_their_names() -> None:
+    script = (
+        "import tensorwire.aio, tensorwire.errors, tensorwire\n"
+        "from tensorwire.aio import connect, Client\n"
+        "from tensorwire.errors import NotFound\n"
+        "from tensorwire.clients import aio, errors\n"
+        "assert tensorwire.aio is aio and tensorwire.errors is errors and connect is aio.connect\n"
+        "assert NotFound is errors.NotFound\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+def test_what_is_no_call_is_told_with_the_right_usage(face: Face, url: str) -> None:
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (X, {}, r"inputs are of type ndarray, expected a mapping of names to tensors, such as {'x': array}"),
+        (np.ones((3, 4)), {}, "inputs are of type ndarray"),
+        ([X], {}, "inputs are of type list"),
+        (None, {}, "inputs are of type NoneType"),
+        ({1: X}, {}, "inputs have the name 1, expected a str such as '1'"),
+        ({"x": X}, {"version": 1}, "version is 1, expected a str such as '1'"),
+        ({"x": X}, {"version": 0}, "version is 0"),
+        ({"x": X}, {"model": 5}, "model is 5"),
+        ({"x": X}, {"model": b"m"}, "model is b'm'"),
+    ]
+    with face.client(url) as client:
+        for inputs, options, message in wrong:
+            call = {"model": "m", "inputs": inputs, **options}
+            with pytest.raises(errors.InvalidInput, match=message):
+                face.run(client.infer(**call))
+            with pytest.raises(errors.InvalidInput, match=message):
+                face.run(client.submit(**call))
+            assert face.run(client.infer("m", {"x": X}, version=None))["y"].tolist() == X.tolist()
+        with pytest.raises(errors.InvalidInput, match="version is 1"):
+            face.run(client.describe("m", version=1))
+        with pytest.raises(errors.InvalidInput, match="model is 5"):
+            face.run(client.health(5))
+
+
+def test_connect_without_an_address_asks_the_environment(face: Face, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORWIRE_URL", url)
+    with face.client() as client:
+        assert face.run(client.infer("m", {"x": X}))["y"].shape == (1, 4)
 
 
 def test_a_client_can_be_referred_to_weakly_patched_and_extended(face: Face, url: str) -> None:

@@ -146,6 +146,11 @@ def test_nobody_listening_is_exit_code_3_and_says_what_to_do() -> None:
         assert result.stderr.count("\n") == 1
 
 
+def test_a_server_is_to_be_started_only_where_nobody_listens() -> None:
+    for why in ("the handshake failed: no common version", "name or service not known", "no answer in time"):
+        assert "tensorwire serve" not in failure_of(errors.ConnectFailed(why)).message
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
