@@ -142,7 +142,10 @@ class ImageHints:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The reply of $describe. Shapes have -1 for the batch axis and free axes; `images` are hints by input name."""
+    """The reply of $describe. Shapes have -1 for the batch axis and free axes; `images` are hints by input name.
+
+    `inputs` is what a call sends, `optional` what it may send besides.
+    """
 
     model: str
     version: str
@@ -154,6 +157,7 @@ class Description:
     outputs: tuple[TensorSpec, ...]
     images: Mapping[str, ImageHints] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    optional: tuple[TensorSpec, ...] = ()
 
     def pack(self) -> bytes:
         """msgpack, for the wire."""
@@ -179,6 +183,7 @@ class Description:
                 "outputs": [_pack_spec(spec) for spec in self.outputs],
                 "images": images,
                 "labels": list(self.labels),
+                "optional": [_pack_spec(spec) for spec in self.optional],
             }
         )
 
@@ -198,6 +203,7 @@ class Description:
             outputs=fields.items("outputs", _unpack_spec),
             images={name: _unpack_hints(value, "$describe.images") for name, value in images.items()},
             labels=fields.items("labels", read_str),
+            optional=fields.items("optional", _unpack_spec),
         )
 
 

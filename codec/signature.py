@@ -15,21 +15,25 @@ from .layout import Placed, Resolved
 from .metadata import FREE, Kind, TensorSpec
 
 
-def check_signature(expected: Sequence[TensorSpec], resolved: Resolved, batched: bool) -> int:
+def check_signature(
+    expected: Sequence[TensorSpec], resolved: Resolved, batched: bool, optional: Sequence[TensorSpec] = ()
+) -> int:
     """Return the number of rows of the message. SignatureError names the first tensor that does not fit.
 
-    Names may come in any order. With `batched`, axis 0 of every tensor counts rows: at least one, the same for all.
-    Without, a message is one row. Other dimensions must be equal where the signature does not say -1.
+    Names may come in any order; those of `optional` may be missing. With `batched`, axis 0 of every tensor counts rows:
+    at least one, the same for all. Without, a message is one row. Other dimensions must be equal where the signature
+    does not say -1.
     """
     sent = {tensor.name: tensor for tensor in resolved.tensors}
-    wanted = {spec.name: spec for spec in expected}
+    wanted = {spec.name: spec for spec in (*expected, *optional)}
     for name in sent:
         if name not in wanted:
             raise SignatureError(shown(name), f"a tensor of that name{_nearest(name, wanted)}", _names(wanted))
-    for name, spec in wanted.items():
-        if name not in sent:
-            raise SignatureError(shown(name), f"no such tensor{_nearest(name, sent)}", str(spec))
-        _check_tensor(spec, sent[name], batched)
+    for spec in expected:
+        if spec.name not in sent:
+            raise SignatureError(shown(spec.name), f"no such tensor{_nearest(spec.name, sent)}", str(spec))
+    for name, tensor in sent.items():
+        _check_tensor(wanted[name], tensor, batched)
     if not batched or not resolved.tensors:
         return 1
     return _rows(resolved.tensors)

@@ -20,7 +20,7 @@ def misfits(spec: ModelSpec, declared: Mapping[str, tuple[str, _Shape]]) -> tupl
     """Tell what model.toml says otherwise than the file, and what mends it; `declared` as Backend.declared()."""
     wrong: list[str] = []
     lines: list[Line] = []
-    for side, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
+    for side, tensors in (("inputs", (*spec.inputs, *spec.optional)), ("outputs", spec.outputs)):
         for tensor in tensors:
             if tensor.name in declared:
                 dtype, shape = declared[tensor.name]

@@ -83,26 +83,29 @@ def build_inputs(
     batched: bool,
     images: Mapping[str, ImageHints] | None = None,
     stdin: BinaryIO | None = None,
+    optional: Sequence[TensorSpec] = (),
 ) -> dict[str, Any]:
     """Make the arrays for one call. Raises Failure naming the input, what was given and what the model expects.
 
     ``batched``: the first axis of every input is the batch. A first axis of 1, or of any size, is added to arrays that
-    lack it.
+    lack it. ``optional``: inputs that need not be given.
     """
-    by_name = {spec.name: spec for spec in specs}
+    required = {spec.name: spec for spec in specs}
+    by_name = required | {spec.name: spec for spec in optional}
     arrays: dict[str, Any] = {}
     if sum(argument.value == "-" for argument in arguments) > 1:
         raise Failure("standard input is given to several inputs: give it to one, or without a name as a .npz or JSON")
     for argument in arguments:
         content = _content(argument, stdin or io.BytesIO())
-        for name, part in _by_name(argument, content, by_name).items():
+        for name, part in _by_name(argument, content, required).items():
             if name not in by_name:
-                raise Failure(f"the model has no input {printable(name, 80)!r}: it takes {_signature(specs)}")
+                takes = _signature([*specs, *optional])
+                raise Failure(f"the model has no input {printable(name, 80)!r}: it takes {takes}")
             if name in arrays:
                 raise Failure(f"--input {printable(name, 80)} is given twice: give each input once")
             label = f"--input {printable(name, 80)}" if content is not part else argument.label
             arrays[name] = _fitting(label, part, by_name[name], (images or {}).get(name), batched=batched)
-    missing = [name for name in by_name if name not in arrays]
+    missing = [name for name in required if name not in arrays]
     if missing:
         raise Failure(f"missing --input {missing[0]}=...: the model takes {_signature(specs)}")
     return arrays

@@ -38,12 +38,12 @@ class CallPreparer:
     def prepare(self, resolved: Resolved, meta: bytes, dims: bytes) -> Prepared:
         """Check a call. Raises SignatureError naming the field, what was sent and what the model expects."""
         spec = self._spec
-        rows = check_signature(spec.inputs, resolved, spec.batched)
+        rows = check_signature(spec.inputs, resolved, spec.batched, spec.optional)
         if spec.batched and rows > spec.max_batch:
             first = spec.inputs[0].name
             raise SignatureError(ascii(first), f"{rows} rows", f"at most {spec.max_batch}; split the call")
         sent = {tensor.name: tensor for tensor in resolved.tensors}
-        placed = [sent[tensor.name] for tensor in spec.inputs]
+        placed = [sent[tensor.name] for tensor in (*spec.inputs, *spec.optional) if tensor.name in sent]
         bucket = None
         if spec.batched:
             bucket = self._buckets.bucket(

@@ -49,7 +49,7 @@ class Inputs:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
-        self._tensors = spec.inputs
+        self._tensors = (*spec.inputs, *spec.optional)
         self._promised = spec.lend_inputs
         self._keeps = False
         self._scratch: Any = None
@@ -98,7 +98,7 @@ class Inputs:
             if tensor.kind is Kind.DENSE:  # writable, as in a batch
                 dtype = tensor.dtype.numpy or tensor.dtype.storage
                 inputs[tensor.name] = np.ndarray(tensor.shape, dtype, owner, tensor.offset)
-        return {tensor.name: inputs[tensor.name] for tensor in self._tensors}
+        return {tensor.name: inputs[tensor.name] for tensor in self._tensors if tensor.name in inputs}
 
     def take_back(self) -> bool:
         """Whether nothing refers to the memory that was lent any more; else it is left to who does, and none is lent

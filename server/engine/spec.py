@@ -42,6 +42,8 @@ dtype         required. "float32", "int64", "bfloat16", "bool" ... the codec's n
 shape         required. List of sizes; -1 is an axis that is free per call. When max_batch is not 0, a first axis of -1
               on every dense input and output is the batch axis.
 kind          "dense" (default), "string" or "ragged". Calls with string or ragged tensors run alone.
+optional      (inputs; python and onnx) true: a call may leave it out. The model then finds no such input (python), or
+              uses the graph's own value (onnx: an input with an initializer). Warm-up leaves it out. Default false.
 warmup_shape  (inputs) Sizes to warm up with, without the batch axis; default: free axes are 8.
 [inputs.image]  (inputs) How a client makes this input from a picture; a hint given out by describe, nothing more.
   size        required. [height, width] in pixels, cut from the centre of the picture.
@@ -128,6 +130,8 @@ class ModelSpec:
     warmup_shapes: tuple[tuple[int, ...], ...] = ()
     labels: tuple[str, ...] = ()
     images: tuple[ImageHint, ...] = ()
+    optional: tuple[TensorSpec, ...] = ()
+    """Inputs that a call may leave out; `inputs` are those that it may not, and `warmup_shapes` are theirs."""
 
     @property
     def batched(self) -> bool:
@@ -155,6 +159,7 @@ class _Tensor(_Section):
 
 
 class _Input(_Tensor):
+    optional: bool = False
     warmup_shape: list[Annotated[int, Field(ge=0)]] | None = None
     image: _Image | None = None
 
@@ -191,12 +196,14 @@ def load_spec(folder: Path) -> ModelSpec:
             )
     where = folder / "model.toml"
     model = _parse(where)
-    inputs, outputs = _tensors(where, "inputs", model.inputs), _tensors(where, "outputs", model.outputs)
-    for key, tensors in (("inputs", inputs), ("outputs", outputs)):
+    every, outputs = _tensors(where, "inputs", model.inputs), _tensors(where, "outputs", model.outputs)
+    for key, tensors in (("inputs", every), ("outputs", outputs)):
         try:
             encode_metadata(name, version, tensors)
         except CodecError as error:
             raise SpecError(f"{where}: {key}: no message can carry them: {error}") from error
+    max_batch = _max_batch(where, model.max_batch, every + outputs)
+    inputs, optional = _divided(where, model, every)
     return ModelSpec(
         name=name,
         version=version,
@@ -207,7 +214,7 @@ def load_spec(folder: Path) -> ModelSpec:
         file=inside(where, folder, "file", model.file or DEFAULT_FILES[model.backend]),
         factory=model.factory,
         weights=None if model.weights is None else inside(where, folder, "weights", model.weights),
-        max_batch=_max_batch(where, model.max_batch, inputs + outputs),
+        max_batch=max_batch,
         batch_with=model.batch_with,
         max_wait=model.max_wait_ms / 1000,
         max_queue=model.max_queue,
@@ -218,7 +225,7 @@ def load_spec(folder: Path) -> ModelSpec:
         threads=model.threads,
         warmup=model.warmup,
         lend_inputs=model.lend_inputs,
-        warmup_shapes=_warmup_shapes(where, model, inputs, outputs),
+        warmup_shapes=_warmup_shapes(where, model, inputs, batched=max_batch > 0),
         labels=() if model.labels is None else _labels(where, folder, model.labels),
         images=tuple(
             ImageHint(
@@ -232,6 +239,7 @@ def load_spec(folder: Path) -> ModelSpec:
             for i in model.inputs
             if i.image is not None
         ),
+        optional=optional,
     )
 
 
@@ -328,12 +336,27 @@ def _labels(where: Path, folder: Path, value: str) -> tuple[str, ...]:
         raise SpecError(f"{where}: labels: {value!r} is not UTF-8 text") from error
 
 
+def _divided(
+    where: Path, model: _Model, tensors: tuple[TensorSpec, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs that a call has to send, and those that it may send."""
+    for item in model.inputs:
+        if item.optional and model.backend not in {"python", "onnx"}:
+            raise SpecError(f"{where}: inputs ({item.name!r}): optional is for backends python and onnx")
+        if item.optional and item.warmup_shape is not None:
+            raise SpecError(f"{where}: inputs ({item.name!r}): warm-up leaves optional inputs out; drop warmup_shape")
+    pairs = list(zip(tensors, model.inputs, strict=True))
+    required = tuple(tensor for tensor, item in pairs if not item.optional)
+    if not required:
+        raise SpecError(f"{where}: inputs: all are optional; at least one must not be")
+    return required, tuple(tensor for tensor, item in pairs if item.optional)
+
+
 def _warmup_shapes(
-    where: Path, model: _Model, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    where: Path, model: _Model, inputs: tuple[TensorSpec, ...], batched: bool
 ) -> tuple[tuple[int, ...], ...]:
-    batched = _max_batch(where, model.max_batch, inputs + outputs) > 0
     shapes: list[tuple[int, ...]] = []
-    for item, tensor in zip(model.inputs, inputs, strict=True):
+    for item, tensor in zip([item for item in model.inputs if not item.optional], inputs, strict=True):
         free = tensor.shape[1:] if batched else tensor.shape
         if item.warmup_shape is None:
             shapes.append(tuple(DEFAULT_FREE_AXIS if size == -1 else size for size in free))

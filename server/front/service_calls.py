@@ -229,6 +229,7 @@ def _description(model: Model) -> Description:
         outputs=spec.outputs,
         images={image.input: _image_hints(image) for image in spec.images},
         labels=spec.labels or model.engine.labels,
+        optional=spec.optional,
     )
 
 

@@ -36,6 +36,7 @@ MESSAGES: list[Any] = [
     DescribeRequest("m"),
     DescribeRequest("m", "3"),
     Description("m", "1", "torch", "process", "cuda:0", 32, (IMAGE, TEXT), (IMAGE,)),
+    Description("m", "1", "onnx", "process", "cpu", 0, (IMAGE,), (IMAGE,), optional=(TEXT,)),
     Description(
         "m",
         "1",

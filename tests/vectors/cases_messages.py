@@ -183,6 +183,7 @@ def _describe() -> list[Vector]:
     kind, section = "describe", "16.4"
     image: dict[str, Value] = {"size": [224, 160], "mean": [0.5, 0, 0.25], "std": [1, 1, 1], "layout": "NHWC"}
     tensor: dict[str, Value] = {"name": "x", "dtype": "float32", "kind": "dense", "shape": [-1, 3]}
+    scale: dict[str, Value] = {"name": "scale", "dtype": "float32", "kind": "dense", "shape": []}
     full: dict[str, Value] = {
         "model": "net",
         "version": "2",
@@ -206,6 +207,8 @@ def _describe() -> list[Vector]:
         _read(kind, section, "a description with everything", full, labels=["cat", "dog"], max_batch=32,
               inputs=[tensor]),
         _read(kind, section, "a description of a tensor without kind", full | {"inputs": [short]}, inputs=[tensor]),
+        _read(kind, section, "a description with an input that may be left out", full | {"optional": [scale]},
+              inputs=[tensor], optional=[scale]),
         _read(kind, section, "a description without hints",
               {k: v for k, v in full.items() if k not in {"images", "labels"}}, images={}, labels=[]),
         *_without(kind, section, full, "model", "version", "backend", "device", "engine", "max_batch"),

@@ -85,7 +85,14 @@ def command(
     with server.connect() as client:
         about = client.describe(model, version=model_version)
     arrays = (
-        build_inputs(arguments, about.inputs, batched=about.max_batch > 0, images=about.images, stdin=sys.stdin.buffer)
+        build_inputs(
+            arguments,
+            about.inputs,
+            batched=about.max_batch > 0,
+            images=about.images,
+            stdin=sys.stdin.buffer,
+            optional=about.optional,
+        )
         if arguments
         else random_inputs(about.inputs)
     )

@@ -44,6 +44,7 @@ def _print(about: Description) -> None:
     rows = [("model", about.model), ("version", about.version), ("backend", about.backend)]
     rows += [("runs", f"{about.engine} on {about.device}"), ("batch", batch)]
     rows += [("input", _with_hints(about, spec)) for spec in about.inputs]
+    rows += [("input, optional", _with_hints(about, spec)) for spec in about.optional]
     rows += [("output", describe_spec(spec)) for spec in about.outputs]
     if about.labels:
         rows.append(("labels", f"{len(about.labels)}: {', '.join(about.labels[:3])}, ..."))
@@ -99,6 +100,7 @@ def _as_dict(about: Description) -> dict[str, Any]:
             for name, hints in about.images.items()
         },
         "labels": list(about.labels),
+        "optional": [_spec_as_dict(spec) for spec in about.optional],
     }
 
 

@@ -80,7 +80,12 @@ def command(
     with server.connect(capture=capture) as client:
         about = client.describe(model, version=model_version)
         arrays = build_inputs(
-            arguments, about.inputs, batched=about.max_batch > 0, images=about.images, stdin=sys.stdin.buffer
+            arguments,
+            about.inputs,
+            batched=about.max_batch > 0,
+            images=about.images,
+            stdin=sys.stdin.buffer,
+            optional=about.optional,
         )
         results: list[Result] = []
         trips: list[float] = []

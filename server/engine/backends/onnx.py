@@ -19,6 +19,9 @@ from ....codec import CodecError, Kind, dtype_by_name
 from . import Backend, LoadError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ....codec import TensorSpec
     from ..spec import ModelSpec
 
 __all__ = ["OnnxBackend", "load"]
@@ -43,7 +46,7 @@ Array = np.ndarray[Any, Any]
 
 def load(spec: ModelSpec) -> Backend:
     """Open a folder's ONNX graph on its device."""
-    for tensor in (*spec.inputs, *spec.outputs):
+    for tensor in (*spec.inputs, *spec.optional, *spec.outputs):
         if tensor.kind is Kind.RAGGED:
             raise LoadError(f'tensor {tensor.name!r}: ONNX Runtime has no ragged tensors; use backend = "python"')
     options = onnxruntime.SessionOptions()
@@ -51,8 +54,10 @@ def load(spec: ModelSpec) -> Backend:
     if spec.threads:
         options.intra_op_num_threads = spec.threads
     session = onnxruntime.InferenceSession(str(spec.file), options, providers=_providers(spec.device))
-    _check_names("inputs", [t.name for t in spec.inputs], [i.name for i in session.get_inputs()])
-    _check_names("outputs", [t.name for t in spec.outputs], [o.name for o in session.get_outputs()])
+    required, presettable = session.get_inputs(), session.get_overridable_initializers()
+    _check_names("inputs", spec.inputs, [*required, *presettable], required)
+    _check_names("optional inputs", spec.optional, presettable)
+    _check_names("outputs", spec.outputs, session.get_outputs())
     return OnnxBackend(session, spec)
 
 
@@ -63,9 +68,13 @@ class OnnxBackend(Backend):
         self._session: Any = session
         self._outputs = [tensor.name for tensor in spec.outputs]
         self._file = spec.file
-        types = {node.name: node.type for node in (*session.get_inputs(), *session.get_outputs())}
+        types = {node.name: node.type for node in _nodes(session)}
         named = {name: _dtype_name(kind) for name, kind in types.items()}
-        self._narrow = {tensor.name: NARROW[name] for tensor in spec.inputs if (name := named[tensor.name]) in NARROW}
+        self._narrow = {
+            tensor.name: NARROW[name]
+            for tensor in (*spec.inputs, *spec.optional)
+            if (name := named[tensor.name]) in NARROW
+        }
         self._in_values = bool(self._narrow) or any(named[name] in NARROW for name in self._outputs)
         self._maps = {at: found[1] for at, name in enumerate(self._outputs) if (found := MAPS.fullmatch(types[name]))}
         self._classes: dict[int, list[Any]] = {}
@@ -79,9 +88,8 @@ class OnnxBackend(Backend):
 
     def declared(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """See Backend.declared."""
-        session = self._session
         declared = {}
-        for node in (*session.get_inputs(), *session.get_outputs()):
+        for node in _nodes(self._session):
             maps = MAPS.fullmatch(node.type)
             dtype = _dtype_name(maps[1] if maps else node.type)
             if dtype:
@@ -151,9 +159,12 @@ def _providers(device: str) -> list[Any]:
     return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
 
 
-def _check_names(what: str, ours: list[str], theirs: list[str]) -> None:
-    missing = [name for name in ours if name not in theirs]
-    if what == "inputs":
-        missing += [name for name in theirs if name not in ours]
-    if missing:
-        raise LoadError(f"{what}: model.toml has {ours}, the ONNX graph has {theirs}; use the graph's names")
+def _nodes(session: Any) -> list[Any]:
+    return [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
+
+
+def _check_names(what: str, ours: Sequence[TensorSpec], theirs: Sequence[Any], required: Sequence[Any] = ()) -> None:
+    """Raise LoadError unless these are names of the graph, and all that it requires are among them."""
+    names, known = [tensor.name for tensor in ours], [node.name for node in theirs]
+    if not set(names) <= set(known) or any(node.name not in names for node in required):
+        raise LoadError(f"{what}: model.toml has {names}, the ONNX graph has {known}; use the graph's names")

@@ -42,6 +42,11 @@ max_batch = 1
 name = "x"
 dtype = "int64"
 shape = [-1]
+[[inputs]]
+name = "times"
+dtype = "int64"
+shape = [-1]
+optional = true
 [[outputs]]
 name = "y"
 dtype = "int64"
@@ -55,7 +60,7 @@ def build():
         if inputs["x"][0] < 0:
             raise ValueError("negative numbers are beyond me")
         time.sleep(float(inputs["x"][0]) / 1000)
-        return {"y": inputs["x"] * 2}
+        return {"y": inputs["x"] * inputs.get("times", 2)}
     return run
 """
 
@@ -70,7 +75,8 @@ def _write_model(folder: Path, toml: str, code: str, labels: str = "") -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example `echo`, `pixels` (a photo's mean per channel, labelled) and `moods` (slow or failing)."""
+    """The example `echo`, `pixels` (a photo's mean per channel, labelled) and `moods` (slow or failing;
+    an optional input)."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "echo").symlink_to(ROOT / "examples" / "models" / "echo")
     _write_model(folder / "pixels" / "1", PIXELS, PIXELS_PY, labels="red\ngreen\nblue\n")

@@ -60,6 +60,19 @@ def test_send_as_json_is_one_line_per_reply(server: str) -> None:
     assert reply["timing_us"]["round_trip"] >= reply["timing_us"]["server_total"]
 
 
+def test_an_optional_input_may_be_sent_or_left_out(server: str) -> None:
+    for inputs, want in ((["-i", "3"], 6), (["-i", "x=3"], 6), (["-i", "times=5", "-i", "x=3"], 15)):
+        assert json.loads(ok(server, "send", "moods", *inputs, "-o", "json"))["outputs"]["y"]["data"] == [want]
+    failed = run(server, "send", "moods", "-i", "time=5")
+    assert "it takes x: int64[-1]; times: int64[-1]" in failed.stderr
+    about = json.loads(ok(server, "describe", "moods", "--json"))
+    assert [[spec["name"] for spec in about[side]] for side in ("inputs", "optional")] == [["x"], ["times"]]
+    shown = ok(server, "describe", "moods")
+    assert "times: int64[-1]" in shown
+    assert "--input x=random" in shown
+    assert "--input times" not in shown
+
+
 def test_send_names_the_labels_of_a_photo(server: str, tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), (0, 255, 51)).save(tmp_path / "green.png")
     output = ok(server, "send", "pixels", "--input", f"x=@{tmp_path / 'green.png'}", "--top", "2")

@@ -58,6 +58,16 @@ def test_calls_of_one_shape_share_a_bucket_and_have_numbers_of_their_own(prepare
     assert [each.number for each in (first, second, other)] == [0, 1, 2]
 
 
+def test_calls_with_and_without_an_optional_input_share_no_batch(tmp_path: Path) -> None:
+    spec = python_spec(tmp_path, TOML.replace('name = "a"', 'name = "a"\noptional = true'))
+    preparer = CallPreparer(spec, BatchMemory(SlabPool(1 << 20), 4))
+    whole, part, again = prepare(preparer, a=A, b=B), prepare(preparer, b=B), prepare(preparer, b=B[:1])
+    assert part.bucket is again.bucket is not whole.bucket
+    assert [len(each.parts) for each in (whole, part)] == [2, 1]
+    with pytest.raises(SignatureError, match="'a': sent float32"):
+        prepare(preparer, a=A[:, :3], b=B)
+
+
 def test_more_rows_than_a_batch_holds_are_refused_with_advice(preparer: CallPreparer) -> None:
     with pytest.raises(SignatureError, match="at most 4; split the call"):
         prepare(preparer, a=np.zeros((5, 4), np.float32), b=np.zeros((5, 3), np.int64))

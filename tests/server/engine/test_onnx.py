@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tensorwire.codec import dtype_by_name
+from tensorwire.codec import SignatureError, dtype_by_name
 from tensorwire.server.check_declared import misfits
-from tensorwire.server.engine.backends import load_backend
+from tensorwire.server.engine.backends import LoadError, load_backend
 from tensorwire.server.engine.spec import load_spec
 from tests.server.engine.helpers import Harness, model_folder
 from tests.server.engine.process_front import Front
@@ -162,6 +162,54 @@ def test_a_process_tells_the_labels(tmp_path: Path) -> None:
     front = Front(classifier(folder, "strings")).ready()
     assert list(front.engine.labels) == ["a", "b", "ä"]
     front.engine.stop()
+
+
+def scaled(folder: Path, kind: int = FLOAT, carrier: str = "float32") -> Path:
+    """y = x * k, where k is 2 unless a call says otherwise."""
+    two = helper.make_tensor("k", kind, [1], np.array([2], dtype_by_name(carrier).numpy).tobytes(), raw=True)
+    nodes = [helper.make_node("Cast", ["k"], ["f"], to=FLOAT), helper.make_node("Mul", ["x", "f"], ["y"])]
+    return graph(folder, nodes, [info("x", FLOAT, ["b", 3]), info("k", kind, [1])], [info("y", FLOAT, ["b", 3])], two)
+
+
+@pytest.mark.parametrize("carrier", ["float32", "bfloat16"])
+def test_an_input_with_an_initializer_is_optional(tmp_path: Path, carrier: str) -> None:
+    toml = 'backend = "onnx"\n' + tensor("inputs", "k", carrier, "[1]", optional="true")
+    toml += tensor("inputs", "x", "float32", "[-1, 3]") + tensor("outputs", "y", "float32", "[-1, 3]")
+    kind = {"float32": FLOAT, "bfloat16": TensorProto.BFLOAT16}[carrier]
+    spec = load_spec(scaled(model_folder(tmp_path, toml), kind, carrier))
+    assert misfits(spec, load_backend(spec).declared()) == ([], [])
+    harness = Harness(spec)
+    np.testing.assert_array_equal(harness.infer({"x": X})["y"], X * 2)
+    five = np.array([5], dtype_by_name(carrier).numpy)
+    np.testing.assert_array_equal(harness.infer({"k": five, "x": X})["y"], X * 5)
+    np.testing.assert_array_equal(harness.infer({"x": X})["y"], X * 2)
+    with pytest.raises(SignatureError, match=r"'k': sent float32\[2\], expected"):
+        harness.prepare({"x": X, "k": np.ones(2, np.float32)})
+    with pytest.raises(SignatureError, match="'x': sent no such tensor"):
+        harness.prepare({"k": five})
+    harness.engine.stop()
+
+
+def test_an_input_with_an_initializer_may_be_required_or_left_out_of_model_toml(tmp_path: Path) -> None:
+    x = (
+        'backend = "onnx"\n'
+        + tensor("inputs", "x", "float32", "[-1, 3]")
+        + tensor("outputs", "y", "float32", "[-1, 3]")
+    )
+    harness = Harness(load_spec(scaled(model_folder(tmp_path / "1", x))))
+    np.testing.assert_array_equal(harness.infer({"x": X})["y"], X * 2)
+    harness.engine.stop()
+    harness = Harness(load_spec(scaled(model_folder(tmp_path / "2", x + tensor("inputs", "k", "float32", "[1]")))))
+    with pytest.raises(SignatureError, match="'k': sent no such tensor"):
+        harness.prepare({"x": X})
+    harness.engine.stop()
+
+
+def test_what_has_no_initializer_is_not_optional(tmp_path: Path) -> None:
+    toml = 'backend = "onnx"\n' + tensor("inputs", "x", "float32", "[-1, 3]", optional="true")
+    toml += tensor("inputs", "k", "float32", "[1]") + tensor("outputs", "y", "float32", "[-1, 3]")
+    with pytest.raises(LoadError, match=r"inputs: model.toml has \['k'\], the ONNX graph has \['x', 'k'\]"):
+        load_backend(load_spec(scaled(model_folder(tmp_path, toml))))
 
 
 def test_data_beside_a_link_is_found(tmp_path: Path) -> None:

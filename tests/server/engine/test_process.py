@@ -244,6 +244,44 @@ def test_a_model_that_raises_fails_its_batch_and_serves_on(make: Make) -> None:
     front.assert_memory_is_back()
 
 
+OPTIONAL = """
+backend = "python"
+engine = "process"
+max_batch = 8
+[[inputs]]
+name = "factor"
+dtype = "float32"
+shape = [-1]
+optional = true
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [-1, 4]
+[[outputs]]
+name = "y"
+dtype = "float32"
+shape = [-1, 4]
+"""
+
+
+def test_optional_inputs_may_be_left_out(make: Make) -> None:
+    model = """
+def build():
+    def run(inputs):
+        factor = inputs["factor"] if "factor" in inputs else 2
+        return {"y": (inputs["x"].T * factor).T}
+    return run
+"""
+    front = make(OPTIONAL, model).ready()
+    x, factor = np.ones((2, 4), np.float32), np.array([3, 5], np.float32)
+    requests = []
+    for _ in range(2):
+        requests += [front.submit(x=x), front.submit(x=x, factor=factor), front.submit(factor=factor, x=x)]
+    for request, rows in zip(requests, [[2, 2], [3, 5], [3, 5]] * 2, strict=True):
+        assert front.rows(request) == [[row] * 4 for row in rows]
+    front.assert_memory_is_back()
+
+
 def test_a_model_refuses_one_call_and_its_neighbours_are_answered(make: Make) -> None:
     model = """
 import tensorwire

@@ -162,6 +162,17 @@ def test_strings_need_no_dtype(tmp_path: Path) -> None:
     assert not spec.batched
 
 
+def test_optional_inputs_stand_apart(tmp_path: Path) -> None:
+    toml = 'backend = "python"\n[[inputs]]\nname = "k"\ndtype = "float32"\nshape = []\noptional = true\n' + TENSORS
+    spec = load_spec(model_folder(tmp_path, toml, ECHO))
+    assert [tensor.name for tensor in spec.inputs] == ["x"]
+    assert [tensor.name for tensor in spec.optional] == ["k"]
+    assert (spec.max_batch, spec.warmup_shapes) == (0, ((8, 4),))
+    assert "at least one must not be" in refusal(tmp_path, toml.replace("[-1, 4]", "[-1, 4]\noptional = true"))
+    assert "optional is for backends python and onnx" in refusal(tmp_path, toml.replace('"python"', '"torch"'))
+    assert "drop warmup_shape" in refusal(tmp_path, toml.replace("shape = []", "shape = []\nwarmup_shape = []"))
+
+
 def test_a_warm_up_shape_must_fit(tmp_path: Path) -> None:
     message = refusal(tmp_path, 'backend = "python"\n' + TENSORS.replace("[-1, 4]", "[-1, 4]\nwarmup_shape = [5]"))
     assert "warmup_shape [5] does not fit [4]" in message

@@ -279,7 +279,7 @@ class Harness:
         engine = FakeEngine()
         spec: Any = SimpleNamespace(
             name=name, version=version, max_queue=64, max_wait=0.0, backend="python", device="cpu", max_batch=8,
-            inputs=(), outputs=(), images=(), labels=(),
+            inputs=(), outputs=(), images=(), labels=(), optional=(),
         )  # fmt: skip
         made: Any = engine
         engine.spec = spec
