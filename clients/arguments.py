@@ -45,8 +45,8 @@ def check_inputs(inputs: Any) -> None:
     """Raise :class:`InvalidInput` where ``inputs`` are no mapping of names to tensors: asked once a call has failed."""
     if not hasattr(inputs, "items"):
         raise InvalidInput(
-            f"inputs are of type {type(inputs).__name__}, expected a mapping of names to tensors, such as {{'x': array}}"
-            "; describe(model) gives the names"
+            f"inputs are of type {type(inputs).__name__}, expected a mapping of names to tensors, such as "
+            "{'x': array}; describe(model) gives the names"
         )
     for name in inputs:
         if not isinstance(name, str):

@@ -61,12 +61,15 @@ class Key:
 
 
 def parse_keys(text: str, where: str) -> list[Key]:
-    """Read the keys in ``text``, one per line. Raises :class:`InvalidKey`, which repeats nothing of it."""
+    """Read the keys in ``text``, one per line; a # begins a comment line.
+
+    Raises :class:`InvalidKey`, which repeats nothing of it.
+    """
     from base64 import urlsafe_b64decode, urlsafe_b64encode  # only who has a key pays for it
 
     keys = []
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _PATTERN.fullmatch(line.strip())
         secret = urlsafe_b64decode(f"{match[2]}=") if match else b""

@@ -78,16 +78,16 @@ def parse_url(url: str | None) -> Address:
 
     ``tw://host``, ``tw://host:port``, ``tw://[::1]:port`` (port 7411 where none is given), ``tws://`` likewise for TLS
     (port 7413), and ``tw+unix:///absolute/path``. ``tw://KEYID@host`` and ``tw+unix://KEYID@/path`` say which key is
-    meant; its secret never stands in an address.
+    meant; its secret never stands in an address. Without a scheme ``host:port`` and ``/path`` are what they look like.
     Raises :class:`InvalidURL` (a ``ValueError``) that names the wrong part and shows a right one.
     """
     if url is None:
         url = os.environ.get(URL_VARIABLE) or DEFAULT_URL
     if not isinstance(url, str):
         raise InvalidURL(f"a server address is a str, not {type(url).__name__}: {_EXPECTED}")
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        raise InvalidURL(f"{_shown(url)} has no scheme: {_EXPECTED}")
+    if "://" not in url:  # as people type it
+        url = f"tw+unix://{url}" if url.startswith("/") else f"tw://{url}"
+    scheme, _, rest = url.partition("://")
     if scheme not in {"tw", "tws", "tw+unix"}:
         raise InvalidURL(f"{_shown(url)} has the unknown scheme {_shown(scheme)}: {_EXPECTED}")
     key_id, rest = _split_key_id(rest)

@@ -21,7 +21,8 @@ HEAD = """\
 Every setting can be given as a flag of `tensorwire serve`, as an environment variable or in a TOML file (`--config
 FILE`). A flag wins over the environment, the environment over the file, the file over the default. Sizes are bytes and
 take units (`256KiB`, `1GiB`); times are seconds. A name or value that is not allowed stops the start with one line that
-says what was expected.
+says what was expected. Empty variables, and those that Kubernetes sets for a service called tensorwire
+(`TENSORWIRE_PORT=tcp://...`), are not looked at.
 
 ```sh
 tensorwire keys new --principal me --out me.key

@@ -7,6 +7,7 @@ What a setting does lives where it is used, not here.
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -34,6 +36,7 @@ from .defaults import (
 from .engine.spec import MIN_RESULT_BYTES
 
 ENV_PREFIX = "TENSORWIRE_"
+_SERVICE_LINK = re.compile("(tcp|udp|sctp)://")
 KIB = 1 << 10
 MIB = 1 << 20
 
@@ -63,7 +66,12 @@ class Settings(BaseSettings):
     """The settings of one server process. Sizes are bytes and accept ``256KiB`` or ``1GiB``; times are seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
     )
 
     keys: Path | None = _setting(
@@ -392,7 +400,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take flags, then environment, then the TOML file; no dotenv and no secret folder."""
+        """Take flags, then environment, then the TOML file; no dotenv and no secret folder.
+
+        Variables that are empty, as docker compose sets them, count as not there; so do TENSORWIRE_PORT=tcp://... and
+        its like, which Kubernetes sets for a service that is called tensorwire, tensorwire-admin or tensorwire-tls.
+        """
+        if isinstance(env_settings, EnvSettingsSource):
+            found = env_settings.env_vars.items()
+            env_settings.env_vars = {name: text for name, text in found if not _SERVICE_LINK.match(text or "")}
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 

@@ -43,6 +43,8 @@ SERVER: dict[str, str] = {
 }
 """Commands that come with the extra ``server``, listed even where it is missing so that people learn of them."""
 
+ALIASES = {"ls": "models"}
+
 EPILOGUE = (
     "tensorwire keys new --principal me --out me.key",
     "tensorwire serve models/ --keys keys.toml",
@@ -97,6 +99,12 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may have been meant."""
+        if args[0] == "help":  # as git and docker have it
+            args = [*args[1:], "--help"]
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
+        args = [ALIASES.get(args[0], args[0]), *args[1:]]
         if args[0] not in BUILT_IN and args[0] not in self.list_commands(ctx):
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "'tensorwire --help' lists them"
@@ -188,8 +196,10 @@ def _plugged_help(name: str) -> str:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, "--version", prog_name="tensorwire")
-def cli() -> None:
+@click.version_option(__version__, "-V", "--version", prog_name="tensorwire")
+@click.option("--url", metavar="URL", help="The server, for commands that call one; may stand behind the command too.")
+@click.option("--key-file", metavar="PATH", help="Your key, likewise.")
+def cli(url: str | None, key_file: str | None) -> None:  # options.py reads them
     """Send tensors to models over a raw socket, and serve them.
 
     Every command has its own help with examples: tensorwire send --help. For completion in the shell put

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ..errors import TensorwireError
 from ..url import DEFAULT_URL, URL_VARIABLE
@@ -84,8 +85,8 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
         envvar=URL_VARIABLE,
         show_envvar=True,
         show_default=True,
-        help="The server: tw://HOST:PORT, tws://HOST:PORT for TLS, or tw+unix:///path/to.sock. tw://KEYID@HOST:PORT "
-        "says which key is meant.",
+        help="The server: tw://HOST:PORT, tws://HOST:PORT for TLS, or tw+unix:///path/to.sock. tw:// may be "
+        "left out. tw://KEYID@HOST:PORT says which key is meant.",
     )
     @click.option(
         "--key-file",
@@ -96,6 +97,12 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @wraps(function)
     def with_server(*args: Any, url: str, key_file: Path | None, **options: Any) -> Any:
+        context = click.get_current_context()
+        before = context.find_root().params  # tensorwire --url URL send ...
+        if before.get("url") and context.get_parameter_source("url") is not ParameterSource.COMMANDLINE:
+            url = before["url"]
+        if before.get("key_file") and key_file is None:
+            key_file = Path(before["key_file"])
         return function(*args, server=Server(url, key_file), **options)
 
     return with_server

@@ -47,7 +47,7 @@ def identity(credentials: Credentials) -> tuple[bytes, bytes]:
 
 
 def test_a_key_is_an_id_and_a_secret() -> None:
-    (key,) = parse_keys(f"  {KEY}\n\n", "the key")
+    (key,) = parse_keys(f"# of the robot\n  {KEY}\n\n  # the end\n", "the key")
     assert (key.id, key.secret) == ("robot", SECRET)
 
 

@@ -33,8 +33,8 @@ def test_an_address_is_read(url: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("url", "hint"),
     [
-        ("", "has no scheme"),
-        ("localhost:7411", "has no scheme"),
+        ("", "names no host"),
+        ("localhost:", "has the port ''"),
         ("http://localhost:7411", "unknown scheme 'http'"),
         ("TW://localhost", "unknown scheme"),
         ("tw://", "names no host"),
@@ -71,11 +71,25 @@ def test_a_wrong_address_is_refused_with_a_hint(url: str, hint: str) -> None:
 
 def test_a_wrong_address_is_the_callers_own_fault_and_a_value_error() -> None:
     with pytest.raises(LocalError):
-        parse_url("x")
+        parse_url("http://localhost")
     with pytest.raises(ValueError, match="scheme"):
-        parse_url("x")
+        parse_url("http://localhost")
     with pytest.raises(InvalidURL, match="not bytes"):
         parse_url(b"tw://host")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("gpu1:7500", "tw://gpu1:7500"),
+        ("localhost", "tw://localhost:7411"),
+        ("[::1]:7", "tw://[::1]:7"),
+        ("robot@gpu1:7500", "tw://gpu1:7500"),
+        ("/run/models.sock", "tw+unix:///run/models.sock"),
+    ],
+)
+def test_the_scheme_may_be_left_out(typed: str, meant: str) -> None:
+    assert str(parse_url(typed)) == meant
 
 
 @pytest.mark.parametrize(

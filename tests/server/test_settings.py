@@ -21,6 +21,19 @@ def test_flag_wins_over_environment_over_file(tmp_path: Path, monkeypatch: pytes
     assert settings.max_pending == 256
 
 
+def test_variables_that_others_set_are_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORWIRE_PORT", "tcp://10.0.0.1:7411")  # Kubernetes, for a service called tensorwire
+    monkeypatch.setenv("TENSORWIRE_ADMIN_PORT", "tcp://10.0.0.2:7412")
+    monkeypatch.setenv("TENSORWIRE_PORT_7411_TCP_ADDR", "10.0.0.1")
+    for name in ("TENSORWIRE_KEYS", "TENSORWIRE_BACKLOG", "TENSORWIRE_ENGINE"):  # docker compose
+        monkeypatch.setenv(name, "")
+    file = tmp_path / "server.toml"
+    file.write_text("port = 1003\n")
+    settings = load_settings(file)
+    assert (settings.port, settings.admin_port, settings.backlog) == (1003, 7412, 1024)
+    assert (settings.keys, settings.engine) == (None, None)
+
+
 def test_sizes_have_units() -> None:
     settings = load_settings(flags={"pool_bytes": "3GiB", "write_high_water": "256KiB"})
     assert (settings.pool_bytes, settings.write_high_water) == (3 << 30, 256 << 10)

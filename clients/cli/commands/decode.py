@@ -16,7 +16,7 @@ from ...keys import KEY_VARIABLE, parse_keys, read_key_file
 from ..decoding.fields import Fields, fields_of
 from ..decoding.rows import Rows
 from ..decoding.text import line_of
-from ..failures import Failure
+from ..failures import ExitCode, Failure
 from ..group import Command
 
 
@@ -58,7 +58,7 @@ def command(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Print the frames of FILE, one per line; - is standard input.
+    """Print the frames of FILE, one per line; - is standard input. Exit code 1 where there is none.
 
     FILE is a capture of ours (--capture), or packets as tcpdump, dumpcap and Wireshark write them (pcap, pcapng).
 
@@ -90,6 +90,10 @@ def command(
                     return
             for remark in rows.remarks:
                 click.echo(f"{printable(file.name, 200)}: {remark}", err=True)
+            if not count:
+                if not rows.remarks:
+                    click.echo(f"{printable(file.name, 200)}: no frame to show", err=True)
+                raise click.exceptions.Exit(int(ExitCode.REMOTE))
     except CaptureError as error:
         raise Failure(f"{printable(str(file), 200)}: {error}") from error
 

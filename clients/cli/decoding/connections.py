@@ -26,6 +26,7 @@ MAX_WAITING_ALL = 64 << 20
 """The same for all connections together."""
 
 CLIENT, SERVER = "client", "server"
+_TLS = {b"\x16\x03", b"\x17\x03"}  # a record of TLS: handshake, or data
 
 
 class Row(NamedTuple):
@@ -90,6 +91,7 @@ class Connections:
         self._waiting = 0
         self.selected = 0
         self.left_out = 0
+        self.tls = 0
 
     def add(self, segment: Segment, time_us: int, packet: int) -> list[Row]:
         """Return what this segment completes."""
@@ -192,6 +194,7 @@ class Connections:
                 differ += 2 if direction.started and end == connection.client else 1
         if differ < 2 and not last and connection.pending_bytes <= MAX_UNDECIDED:
             return
+        self.tls += any(connection.first_bytes(end)[:2] in _TLS for end in connection.directions)
         port = DEFAULT_PORT if self._port is None else self._port
         server = next((end for end in connection.directions if end.port == port), None)
         if server is None:

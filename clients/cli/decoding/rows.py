@@ -93,6 +93,11 @@ class Rows:
                 f"left out {connections.left_out} TCP connections that do not begin with tensorwire's preface; if their"
                 " start was not captured, --port PORT reads them from the first frame that can be told"
             )
+        if connections.tls:
+            self.remarks.append(
+                f"{connections.tls} TCP connections look like TLS, whose contents no capture of packets shows: record "
+                "them with --capture, of 'tensorwire send' or of the server"
+            )
         if fragments:
             self.remarks.append(f"left out {fragments} fragments of IP packets: their TCP bytes count as missing")
         if other_links:

@@ -114,6 +114,23 @@ def test_rows_are_chosen_by_connection_stream_port_and_limit() -> None:
     assert result.stderr == "-: no tensorwire connection of port 80 in 44 packets\n"
 
 
+@pytest.mark.parametrize("port", [7413, 443])
+def test_what_looks_like_tls_is_said_to_and_nothing_found_is_exit_code_1(port: int) -> None:
+    hello = bytes.fromhex("1603010200010001fc0303")
+    made = Conversation(server=("127.0.0.1", port)).handshake().send(True, hello).send(False, hello).close()
+    for args in ((), ("--port", str(port))):
+        result = decode(pcap(made.packets), *args)
+        assert result.exit_code == ExitCode.REMOTE
+        assert "1 TCP connections look like TLS" in result.stderr
+
+
+def test_rows_of_which_none_is_chosen_are_exit_code_1() -> None:
+    for args in (("--stream", "99"), ("--connection", "9")):
+        result = decode(own(SMALL), *args)
+        assert result.exit_code == ExitCode.REMOTE
+        assert result.stderr == "-: no frame to show\n"
+
+
 def test_contents_of_tensors_are_never_shown() -> None:
     raw = pcap(conversation([(True, data.replace(b"hiyou", b"QZQZQ")) for _, data in SMALL]).packets)
     assert b"QZQZQ" in raw
@@ -155,7 +172,7 @@ def check_output(raw: bytes) -> None:
     for args in ((), ("--json",)):
         result = decode(raw, *args)
         assert result.exception is None or isinstance(result.exception, SystemExit), (args, result.exception)
-        assert result.exit_code in {0, ExitCode.USAGE}
+        assert result.exit_code in {0, ExitCode.REMOTE, ExitCode.USAGE}
         for line in result.stdout.splitlines():
             assert line.isprintable()
             assert line.isascii()

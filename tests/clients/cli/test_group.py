@@ -108,6 +108,24 @@ def test_a_command_of_ours_runs_without_asking_what_is_installed(monkeypatch: py
         assert run(name, "--help").exit_code == 0
 
 
+def test_habits_of_other_programs_are_understood() -> None:
+    assert run("-V").output == run("--version").output
+    assert run("help").output == run("--help").output
+    assert run("help", "send").output == run("send", "--help").output
+    assert run("ls", "--help").exit_code == 0
+    assert "did you mean 'send'" in run("help", "sned").stderr
+
+
+def test_the_server_may_stand_before_the_command() -> None:
+    first, second = "127.0.0.1:1", "127.0.0.1:2"
+    for args, meant in [
+        (["--url", first, "ping"], first),
+        (["--url", first, "ls", "--url", second], second),
+    ]:
+        assert f"tw://{meant}" in run(*args, TENSORWIRE_URL="tw://127.0.0.1:3").stderr
+    assert "the key file 'absent'" in run("--key-file", "absent", "ping").stderr
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
