@@ -74,10 +74,9 @@ debian:  ## install the Debian packages that the tests need, where they are miss
 		$(AS_ROOT) apt-get update -qq; $(AS_ROOT) apt-get install -y -qq --no-install-recommends $$missing > /dev/null; }
 
 c-programs: debian  ## the C programs that the tests run (they build what is not there, one worker at a time)
-	@$(MAKE) -s -C clients/c test-programs library
-	@$(MAKE) -s -C clients/c CRYPTO=no BUILD=../../build/c/without-crypto test-programs-c library
-	@$(MAKE) -s -C clients/c -f programs.mk load examples
-	@$(MAKE) -s -C clients/c -f programs.mk SANITIZE=1 load examples
+	@$(MAKE) -s -C clients/c WERROR=-Werror test-programs library load examples
+	@$(MAKE) -s -C clients/c WERROR=-Werror SANITIZE=1 load examples
+	@$(MAKE) -s -C clients/c WERROR=-Werror CRYPTO=no BUILD=../../build/c/without-crypto test-programs-c library
 
 # Without what they depend on in turn: nothing of them is run but what tests/gpu/test_names.py asks.
 CUDA_WHEELS := cupy-cuda13x cuda-pathfinder==1.9.1 nvidia-cuda-runtime==13.5.37

@@ -31,8 +31,9 @@ def prepare() -> None:
     make, compiler = shutil.which("make"), shutil.which("cc")
     if make is None or compiler is None:
         return
-    BENCH.mkdir(parents=True, exist_ok=True)
-    with (BENCH / "lock").open("w") as lock:  # tests build in two processes at once
+    for folder in (LOAD, BENCH):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (LOAD / ".lock").open("w") as lock:  # that of tests, which build in other processes meanwhile
         fcntl.flock(lock, fcntl.LOCK_EX)
         _build(make, compiler)
 

@@ -1,4 +1,4 @@
-// twire.hpp: the tensorwire client in C++17, over twire.h. Header only; link with twire.c or libtwire.
+// twire.hpp: the tensorwire client in C++17, over twire.h. Header only; link with libtwire.
 //
 // What lives here: ownership (RAII), errors as exceptions, views instead of pointers. What must not: anything of the wire.
 //

@@ -74,6 +74,7 @@ ACCEPTED = """
 """
 PROGRAM = """
 #include "twire.hpp"
+#include "twire_core.h"
 #include <cstdlib>
 void f(twire::client &c, twire::call &echo, twire::reply &r, twire::tensor &x);
 void f(twire::client &c, twire::call &echo, twire::reply &r, twire::tensor &x) {
@@ -95,8 +96,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def declared_functions() -> set[str]:
-    """The functions of twire.h: a name at the start of a declaration's parameter list."""
-    text = re.sub(r"/\*.*?\*/", "", (c_programs.C / "twire.h").read_text(), flags=re.DOTALL)
+    """The functions of the headers: a name at the start of a declaration's parameter list."""
+    text = "".join((c_programs.C / name).read_text() for name in ("twire.h", "twire_core.h"))
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     return set(re.findall(r"^[a-z][\w \*]*?[ \*](twire_\w+)\([^)*]", text, flags=re.MULTILINE))
 
 

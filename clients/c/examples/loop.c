@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "twire.h"
+#include "twire_core.h"
 
 static void die(const char *what, const char *why) {
   fprintf(stderr, "loop: %s: %s\n", what, why);

@@ -15,7 +15,7 @@
 
 #include "load.h"
 
-enum { BUFFER = 262144 /* bytes; as much as twire.c receives at once */, BLOCK = 65536 };
+enum { BUFFER = 262144 /* bytes; as much as the C client receives at once */, BLOCK = 65536 };
 
 static uint32_t request_bytes, reply_bytes;
 static bool echo;

@@ -2,7 +2,7 @@
  * twire-load: the native load generator for a tensorwire server, on the bring-your-own-loop core of twire.h.
  *
  * What lives here: one call site, its inputs, the checks of its replies; the core as a load_protocol.
- * What must not: the loop and the clock (load.c), what bytes mean (twire.c).
+ * What must not: the loop and the clock (load.c), what bytes mean (the core).
  *
  * Each slot sends other values, a window that moves along one pattern, so that a reply given to the wrong call is seen.
  * A reply whose metadata, extension and length are those of a reply that was read in full has its layout; its contents are
@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "load.h"
-#include "twire.h"
+#include "twire_core.h"
 
 enum { MOST_TENSORS = 16, CHECK_EVERY = 1000, MOST_METADATA = 65536 /* SPEC 19.4 */ };
 

@@ -8,7 +8,7 @@
  * n < 199: n + 1 bytes from the server follow; 199: a byte k follows, for (k % 64 + 1) KiB of 0x11 from the server, so that
  * short inputs reach the end of large messages; else the caller does something, and a byte says more of it.
  */
-#include "twire.h"
+#include "twire_core.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,9 +8,9 @@
  * n < 164: the next (n - 99) * 64 bytes of the server. n < 180: the next k + 1, k the byte behind it. n < 190: go on at the
  * server's byte k (u16). else: the caller does something, and a byte says more of it.
  *
- * The server is made here, from SPEC 11 and libcrypto's one-shot functions, and shares no line with twire.c.
+ * The server is made here, from SPEC 11 and libcrypto's one-shot functions, and shares no line with the client.
  */
-#include "twire.h"
+#include "twire_core.h"
 
 #include <openssl/evp.h>
 #include <openssl/hmac.h>

@@ -2,7 +2,7 @@
  * nulls.c: every function of twire.h with NULL for each of its pointers, and durations that went below 0. `nulls URL` prints one
  * line a call: the function and what it answered; tests/c/test_c_misuse.py knows what is right, and that no function is missing.
  */
-#include "twire.h"
+#include "twire_core.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -22,7 +22,7 @@
  */
 #define _DEFAULT_SOURCE /* strsep, getline */
 
-#include "twire.h"
+#include "twire_core.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,10 +1,12 @@
 /*
- * tag.c: the tags of twire.c by themselves, for tests/c/test_c_signed_vectors.py. One line on stdin, MAC KEY COUNTER BYTES (hex;
- * n and frames), is one line on stdout, "tag bytes=HEX", and a dot. It includes twire.c to reach what no header shows.
+ * tag.c: the tags of src/mac.c by themselves, for tests/c/test_c_signed_vectors.py. One line on stdin, MAC KEY COUNTER BYTES (hex;
+ * n and frames), is one line on stdout, "tag bytes=HEX", and a dot. It reaches past the public headers.
  */
-#include "../twire.c"
+#include "../src/mac.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 static size_t unhex(const char *text_, uint8_t *out) {
   static const char digits[] = "0123456789abcdef";
@@ -29,15 +31,15 @@ int main(void) {
     if (sscanf(line, "%15s %64s %" SCNu64 " %n", name, key_text, &m.counter, &at) != 3 || unhex(key_text, key) != HASH) return 2;
     uint64_t counter = m.counter;
     size_t n = unhex(line + at, bytes);
-    if (n < RECORD_HEAD || !mac_begin_key(&m, strcmp(name, "hmac-sha256") ? MAC_AES_256_GMAC : MAC_HMAC_SHA256, key)) return 2;
+    if (n < RECORD_HEAD || !twire__mac_begin_key(&m, strcmp(name, "hmac-sha256") ? MAC_AES_256_GMAC : MAC_HMAC_SHA256, key)) return 2;
     m.counter = counter;
-    mac_begin(&m, bytes);
+    twire__mac_begin(&m, bytes);
     for (size_t i = RECORD_HEAD, piece; i < n; i += piece) { /* in pieces of odd sizes, as they may come from a socket */
       piece = n - i < 4099 ? n - i : 4099;
-      mac_add(&m, bytes + i, piece);
+      twire__mac_add(&m, bytes + i, piece);
     }
-    if (!mac_end(&m, tag)) return 2;
-    mac_free(&m);
+    if (!twire__mac_end(&m, tag)) return 2;
+    twire__mac_free(&m);
     printf("tag bytes=");
     for (size_t i = 0; i < TAG; i++) printf("%02x", tag[i]);
     printf("\n.\n");
