@@ -44,7 +44,10 @@ class ExitCode(IntEnum):
 
 EXIT_CODE_HELP = (
     (ExitCode.OK, "done"),
-    (ExitCode.REMOTE, "the server answered with an error (for health and check: something is wrong); for decode: nothing found"),
+    (
+        ExitCode.REMOTE,
+        "the server answered with an error (for health and check: something is wrong); for decode: nothing found",
+    ),
     (ExitCode.USAGE, "wrong arguments, or an input that cannot be read or does not fit the model"),
     (ExitCode.NO_CONNECTION, "no connection to the server"),
     (ExitCode.DEADLINE, "the deadline passed"),
