@@ -61,7 +61,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default in (None, ""):
+    if field.default in (None, "", ()):
         return "-"
     if isinstance(field.default, bool):
         return "on" if field.default else "off"

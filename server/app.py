@@ -114,7 +114,7 @@ class Server:
         self._admin = AdminServer(admin_pages(front.metrics, front.connections, self.registry))
         self._keep_house(monotonic())
         try:
-            for spec in scan_models(self._models_dir):
+            for spec in scan_models(self._models_dir, settings.link_roots):
                 self.registry.add(await self._loader.load(spec, settings.engine or spec.engine))
             await self._listen()
         except (ModelLoadError, CertificateError, ListenError, OSError) as error:

@@ -29,8 +29,11 @@ STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red", "not tested": "d
 
 @click.command(short_help="Try models without serving them.")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--link-roots", metavar="PATH,...", default="", help="Folders in which links in the folder may end, as of `serve`."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check(folder: Path, as_json: bool) -> None:
+def check(folder: Path, link_roots: str, as_json: bool) -> None:
     """Load the model of FOLDER without serving it, and say what calls will meet.
 
     FOLDER is that of one version, of a model, or of models. Checked are: types and fixed axes against the model's file;
@@ -49,17 +52,19 @@ def check(folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from .checks import check_model, model_folders  # torch may come with it
+    from .engine.spec import as_named
 
     folders = model_folders(folder)
     if not folders:
         raise click.ClickException(f"there is no model.toml in {str(folder)!r}, nor one or two folders below")
+    roots = [Path(part.strip()) for part in link_roots.split(",") if part.strip()]
     reports = []
     progress = Console(stderr=True, markup=False, highlight=False)
     out = Console(markup=False, highlight=False, emoji=False)
     for place in folders:
-        name = "/".join(place.resolve().parts[-2:])
+        name = "/".join(as_named(place).parts[-2:])
         with progress.status(name) as status, redirect_stdout(sys.stderr):  # what a model prints is no report
-            report = check_model(place, partial(_tell, status, name))
+            report = check_model(place, partial(_tell, status, name), roots)
         reports.append(report)
         if not as_json:
             _print(out, report)

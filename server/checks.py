@@ -10,7 +10,7 @@ import gc
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .engine.neighbours import BELOW, MOST_ROWS, Found, alone_of, leak_of, look,
 from .engine.outputs import OutputError, Outputs
 from .engine.redaction import is_ctrl_c
 from .engine.samples import Batch, ordinary
-from .engine.spec import ModelSpec, SpecError, load_spec
+from .engine.spec import ModelSpec, SpecError, as_named, load_spec
 from .model_loader import INLINE_BELOW, choose_placement
 
 __all__ = ["check_model", "model_folders"]
@@ -55,16 +55,16 @@ def model_folders(folder: Path) -> list[Path]:
     return []
 
 
-def check_model(folder: Path, progress: Progress = lambda _step: None) -> Report:
+def check_model(folder: Path, progress: Progress = lambda _step: None, link_roots: Sequence[Path] = ()) -> Report:
     """Load the model of a folder and check it; `progress` is told each step. Takes seconds, with the model's own time.
 
-    Whatever is wrong with the model is in the report; nothing is raised.
+    link_roots: see load_spec. Whatever is wrong with the model is in the report; nothing is raised.
     """
-    where = folder.resolve()
+    where = as_named(folder)
     report = Report(where, where.parent.name, where.name)
     progress("loading")
     try:
-        spec = load_spec(folder)
+        spec = load_spec(folder, link_roots=link_roots)
     except SpecError as error:
         report.add("model.toml", State.WRONG, str(error))
         return report
@@ -343,7 +343,7 @@ class _Examination:
             if tensor.kind is Kind.DENSE:
                 value = Batch([tensor], [whole[1:]], whole[0]).of({tensor.name: value})[tensor.name] if whole else value
                 if not self._below:
-                    value[...] = 0
+                    value[...] = spec.warmup_values[index] or 0
             values[tensor.name] = value
         return values
 

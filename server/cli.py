@@ -75,7 +75,7 @@ def _metavar(field: FieldInfo) -> str:
 
 def _default_text(field: FieldInfo) -> str:
     default = field.default
-    if default in (None, "", {}) or default is PydanticUndefined:
+    if default in (None, "", {}, ()) or default is PydanticUndefined:
         return ""
     if isinstance(default, bool):
         return f"Default: {'on' if default else 'off'}. "

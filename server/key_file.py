@@ -109,7 +109,7 @@ def read_text(path: Path) -> str:
     if len(raw) > FILE_BYTES:
         raise KeyFileError(f"key file {str(path)!r} is longer than {FILE_BYTES} bytes; is it the right file?")
     try:
-        return raw.decode()
+        return raw.decode("utf-8-sig")  # some editors put a byte order mark before it
     except UnicodeDecodeError:
         raise KeyFileError(f"key file {str(path)!r} is no UTF-8 text; is it the right file?") from None
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from pathlib import Path
@@ -177,15 +177,18 @@ class ModelLoader:
         return model, engine
 
 
-def scan_models(folder: Path) -> list[ModelSpec]:
-    """Read every `folder/<name>/<version>/model.toml`. Raises ModelLoadError naming each one that is wrong."""
+def scan_models(folder: Path, link_roots: Sequence[Path] = ()) -> list[ModelSpec]:
+    """Read every `folder/<name>/<version>/model.toml`. Raises ModelLoadError naming each one that is wrong.
+
+    link_roots: see load_spec.
+    """
     if not folder.is_dir():
         raise ModelLoadError(f"{str(folder)!r} is not a folder; expected models/<name>/<version>/model.toml in it")
     specs: list[ModelSpec] = []
     problems: list[str] = []
     for description in sorted(folder.glob("*/*/model.toml")):
         try:
-            specs.append(load_spec(description.parent))
+            specs.append(load_spec(description.parent, link_roots=link_roots))
         except SpecError as error:
             problems.append(str(error))
     if problems:

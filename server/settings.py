@@ -8,6 +8,7 @@ What a setting does lives where it is used, not here.
 from __future__ import annotations
 
 import re
+import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -33,7 +34,7 @@ from .defaults import (
     NEAR_LOW_WATER,
     is_loopback,
 )
-from .engine.spec import MIN_RESULT_BYTES
+from .engine.model_toml import MIN_RESULT_BYTES
 
 ENV_PREFIX = "TENSORWIRE_"
 _SERVICE_LINK = re.compile("(tcp|udp|sctp)://")
@@ -60,6 +61,13 @@ def networks(text: str) -> list[Network]:
 
 def _setting(default: Any, group: str, description: str, **constraints: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"group": group}, **constraints)
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """The TOML file, with or without a byte order mark."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_bytes().decode("utf-8-sig"))
 
 
 class Settings(BaseSettings):
@@ -264,6 +272,12 @@ class Settings(BaseSettings):
         "otherwise.",
         gt=0,
     )
+    link_roots: Annotated[tuple[Path, ...], NoDecode] = _setting(
+        (),
+        "Models",
+        "Folders outside of a model's own in which links to its files may end: shared stores, caches. Separated by "
+        "commas; in the TOML file a list.",
+    )
     engine: Literal["inline", "process", "auto"] | None = _setting(
         None, "Models", "Run every model in this kind of engine, whatever its model.toml says; for trials."
     )
@@ -305,6 +319,11 @@ class Settings(BaseSettings):
     poison: bool = _setting(
         False, "Debug", "Overwrite the receive buffer after each callback, so that a view that outlives it is seen."
     )
+
+    @field_validator("link_roots", mode="before")
+    @classmethod
+    def _roots_of_text(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("tls_principals", mode="before")
     @classmethod
@@ -408,7 +427,7 @@ class Settings(BaseSettings):
         if isinstance(env_settings, EnvSettingsSource):
             found = env_settings.env_vars.items()
             env_settings.env_vars = {name: text for name, text in found if not _SERVICE_LINK.match(text or "")}
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _TomlFile(settings_cls)
 
 
 def load_settings(config: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:

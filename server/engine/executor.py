@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .api import OutputSignature, Prepared, Request
     from .backends import Backend
     from .batch_memory import Run
-    from .spec import ModelSpec
+    from .spec import ModelSpec, WarmUpValue
 
 __all__ = ["Executor", "WarmUp"]
 
@@ -232,9 +232,11 @@ class Executor:
                 seconds[rows] = min(fastest, self._time(inputs[rows], rows))
 
     def _zeros(self, rows: int) -> dict[str, Any]:
+        spec = self._spec
+        values = spec.warmup_values or (None,) * len(spec.inputs)
         return {
-            tensor.name: _synthetic(tensor, (rows, *shape) if self._spec.batched else shape)
-            for tensor, shape in zip(self._spec.inputs, self._spec.warmup_shapes, strict=True)
+            tensor.name: _synthetic(tensor, (rows, *shape) if spec.batched else shape, value)
+            for tensor, shape, value in zip(spec.inputs, spec.warmup_shapes, values, strict=True)
         }
 
     def _time(self, inputs: dict[str, Any], rows: int) -> float:
@@ -299,13 +301,11 @@ def _past_the_best(seconds: dict[int, float]) -> bool:
     return len(seconds) > 2 and _best_size(seconds) <= list(seconds)[-3]
 
 
-def _synthetic(tensor: TensorSpec, shape: tuple[int, ...]) -> Any:
+def _synthetic(tensor: TensorSpec, shape: tuple[int, ...], value: WarmUpValue | None) -> Any:
     if tensor.kind is Kind.STRING:
-        return np.full(shape, "", dtype=object)
-    dtype = tensor.dtype.numpy or tensor.dtype.storage
-    if tensor.kind is Kind.RAGGED:
-        return RaggedArray(np.arange(shape[0] + 1), np.zeros(shape, dtype))
-    return np.zeros(shape, dtype)
+        return np.full(shape, value or "", dtype=object)
+    array = np.full(shape, value or 0, tensor.dtype.numpy or tensor.dtype.storage)
+    return RaggedArray(np.arange(shape[0] + 1), array) if tensor.kind is Kind.RAGGED else array
 
 
 def _copy(value: Any) -> Any:

@@ -81,7 +81,12 @@ class Child:
         self._blocks: dict[int, Block] = {}
         self._prepared: dict[int, Prepared] = {}
         self._leaving = False
-        spec = load_spec(Path(message["folder"]))
+        spec = load_spec(
+            Path(message["folder"]),
+            name=message["name"],
+            version=message["version"],
+            link_roots=[Path(root) for root in message["link_roots"]],
+        )
         self._memory = BatchMemory(self._results, max(1, spec.max_batch))  # for its buckets only: the front places
         self._preparer = CallPreparer(spec, self._memory)
         self._core = EngineCore(spec, _nothing_to_release, allocate=self._pinned, starting=self._mark)

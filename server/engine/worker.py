@@ -108,6 +108,9 @@ class Worker:
             self.channel.send(
                 "load",
                 folder=str(spec.path),
+                name=spec.name,
+                version=spec.version,
+                link_roots=[str(root) for root in spec.link_roots],
                 descriptors=shared,
                 pool_bytes=pool.nbytes,
                 result_bytes=result_bytes,

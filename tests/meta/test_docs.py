@@ -23,10 +23,10 @@ def test_the_configuration_page_is_generated_from_the_settings() -> None:
 
 
 def test_the_models_page_names_every_key_of_model_toml() -> None:
-    from tensorwire.server.engine import spec
+    from tensorwire.server.engine import model_toml
 
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    for section in (spec._Model, spec._Input, spec._Image):
+    for section in (model_toml.Model, model_toml.Input, model_toml.Image):
         for key in section.model_fields:
             assert f"`{key}`" in page or f"`[[{key}]]`" in page or f"`[inputs.{key}]`" in page, key
 

@@ -314,6 +314,21 @@ def test_the_command_is_machine_readable_and_its_exit_code_tells(tmp_path: Path)
     assert about["checks"] == [{"check": "loads", "state": State.WRONG, "seen": "loading failed: KeyError: 'k'"}]
 
 
+def test_links_keep_their_names_and_may_be_allowed_to_lead_elsewhere(tmp_path: Path) -> None:
+    stored = model_folder(tmp_path / "store", ECHO_TOML, name="artifact", version="9f3a")
+    (tmp_path / "blob").write_text(ECHO)
+    (stored / "model.py").symlink_to(tmp_path / "blob")
+    (tmp_path / "prod").mkdir()
+    (tmp_path / "prod" / "1").symlink_to(stored)
+    refused, allowed = (
+        json.loads(CliRunner().invoke(check, [str(tmp_path / "prod" / "1"), "--json", *more]).stdout)[0]
+        for more in ([], ["--link-roots", str(tmp_path)])
+    )
+    assert (refused["model"], refused["version"], refused["wrong"]) == ("prod", "1", True)
+    assert "--link-roots" in refused["checks"][0]["seen"]
+    assert (allowed["model"], allowed["version"], allowed["wrong"]) == ("prod", "1", False)
+
+
 def test_the_command_says_where_it_looked(tmp_path: Path) -> None:
     result = CliRunner().invoke(check, [str(tmp_path)])
     assert result.exit_code == 1

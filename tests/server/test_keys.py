@@ -150,6 +150,11 @@ def test_a_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: i
         read_keys(path)
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = written(tmp_path / "keys.toml", "\ufeff" + entry())
+    assert read_keys(path) == parse_keys(entry(), "keys.toml")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "keys.toml", entry())

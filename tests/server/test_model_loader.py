@@ -8,6 +8,7 @@ import pytest
 
 from tensorwire.server.engine.spec import ModelSpec
 from tensorwire.server.model_loader import ModelLoadError, choose_placement, scan_models
+from tests.server.engine.helpers import ECHO, ECHO_TOML, model_folder
 
 
 def spec(device: str = "cpu") -> ModelSpec:
@@ -38,6 +39,19 @@ def test_a_folder_without_models_is_explained(tmp_path: Path) -> None:
         scan_models(tmp_path / "none")
     with pytest.raises(ModelLoadError, match=r"expected <name>/<version>/model.toml"):
         scan_models(tmp_path)
+
+
+def test_links_are_served_by_their_own_names_and_may_lead_to_allowed_folders(tmp_path: Path) -> None:
+    stored = model_folder(tmp_path / "store" / "artifact", ECHO_TOML, name="artifact", version="9f3a")
+    (tmp_path / "store" / "blob").write_text(ECHO)
+    (stored / "model.py").symlink_to("../../../blob")
+    (tmp_path / "M" / "prod").mkdir(parents=True)
+    for version in ("1", "2"):
+        (tmp_path / "M" / "prod" / version).symlink_to(stored)
+    with pytest.raises(ModelLoadError, match=r"(?s)prod/1/.*'model\.py' is a link.*prod/2/.*--link-roots"):
+        scan_models(tmp_path / "M")
+    specs = scan_models(tmp_path / "M", [tmp_path / "store"])
+    assert [(spec.name, spec.version) for spec in specs] == [("prod", "1"), ("prod", "2")]
 
 
 def test_every_broken_model_is_named(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def test_an_unknown_key_in_the_file_is_an_error(tmp_path: Path) -> None:
         load_settings(config)
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text("port = 7500\r\n", encoding="utf-8-sig")
+    assert load_settings(tmp_path / "server.toml").port == 7500
+
+
 def test_a_file_that_is_missing_or_no_toml_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="does not exist"):
         load_settings(tmp_path / "none.toml")
@@ -106,6 +111,16 @@ def test_principals_of_certificates_come_as_text_or_as_a_table(tmp_path: Path) -
     assert load_settings(config, flags).tls_principals == {"robot 7, arm": "arms"}
     flags["tls_principals"] = "robot=arms, eye=eyes"
     assert load_settings(config, flags).tls_principals == {"robot": "arms", "eye": "eyes"}
+
+
+def test_folders_for_links_come_as_text_or_as_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = (Path("/store"), Path("cache"))
+    assert Settings(link_roots="/store, cache,").link_roots == both  # type: ignore[arg-type]
+    monkeypatch.setenv("TENSORWIRE_LINK_ROOTS", "/store,cache")
+    assert load_settings().link_roots == both
+    monkeypatch.delenv("TENSORWIRE_LINK_ROOTS")
+    (tmp_path / "server.toml").write_text('link_roots = ["/store", "cache"]')
+    assert load_settings(tmp_path / "server.toml").link_roots == both
 
 
 def test_every_setting_has_a_flag_and_a_description() -> None:

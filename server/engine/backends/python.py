@@ -35,8 +35,6 @@ class PythonBackend(Backend):
 
 def load(spec: ModelSpec) -> Backend:
     """Load a folder's Python model."""
-    if spec.weights is not None:
-        raise LoadError("weights: the python backend loads its own; read them in the factory (it is given the spec)")
     model = make(spec)
     if not callable(model):
         raise LoadError(f"factory {spec.factory!r} gave a {type(model).__name__}, expected a callable")

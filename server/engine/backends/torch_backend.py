@@ -50,8 +50,6 @@ def load(spec: ModelSpec) -> Backend:
         _keep_freed_memory()
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError(f'device {spec.device!r}: torch finds no CUDA device; set device = "cpu"')
-    if spec.weights is not None and spec.backend != "torch":
-        raise LoadError(f"weights: backend {spec.backend!r} has them inside its file; leave the key out")
     return TorchBackend(spec, LOADERS[spec.backend](spec, device))
 
 
@@ -187,7 +185,14 @@ def _load_module(spec: ModelSpec, device: torch.device) -> Any:
     if not isinstance(module, torch.nn.Module):
         raise LoadError(f"factory {spec.factory!r} gave a {type(module).__name__}, expected a torch.nn.Module")
     if spec.weights is not None:
-        load_weights(module, spec.weights, spec.path)
+        load_weights(
+            module,
+            spec.weights,
+            spec.path,
+            key=spec.weights_key,
+            strict=spec.strict,
+            link_roots=spec.link_roots,
+        )
     _set_inference(module)
     return module.to(device)
 

@@ -7,13 +7,13 @@ dicts load with weights_only), building the module.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 
-from ..spec import inside
+from ..spec import SpecError, inside
 from . import LoadError
 
 if TYPE_CHECKING:
@@ -28,17 +28,30 @@ MAX_INDEX_BYTES = 64 << 20
 NAMES_SHOWN = 8
 
 
-def load_weights(module: torch.nn.Module, path: Path, folder: Path) -> None:
-    """Put the weights at `path`, in a model's `folder`, into the module. Raises LoadError, SpecError."""
+def load_weights(
+    module: torch.nn.Module,
+    path: Path,
+    folder: Path,
+    *,
+    key: str | None = None,
+    strict: bool = True,
+    link_roots: Sequence[Path] = (),
+) -> None:
+    """Put the weights at `path`, in a model's `folder`, into the module. Raises LoadError.
+
+    key: where a checkpoint has them. strict: False leaves out what the module does not have. link_roots: see ModelSpec.
+    """
     state: dict[str, Any] = {}
-    for part in _shards(path, folder) if _kind(path) == "index" else [path]:
-        state.update(_read(part))
+    for part in _shards(path, folder, link_roots) if _kind(path) == "index" else [path]:
+        state.update(_part(_read(part), part, key))
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise LoadError(f"weights {path.name!r} do not fit the module: {error}") from error
     missing = _not_tied(module, missing, state)
-    wrong = [f"{_listed(names)} {what}" for names, what in ((missing, "missing"), (unexpected, "unexpected")) if names]
+    wrong = [f"{_listed(missing)} missing"] if missing else []
+    if unexpected and strict:
+        wrong.append(f"{_listed(unexpected)} unexpected{_advice(state, missing)}")
     if wrong:
         raise LoadError(f"weights {path.name!r} do not fit the module: {'; '.join(wrong)}")
 
@@ -71,7 +84,26 @@ def _read(path: Path) -> State:
     return state
 
 
-def _shards(path: Path, folder: Path) -> list[Path]:
+def _part(state: State, path: Path, key: str | None) -> State:
+    """Return what a checkpoint has under this key, None: all of it."""
+    if key is None:
+        return state
+    part = state.get(key)
+    if not isinstance(part, Mapping):
+        have = f"a {type(part).__name__} there" if key in state else f"only {_listed(state)}"
+        raise LoadError(f"weights_key: is {key!r}, {path.name!r} has {have}, expected a state dict")
+    return part
+
+
+def _advice(state: State, missing: Sequence[str]) -> str:
+    """Say how what is too much could be left out, if the rest is what is wanted."""
+    inner = [key for key, value in state.items() if isinstance(value, Mapping) and not {*missing}.isdisjoint(value)]
+    if inner:
+        return f"; it looks like a checkpoint: set weights_key = {json.dumps(inner[0])}"
+    return "" if missing else "; set strict = false if they may be left out"
+
+
+def _shards(path: Path, folder: Path, link_roots: Sequence[Path]) -> list[Path]:
     """Return the files that an index names, which lie beside it."""
     try:
         if path.stat().st_size > MAX_INDEX_BYTES:
@@ -80,7 +112,10 @@ def _shards(path: Path, folder: Path) -> list[Path]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise LoadError(f"weights {path.name!r}: no index of shards (a weight_map): {error}") from error
     beside = path.parent.relative_to(folder)
-    return [inside(folder / "model.toml", folder, "weights", str(beside / name)) for name in names]
+    try:
+        return [inside(folder, "weights", str(beside / name), link_roots) for name in names]
+    except SpecError as error:
+        raise LoadError(str(error)) from None
 
 
 def _not_tied(module: torch.nn.Module, missing: Iterable[str], state: State) -> list[str]:
@@ -105,6 +140,6 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = list(names)
+    names = [str(name) for name in names]
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

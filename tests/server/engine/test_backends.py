@@ -260,7 +260,6 @@ def test_outputs_that_need_gradients_are_taken(tmp_path: Path) -> None:
         ('backend = "python"', "import no_such_module_anywhere\n", "loading failed: ModuleNotFoundError"),
         ('backend = "python"', "raise SystemExit(1)\n", "loading failed: SystemExit"),
         ('backend = "torch"\ndevice = "cuda:7"', MLP_SOURCE, "finds no CUDA device"),
-        ('backend = "python"\nweights = "model.py"', MLP_SOURCE, "the python backend loads its own"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(tmp_path: Path, toml: str, source: str, words: str) -> None:

@@ -184,6 +184,41 @@ def test_a_model_that_cannot_be_warmed_up_does_not_start(tmp_path: Path) -> None
         Harness(python_spec(tmp_path, ECHO_TOML, source))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "code", "seen"),
+    [
+        ('dtype = "float32"\nshape = [-1, 16]\nwarmup_value = 1.5', "float(x.min()) + float(x.max())", 3.0),
+        ('dtype = "bool"\nshape = [-1, 16]\nwarmup_value = true', "int(x.all())", 1),
+        ('kind = "string"\nshape = [-1]\nwarmup_value = "eins"', "len(''.join(x))", 8 * 4),
+        ('kind = "ragged"\ndtype = "int64"\nshape = [-1]\nwarmup_value = 7', "int(x.values.sum())", 8 * 7),
+    ],
+)
+def test_warm_up_runs_with_the_value_that_is_asked_for(tmp_path: Path, tensor: str, code: str, seen: float) -> None:
+    toml = f"""
+    backend = "python"
+    batch_with = "anyone"
+    [[inputs]]
+    name = "x"
+    {tensor.replace(chr(10), chr(10) + "    ")}
+    [[outputs]]
+    name = "y"
+    dtype = "float32"
+    shape = [-1, 1]
+    """
+    source = f"""
+    import numpy as np
+    seen = []
+    def model(inputs):
+        x = inputs["x"]
+        seen.append({code})
+        return {{"y": np.zeros((len(x), 1), np.float32)}}
+    model.seen = seen
+    def build():
+        return model
+    """
+    assert set(model_of(Harness(python_spec(tmp_path, toml, source))).seen) == {seen}
+
+
 def test_a_model_whose_warm_up_gives_the_wrong_shape_does_not_start(tmp_path: Path) -> None:
     source = 'def build():\n    return lambda inputs: {"y": inputs["x"][:, :3]}\n'
     with pytest.raises(LoadError, match=r"model output 'y' is float32\[1, 3\], expected float32\[1, 16\]"):

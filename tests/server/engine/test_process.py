@@ -67,6 +67,25 @@ def test_calls_that_wait_together_run_as_one_batch(make: Make) -> None:
     assert answer.batch_rows == 8
 
 
+def test_a_process_knows_its_model_by_the_names_of_links_and_starts_again_with_the_same_folder(tmp_path: Path) -> None:
+    model = MODEL.replace("def build():", "def build(spec):").replace("x * 2", "x * 0 + int(spec.version) + 100")
+    for number in (100, 200):
+        write_model(tmp_path / f"store{number}", model=model.replace("100", str(number)))
+    link = tmp_path / "M" / "prod" / "7"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "store100" / "double" / "1")
+    front = Front(link).ready()
+    try:
+        assert front.rows(front.submit([1, 2, 3, 4])) == [[107] * 4]
+        link.unlink()
+        link.symlink_to(tmp_path / "store200" / "double" / "1")
+        front.answer(front.submit([-3, 0, 0, 0]))
+        front.until(lambda: front.engine.restarts and front.engine.health().ready)
+        assert front.rows(front.submit([1, 2, 3, 4])) == [[107] * 4]
+    finally:
+        front.engine.stop()
+
+
 def test_the_stamps_of_a_batch_are_in_order_and_on_this_clock(make: Make) -> None:
     front = make().ready()
     before = time.monotonic()

@@ -13,7 +13,6 @@ from safetensors.torch import save_file, save_model
 
 from tensorwire.server.engine.backends import LoadError
 from tensorwire.server.engine.backends.weights import load_weights
-from tensorwire.server.engine.spec import SpecError
 
 State = Mapping[str, torch.Tensor]
 
@@ -95,11 +94,77 @@ def test_shards_stay_in_the_folder(tmp_path: Path) -> None:
     save_model(Tied(1), str(tmp_path / "outside"))
     for name in ("../outside", str(tmp_path / "outside")):
         (folder / "index.json").write_text(json.dumps({"weight_map": {"table": name}}))
-        with pytest.raises(SpecError, match="leaves the model's folder"):
+        with pytest.raises(LoadError, match="leaves the model's folder"):
             load_weights(Tied(), folder / "index.json", folder)
     (folder / "index.json").write_text(json.dumps({"weight_map": {"table": "nowhere"}}))
-    with pytest.raises(SpecError, match="there is no file 'nowhere'"):
+    with pytest.raises(LoadError, match="there is no file 'nowhere'"):
         load_weights(Tied(), folder / "index.json", folder)
+
+
+def test_shards_may_be_links_into_allowed_folders(tmp_path: Path) -> None:
+    folder, store = tmp_path / "folder", tmp_path / "store"
+    folder.mkdir()
+    store.mkdir()
+    saved, module = Tied(1), Tied(2)
+    save_model(saved, str(store / "9f3a"))
+    names = [name for name in saved.state_dict() if name not in {"head.weight", "middle"}]
+    (store / "77aa").write_text(json.dumps({"weight_map": dict.fromkeys(names, "shard")}))
+    (folder / "index.json").symlink_to(store / "77aa")
+    (folder / "shard").symlink_to(store / "9f3a")
+    with pytest.raises(LoadError, match="'shard' is a link that leaves the model's folder"):
+        load_weights(module, folder / "index.json", folder)
+    load_weights(module, folder / "index.json", folder, link_roots=[store])
+    assert same(module, saved)
+
+
+# ---- a part of what a file holds
+
+
+def checkpoint(tmp_path: Path, module: torch.nn.Module) -> Path:
+    """What training loops write."""
+    optimizer = torch.optim.Adam(module.parameters())
+    torch.save({"epoch": 3, "model": module.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "w.pt")
+    return tmp_path / "w.pt"
+
+
+def test_a_checkpoint_gives_what_it_has_under_a_key(tmp_path: Path) -> None:
+    saved, module = Tied(1), Tied(2)
+    path = checkpoint(tmp_path, saved)
+    with pytest.raises(LoadError, match='looks like a checkpoint: set weights_key = "model"'):
+        load_weights(module, path, tmp_path)
+    load_weights(module, path, tmp_path, key="model")
+    assert same(module, saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("state_dict", "only epoch, model, optimizer"), ("epoch", "a int there"), ("model.table", "only epoch")],
+)
+def test_a_key_that_leads_to_no_state_dict_is_told_with_those_there_are(tmp_path: Path, key: str, words: str) -> None:
+    with pytest.raises(LoadError, match=f"weights_key: is '{key}', 'w.pt' has {words}.*, expected a state dict"):
+        load_weights(Tied(), checkpoint(tmp_path, Tied()), tmp_path, key=key)
+
+
+@pytest.mark.parametrize("write", [save_file, torch.save])
+def test_entries_that_are_too_much_are_left_out_on_request(
+    tmp_path: Path, write: Callable[[State, Path], object]
+) -> None:
+    saved, module = Tied(1), Tied(2)
+    write(distinct(saved) | {"teacher.weight": torch.zeros(3)}, tmp_path / "w")
+    with pytest.raises(LoadError, match=r"teacher\.weight unexpected; set strict = false if they may be left out"):
+        load_weights(module, tmp_path / "w", tmp_path)
+    load_weights(module, tmp_path / "w", tmp_path, strict=False)
+    assert same(module, saved)
+
+
+def test_missing_weights_are_never_left_out(tmp_path: Path) -> None:
+    state = distinct(Tied())
+    save_file({"table": state["table"], "stray": state["table"] + 1}, tmp_path / "w")
+    with pytest.raises(LoadError, match=r"head\.bias missing$"):
+        load_weights(Tied(), tmp_path / "w", tmp_path, strict=False)
+    save_file(state | {"table": torch.zeros(7)}, tmp_path / "w")
+    with pytest.raises(LoadError, match="size mismatch for table"):
+        load_weights(Tied(), tmp_path / "w", tmp_path, strict=False)
 
 
 def test_names_that_are_missing_or_unexpected_are_told(tmp_path: Path) -> None:
