@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import uvloop
 
@@ -36,7 +37,7 @@ from .front.tls_layer import tls_connections
 from .key_file import KeyFileError
 from .keys import KeyStore
 from .line_writer import CLOSE_TIMEOUT
-from .logs import configure_logs, get_logger
+from .logs import configure_logs, get_logger, tell_left_out
 from .model_loader import ModelLoader, ModelLoadError, scan_models
 from .registry import Registry
 from .settings import Settings
@@ -247,7 +248,8 @@ async def serve(models_dir: Path, settings: Settings, streams: StandardStreams) 
     server = Server(models_dir, settings)
     actions: dict[int, Callable[[], object]] = {number: partial(stop, number) for number in STOPPING}
     signals = Signals(loop, {**actions, signal.SIGHUP: server.reload})
-    server.chores += [streams.tell, signals.keep]
+    server.chores += [streams.tell, tell_left_out, signals.keep]
+    loop.set_exception_handler(_told)
     server.busy = signals.by_default
     leave_to_parent(lambda: signals.handlers, server.descriptors, server.forked)
     starting = loop.create_task(server.start())
@@ -270,6 +272,11 @@ async def serve(models_dir: Path, settings: Settings, streams: StandardStreams) 
     clean = await server.stop(settings.drain_timeout)
     log.info("stopped", clean=clean)
     return 0
+
+
+def _told(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what the loop ran that raised; by itself it asks the standard library, which a model may have silenced."""
+    log.error(context["message"], exc_info=context.get("exception"))
 
 
 def run(models_dir: Path, settings: Settings) -> None:

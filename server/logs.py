@@ -15,6 +15,8 @@ import structlog
 
 from ..protocol import safe_text
 from ..protocol.safe_text import masked
+from .engine.log import log as engine_log
+from .engine.quota import Quota
 from .line_writer import LineWriter
 
 MAX_WAITING = 1 << 20
@@ -22,6 +24,9 @@ MAX_WAITING = 1 << 20
 
 MAX_VALUE_CHARS = 512
 """Characters of one logged value; a peer's text of 1 MiB must not become a log line of 1 MiB."""
+
+FORWARDED_PER_SECOND = 100
+"""Records of the standard library's logging; more are counted only. What models on the loop log is among them."""
 
 
 def printable(text: str, limit: int = MAX_VALUE_CHARS) -> str:
@@ -39,10 +44,23 @@ def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 class _Forward(logging.Handler):
-    """Hands what libraries and engines log through the standard library to the same place."""
+    """Hands what libraries, and models on the loop, log through the standard library to the same place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quota = Quota(FORWARDED_PER_SECOND)
+
+    def tell(self) -> None:
+        """Say how many were left out, once their second is over."""
+        left_out = self._quota.renew()
+        if left_out:
+            get_logger("logs").warning(f"{left_out} more records of libraries or models are left out here")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record; one that cannot be put into words is its author's fault, and no error for the caller."""
+        self.tell()
+        if not self._quota.take():
+            return
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
         try:
             message = record.getMessage()
@@ -105,9 +123,38 @@ def lost_lines() -> int:
 def _lost_line(lines: int) -> str:
     """Make the line that says how many are missing, in the form that the others have."""
     event: Any = {"event": "log lines were lost: nobody took them in time", "lines": lines, "part": "logs"}
-    for processor in structlog.get_config()["processors"]:
+    for processor in _PROCESSORS:
         event = processor(None, "warning", event)
     return f"{event}\n"
+
+
+def _processors(console: bool, colors: bool, level: str) -> list[Any]:
+    levels = logging.getLevelNamesMapping()
+    least = levels[level.upper()]
+
+    def from_level_on(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if levels.get(method.upper(), logging.ERROR) < least:
+            raise structlog.DropEvent
+        return event
+
+    return [
+        from_level_on,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _clean,
+        structlog.dev.ConsoleRenderer(colors=colors) if console else structlog.processors.JSONRenderer(),
+    ]
+
+
+_PROCESSORS = _processors(console=True, colors=False, level="info")
+"""What makes a line of an event. Not structlog's own configuration: that is for models that use structlog."""
+_FORWARD = _Forward()
+
+
+def tell_left_out() -> None:
+    """Say what was left out of what came through the standard library."""
+    _FORWARD.tell()
 
 
 def configure_logs(log_format: str = "auto", level: str = "info", stream: Output | None = None) -> None:
@@ -116,22 +163,18 @@ def configure_logs(log_format: str = "auto", level: str = "info", stream: Output
     _Logger.output = output
     terminal = output.isatty()
     console = log_format == "console" or (log_format == "auto" and terminal)
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=terminal) if console else structlog.processors.JSONRenderer()
-    logging.basicConfig(handlers=[_Forward()], level=level.upper(), force=True)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _clean,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=lambda *_: _Logger(),
-        cache_logger_on_first_use=False,
-    )
+    _PROCESSORS[:] = _processors(console, terminal, level)
+    logging.basicConfig(handlers=[_FORWARD], level=level.upper(), force=True)
+    engine_log.write = _of_engine
 
 
 def get_logger(name: str) -> Any:
     """Return a logger whose lines carry `part=name`."""
-    return structlog.get_logger(part=name)
+    wrapper = structlog.make_filtering_bound_logger(logging.NOTSET)
+    return structlog.wrap_logger(_Logger(), _PROCESSORS, wrapper, dict, part=name)
+
+
+def _of_engine(level: str, line: str, traceback: str) -> None:
+    """Log what an engine says: one record, its traceback with it."""
+    exception = {"exception": traceback} if traceback else {}
+    get_logger("engine").log(logging.getLevelNamesMapping()[level.upper()], line, **exception)

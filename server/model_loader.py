@@ -11,7 +11,6 @@ there.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from .engine.inline import InlineEngine
 
 log = get_logger("server")
-logger = logging.getLogger("tensorwire.engine")
 
 INLINE_BELOW = 100e-6
 """Seconds of one batch, measured at warm-up, below which a model runs on the loop: about what a hand-over costs."""
@@ -115,13 +113,15 @@ class ModelLoader:
         if asked != "auto" or choose_placement(spec, engine.warm_up, engine.effective_max_batch) != "inline":
             return model
         if engine.habits:
-            text = "model stays in a process of its own, cheap as it is: its code %s (%s/%s)"
-            logger.info(text, " and ".join(engine.habits), spec.name, spec.version)
+            does = " and ".join(engine.habits)
+            text = f"model stays in a process of its own, cheap as it is: its code {does}"
+            log.info(text, model=spec.name, version=spec.version)
             return model
         try:
             inline = self._inline(spec)
         except ModelLoadError as error:  # such as one that runs an event loop: there can be none within ours
-            logger.warning("model stays in a process of its own, since on the loop it does not load: %s", error)
+            text = "model stays in a process of its own, since on the loop it does not load"
+            log.warning(text, model=spec.name, version=spec.version, why=str(error))
             return model
         self.unload(model)
         return inline

@@ -9,9 +9,7 @@ caller's bad input does not fail its neighbours. So a model may see a request tw
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ from .bad_input import BadInput
 from .batch_memory import runs_of
 from .batcher import Rules, commit, expired, plan
 from .executor import Executor, WarmUp
+from .faults import Faults
 from .inputs import BodyError
 from .outputs import OutputError
 from .queue import Queue
@@ -37,15 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineCore"]
 
-logger = logging.getLogger("tensorwire.engine")
-
 MESSAGE_LENGTH = 300
 """Characters of a model's own error text that reach a caller."""
-
-LOG_INTERVAL = 1.0
-"""Seconds between two log lines about what a model raised: callers must not be able to fill the log."""
-TRACEBACK_FRAMES = 6
-"""Innermost frames shown in the log."""
 
 Outcome = BatchResult | Failure
 
@@ -55,7 +47,7 @@ class EngineCore:
 
     `release(block, rows)` is called when rows are done with, whatever became of them; `starting(requests)` just before
     the model may see these: what it gives back is left out, without an answer. `allocate(nbytes)` gives host memory for
-    outputs that come from a device (default: plain memory; pinned memory copies faster).
+    outputs that come from a device (default: plain memory; pinned memory copies faster). `faults`: what it raised.
     """
 
     def __init__(
@@ -79,7 +71,7 @@ class EngineCore:
         self._allocate = allocate
         self._starting = starting
         self._executor: Executor | None = None
-        self._log_again = -inf
+        self.faults = Faults(f"{spec.name}/{spec.version}", clock)
 
     @property
     def loaded(self) -> bool:
@@ -180,7 +172,8 @@ class EngineCore:
         return failures
 
     def trim(self) -> None:
-        """Drop memory kept between batches."""
+        """Drop memory kept between batches, and tell what was not told yet."""
+        self.faults.tell()
         if self._executor is not None:
             self._executor.trim()
 
@@ -192,7 +185,9 @@ class EngineCore:
         try:
             results.append(executor.run(requests, runs, rows, now))
         except OutputError as wrong:  # each has a name of its own: compiled, one name has one type
-            results.append(Failure(requests, Status.INTERNAL, str(wrong)[:MESSAGE_LENGTH], started=True))
+            message = str(wrong)[:MESSAGE_LENGTH]
+            self.faults.note(message)
+            results.append(Failure(requests, Status.INTERNAL, message, started=True))
         except BodyError as malformed:
             results.append(Failure(requests, Status.INVALID_ARGUMENT, str(malformed)[:MESSAGE_LENGTH], started=False))
         except BaseException as error:  # a model may raise anything; the engine lives on
@@ -203,21 +198,12 @@ class EngineCore:
                     status, message = Status.INVALID_ARGUMENT, one_line(error, MESSAGE_LENGTH)
                 else:
                     status, message = Status.INTERNAL, raised(error, MESSAGE_LENGTH)
-                    self._log(message, error)
+                    self.faults.note(message, error)
                 # guard: folders-in-error
                 results.append(Failure(requests, status, without_folders(message), started=True))
                 return
             for request in requests:
                 self._run([request], runs_of([request]), request.rows, now, results)
-
-    def _log(self, message: str, error: BaseException) -> None:
-        """Where the model raised, for its owner; not the text itself, which may hold a caller's bytes, unescaped."""
-        now = self._clock()
-        if now >= self._log_again:
-            self._log_again = now + LOG_INTERVAL
-            traced = BaseException.__dict__["__traceback__"].__get__(error)  # its class may have another of that name
-            where = "".join(traceback.format_tb(traced)[-TRACEBACK_FRAMES:])
-            logger.warning("%s/%s: %s\n%s", self.spec.name, self.spec.version, message, where)
 
     def _late(self, requests: list[Request]) -> Failure:
         self._give_back(runs_of(requests))

@@ -6,17 +6,18 @@ queue, whose memory the inputs lie in (inputs.py), deciding what a failure means
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...codec import Kind, RaggedArray
+from ...codec.errors import shown
 from ...gpu.staging import BatchInput
 from .api import BatchResult
 from .backends import LoadError
 from .inputs import Inputs
+from .log import log
 from .neighbours import MOST_ROWS, Answer, Batching, look, rule_for
 from .outputs import OutputError, Outputs
 from .ownership import arrays_in, nobody_keeps
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Executor", "WarmUp"]
 
 Array = np.ndarray[Any, Any]
-
-logger = logging.getLogger("tensorwire.engine")
 
 GROWTH = 0.95
 """A batch size is large enough when it reaches this share of the best rows per second seen: below 5% is noise."""
@@ -156,7 +155,7 @@ class Executor:
             if is_ctrl_c(error):
                 raise
             name = f"{self._spec.name}/{self._spec.version}"
-            logger.warning("%s: closing it raised %s: %s", name, type_of(error), ascii(text_of(error)[:300]))
+            log.warning(f"{name}: closing it raised {type_of(error)}: {shown(text_of(error), 300)}")
         self.trim()
 
     def _run_alone(self, requests: list[Request], prepared: Prepared, planned: float) -> BatchResult:

@@ -12,7 +12,6 @@ from then on: it can hold one block of the pool, once per load.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from ...codec import CodecError, Kind, decode_arrays
 from ...codec.limits import ALIGNMENT
 from .blocks import Block
+from .log import log
 
 if TYPE_CHECKING:
     from .api import Prepared
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["BodyError", "Inputs"]
 
 Array = np.ndarray[Any, Any]
-
-logger = logging.getLogger("tensorwire.engine")
 
 SCRATCH_KEPT = 64 << 20
 """Bytes of the copy's memory that are kept between batches; beyond it a batch pays for fresh pages."""
@@ -120,7 +118,7 @@ class Inputs:
         """Note that the model has kept an input: it gets copies from now on."""
         if self._promised and not self._keeps:
             name = f"{self._spec.name}/{self._spec.version}"
-            logger.warning("%s: lend_inputs is set, but the model keeps its inputs: it gets copies from now on", name)
+            log.warning(f"{name}: lend_inputs is set, but the model keeps its inputs: it gets copies from now on")
         self._keeps = True
 
     def trim(self) -> None:

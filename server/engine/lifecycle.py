@@ -14,7 +14,6 @@ Times of life
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import time
@@ -27,6 +26,7 @@ from .api import BatchResult, Engine, Failure, Health, HealthState, Sink
 from .batch_memory import BatchMemory
 from .control import ChannelError
 from .inflight import InFlight
+from .log import log
 from .printed import printable
 from .process_instance import ProcessInstance
 from .result_reader import PROTOCOL_VIOLATIONS
@@ -39,14 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Lifecycle"]
 
-logger = logging.getLogger("tensorwire.engine")
-
 #: Seconds before the first restart, at most, and of serving after which the next crash starts over at the first.
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_MOST: Final = 10.0
 BACK_OFF_RESET: Final = 10.0
 #: Seconds an idle process gets to leave by itself at stop(); it takes a few milliseconds.
 STOP_GRACE: Final = 2.0
+_LEVELS: Final = ("info", "warning", "error")
 
 
 class Lifecycle(Engine):
@@ -273,6 +272,9 @@ class Lifecycle(Engine):
             self._become(HealthState.SERVING, "")
         elif kind == "failed":
             self._fail_instance(instance, printable(message["message"]), retry=self._ever_ready)
+        elif kind == "log" and message["level"] in _LEVELS:
+            where = "\n".join(printable(line) for line in str(message["traceback"]).split("\n"))
+            log.write(message["level"], printable(message["line"]), where)
         else:
             raise ChannelError(f"a message of kind {printable(kind)}")
 
@@ -286,7 +288,7 @@ class Lifecycle(Engine):
             instance.retry = retry
             self._note_service()
             self._become(HealthState.FAILED, why)
-            logger.error("%s: %s", instance.worker.label, why)
+            log.error(f"{instance.worker.label}: {why}")
         instance.worker.kill()
 
     def _on_death(self, instance: ProcessInstance) -> None:
@@ -302,7 +304,7 @@ class Lifecycle(Engine):
             self._back_off = BACK_OFF_FIRST
 
     def _retry_later(self) -> None:
-        logger.warning("%s: %s; next start in %g s", self.spec.name, self._detail, self._back_off)
+        log.warning(f"{self.spec.name}/{self.spec.version}: {self._detail}; next start in {self._back_off:g} s")
         self._ring_after(self._back_off)
         self._back_off = min(2 * self._back_off, BACK_OFF_MOST)
 

@@ -37,6 +37,7 @@ from .control import Channel
 from .core import EngineCore
 from .fork_guard import leave_to_parent
 from .habits import Habits
+from .log import log
 from .records import (
     CANCEL,
     CANCELLED,
@@ -107,6 +108,7 @@ class Child:
     def _forked(self) -> None:
         """Mark this process as a model's child: if it comes back from its call, it has no business here."""
         self._lay_out = _come_back
+        log.write = _nothing_to_say
 
     def say_ready(self) -> None:
         """Report what warm-up measured and showed; requests may come from now on."""
@@ -135,12 +137,13 @@ class Child:
             self._take()
             core.step(monotonic(), self._done)
             self._publisher.flush()
+            core.faults.tell()
             if self._leaving and not core.queue.count:
                 return
 
     def _wait(self) -> float | None:
         """Milliseconds to sleep at most; None: until something arrives."""
-        wake_at = self._core.next_step
+        wake_at = min(self._core.next_step, self._core.faults.tell_at)
         if wake_at == inf:
             return 0 if self._leaving else None
         return max(0, ceil((wake_at - monotonic()) * 1000))
@@ -258,6 +261,11 @@ def _nothing_to_release(block: Block, rows: int) -> None:
     del block, rows
 
 
+def _nothing_to_say(level: str, line: str, traceback: str) -> None:
+    """Say nothing: this is a model's child, and the log is its parent's."""
+    del level, line, traceback
+
+
 def _come_back(outcome: list[BatchResult | Failure]) -> None:
     """Drop what a model's child has to say after its call: its parent says it."""
     del outcome
@@ -332,6 +340,7 @@ def main(descriptor: int, front: int) -> None:
     faulthandler.enable()
     os.set_inheritable(descriptor, False)
     channel = Channel(socket.socket(fileno=descriptor))
+    log.write = lambda level, line, where: channel.send("log", level=level, line=line, traceback=where)
     messages: list[dict[str, Any]] = []
     while not messages:
         select.select([channel.fileno()], [], [])

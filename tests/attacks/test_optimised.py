@@ -31,7 +31,7 @@ def test_the_asserts_of_tests_and_their_helpers_are_checked_in_any_mode(tmp_path
     with pytest.raises(AssertionError):
         ServerProcess.wait_metric(stuck, "calls", 0.0, seconds=0.0)
     log = tmp_path / "log"
-    log.write_text("Traceback\n")
+    log.write_text('{"part": "front", "event": "Traceback", "level": "info"}\n')
     bad: Any = SimpleNamespace(log=log)
     with pytest.raises(AssertionError):
         check_log(bad)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.config
 
-from tensorwire.server.logs import MAX_VALUE_CHARS, configure_logs, get_logger, printable
+import structlog
+
+from tensorwire.server.engine.log import log
+from tensorwire.server.logs import FORWARDED_PER_SECOND, MAX_VALUE_CHARS, configure_logs, get_logger, printable
 
 
 def test_control_characters_are_escaped() -> None:
@@ -53,3 +57,41 @@ def test_what_the_standard_library_logs_goes_the_same_way() -> None:
     event = json.loads(line)
     assert (event["part"], event["level"]) == ("engine", "warning")
     assert event["event"] == "process 7 ended:\\nkilled"
+
+
+def test_a_flood_of_it_is_no_flood_of_log() -> None:
+    out = io.StringIO()
+    configure_logs("json", "info", out)
+    for number in range(10 * FORWARDED_PER_SECOND):
+        logging.getLogger("a.library").warning("again %d", number)
+    events = [json.loads(line)["event"] for line in out.getvalue().splitlines()]
+    left_out = [int(event.split()[0]) for event in events if "left out" in event]
+    assert len(events) - len(left_out) + sum(left_out) <= 10 * FORWARDED_PER_SECOND
+    assert len(events) < 5 * FORWARDED_PER_SECOND
+
+
+def test_what_an_engine_says_is_one_record_with_its_traceback() -> None:
+    out = io.StringIO()
+    configure_logs("json", "info", out)
+    log.error("m/1: model raised ValueError: 'no'", "Traceback\n  line\nValueError: 'no'\n")
+    log.info("m/1: printed")
+    first, second = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (first["level"], first["part"], first["exception"].count("\n")) == ("error", "engine", 3)
+    assert (second["level"], second["event"], "exception" in second) == ("info", "m/1: printed", False)
+
+
+def test_a_model_that_sets_the_logging_libraries_up_for_itself_silences_nobody_else() -> None:
+    """Both are one for the whole process, and a model on the loop may use either."""
+    out = io.StringIO()
+    configure_logs("json", "info", out)
+    before = structlog.get_config()
+    try:
+        logging.disable(logging.CRITICAL)
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": True})
+        structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent)])
+        log.warning("m/1: heard")
+        get_logger("front").info("heard", number=1)
+    finally:
+        logging.disable(logging.NOTSET)
+        structlog.configure(**before)
+    assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == ["m/1: heard", "heard"]

@@ -14,6 +14,7 @@ import pytest
 from tensorwire.protocol.status import Status
 from tensorwire.server.engine.api import BatchResult, Failure
 from tensorwire.server.engine.backends import LoadError
+from tests.server.engine.conftest import Said
 from tests.server.engine.helpers import ECHO_TOML, Harness, failure_of, outputs_of, python_spec
 
 POISON = """
@@ -73,15 +74,34 @@ def test_the_engine_lives_on_after_a_failure(poison: Harness) -> None:
     assert poison.engine.health().ready
 
 
-def test_the_log_says_where_the_model_raised_but_not_once_per_call(
-    poison: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_says_where_the_model_raised_but_not_once_per_call(poison: Harness, said: list[Said]) -> None:
     for _ in range(20):
         poison.submit(row(13))
         poison.run()
-    (record,) = caplog.records
-    assert "model.py" in record.getMessage()
-    assert "\x1b" not in record.getMessage()
+    (record,) = said
+    assert record.level == "error"
+    assert "model.py" in record.traceback
+    assert "\x1b" not in record.line + record.traceback
+
+
+def test_an_answer_of_the_wrong_form_is_logged_for_the_models_owner(tmp_path: Path, said: list[Said]) -> None:
+    source = "def build():\n    return lambda inputs: {'y': inputs['x'][:, :2]}"
+    harness = Harness(python_spec(tmp_path, ECHO_TOML.replace("max_batch", "warmup = false\nmax_batch"), source))
+    request = harness.submit(row(1))
+    message = failure_of(harness.run(), request).message
+    assert said == [("error", f"m/1: {message}", "")]
+
+
+def test_what_was_left_out_is_told_when_the_engine_is_looked_at(poison: Harness, said: list[Said]) -> None:
+    now = [0.0]
+    faults = poison.engine._core.faults
+    poison.engine._core.faults = type(faults)("m/1", lambda: now[0])
+    for _ in range(3):
+        poison.submit(row(13))
+        poison.run()
+    now[0] = 2.0
+    poison.engine.trim()
+    assert said[-1] == ("error", "m/1: 2 more like it left out", "")
 
 
 def test_a_long_error_text_is_capped(tmp_path: Path) -> None:
@@ -131,9 +151,7 @@ def build():
 
 
 @pytest.mark.parametrize("max_batch", [0, 32])
-def test_a_model_may_say_that_its_caller_is_wrong(
-    tmp_path: Path, max_batch: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_may_say_that_its_caller_is_wrong(tmp_path: Path, max_batch: int, said: list[Said]) -> None:
     toml = ECHO_TOML.replace("max_batch = 32", f"max_batch = {max_batch}")
     harness = Harness(python_spec(tmp_path, toml, REFUSES))
     requests = [harness.submit(row(value)) for value in (1, 10, 2)]
@@ -145,7 +163,7 @@ def test_a_model_may_say_that_its_caller_is_wrong(
     )
     assert (outputs_of(results, requests[0])["y"] == 2).all()
     assert (outputs_of(results, requests[2])["y"] == 3).all()
-    assert caplog.records == []
+    assert said == []
     harness.assert_all_memory_returned()
 
 
@@ -274,14 +292,12 @@ def test_anything_raised_while_it_loads_says_why_it_did_not(
 
 @pytest.mark.usefixtures("as_in_the_server")
 @pytest.mark.parametrize(("expression", "message"), RAISED)
-def test_anything_raised_at_its_end_is_logged(
-    tmp_path: Path, expression: str, message: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_anything_raised_at_its_end_is_logged(tmp_path: Path, expression: str, message: str, said: list[Said]) -> None:
     source = (ANYTHING % expression).replace("return model", "model.close = lambda: fail(0)\n    return model")
     harness = Harness(python_spec(tmp_path, ECHO_TOML, source))
     harness.engine.stop()
-    (record,) = caplog.records
-    assert f"closing it raised {message.removeprefix('model raised ')}" in record.getMessage()
+    (record,) = said
+    assert f"closing it raised {message.removeprefix('model raised ')}" in record.line
 
 
 def test_a_ctrl_c_at_the_terminal_is_no_models_affair(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tensorwire.server.engine.api import BatchResult, Failure
+from tests.server.engine.conftest import Said
 from tests.server.engine.helpers import ECHO_TOML, Harness, failure_of, outputs_of, python_spec
 
 NO_WARM_UP = ECHO_TOML.replace("max_batch = 32", "max_batch = 32\nwarmup = false")
@@ -175,13 +176,14 @@ def test_an_input_that_is_the_output_holds_its_memory_until_it_is_read(tmp_path:
     harness.assert_all_memory_returned()
 
 
-def test_a_model_that_promised_and_keeps_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_promised_and_keeps_is_told_of(tmp_path: Path, said: list[Said]) -> None:
     harness = Harness(python_spec(tmp_path, PROMISED, KEEPER))
     for value in (1, 2):
         harness.submit(row(value, 65536), adopt=True)
         harness.run()
-    (record,) = caplog.records
-    assert record.getMessage() == "m/1: lend_inputs is set, but the model keeps its inputs: it gets copies from now on"
+    assert [record.line for record in said] == [
+        "m/1: lend_inputs is set, but the model keeps its inputs: it gets copies from now on"
+    ]
 
 
 def test_a_model_that_promised_gets_batches_where_they_lie(tmp_path: Path) -> None:

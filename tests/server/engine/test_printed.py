@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
-import pytest
-
 from tensorwire.server.engine.printed import LINE_LENGTH, LINES_PER_SECOND, Printed, printable
+from tests.server.engine.conftest import Said
 
 
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, "tensorwire.engine")
-    return caplog
+def lines(said: list[Said]) -> list[str]:
+    return [record.line for record in said]
 
 
 class Clock:
@@ -28,22 +23,22 @@ def test_lines_for_the_log_have_no_control_characters_and_a_bounded_length() -> 
     assert printable("x" * (LINE_LENGTH + 1)) == "x" * LINE_LENGTH + " ..."
 
 
-def test_a_line_is_one_record_however_it_came(log: pytest.LogCaptureFixture) -> None:
+def test_a_line_is_one_record_however_it_came(said: list[Said]) -> None:
     printed = Printed("m/1", Clock())
     for piece in (b"a", b"b\nc\xff\n\n", b"rest"):
         printed.take(piece)
     printed.end()
-    assert log.messages == ["m/1: ab", "m/1: c\\xff", "m/1: ", "m/1: rest"]
+    assert lines(said) == ["m/1: ab", "m/1: c\\xff", "m/1: ", "m/1: rest"]
 
 
-def test_a_line_without_an_end_is_cut(log: pytest.LogCaptureFixture) -> None:
+def test_a_line_without_an_end_is_cut(said: list[Said]) -> None:
     printed = Printed("m/1", Clock())
     printed.take(b"x" * (LINE_LENGTH + 1))
-    assert log.messages == ["m/1: " + "x" * LINE_LENGTH + " ..."]
+    assert lines(said) == ["m/1: " + "x" * LINE_LENGTH + " ..."]
 
 
 def test_above_the_limit_lines_are_counted_and_the_count_is_told_in_the_next_second(
-    log: pytest.LogCaptureFixture,
+    said: list[Said],
 ) -> None:
     clock = Clock()
     printed = Printed("m/1", clock)
@@ -52,19 +47,19 @@ def test_above_the_limit_lines_are_counted_and_the_count_is_told_in_the_next_sec
     printed.take(b"x\n" * 999 + b"y")
     printed.take(b"z" * 5000)
     printed.tell()
-    assert len(log.messages) == LINES_PER_SECOND
+    assert len(lines(said)) == LINES_PER_SECOND
     clock.now += 1.0
     printed.tell()
     printed.tell()
-    assert log.messages[LINES_PER_SECOND:] == ["m/1: 1000 more lines that it printed are left out here"]
+    assert lines(said)[LINES_PER_SECOND:] == ["m/1: 1000 more lines that it printed are left out here"]
     printed.take(b"again\n")
-    assert log.messages[-1] == "m/1: again"
+    assert lines(said)[-1] == "m/1: again"
 
 
-def test_the_last_lines_of_a_flood_are_told_for_they_may_say_why_it_ended(log: pytest.LogCaptureFixture) -> None:
+def test_the_last_lines_of_a_flood_are_told_for_they_may_say_why_it_ended(said: list[Said]) -> None:
     printed = Printed("m/1", Clock())
     printed.take(b"x\n" * 5000)
     printed.end(b"x\n" * 5000 + b"Fatal Python error: Segmentation fault\n")
-    assert log.messages[-1] == "m/1: Fatal Python error: Segmentation fault"
-    assert sum("left out" in message for message in log.messages) == 1
-    assert len(log.messages) == 2 * LINES_PER_SECOND + 1
+    assert lines(said)[-1] == "m/1: Fatal Python error: Segmentation fault"
+    assert sum("left out" in message for message in lines(said)) == 1
+    assert len(lines(said)) == 2 * LINES_PER_SECOND + 1

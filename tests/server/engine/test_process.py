@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
+import re
 import select
 import signal
 import subprocess
@@ -21,6 +21,7 @@ from tensorwire.codec import SignatureError, decode_arrays, decode_metadata, res
 from tensorwire.protocol import Status
 from tensorwire.server.engine import lifecycle
 from tensorwire.server.engine.api import BatchResult, Failure, HealthState
+from tests.server.engine.conftest import Said
 from tests.server.engine.process_front import MODEL, Front, write_model
 
 CRASHES = {1: "SIGKILL", 2: "SIGSEGV", 3: "status 3"}
@@ -746,6 +747,7 @@ ORPHAN = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
+from tests.server.engine.conftest import Said
 from tests.server.engine.process_front import Front
 front = Front(Path({folder!r})).ready()
 print(front.pid, flush=True)
@@ -766,11 +768,28 @@ def test_no_process_survives_its_front(tmp_path: Path) -> None:
         os.close(pidfd)
 
 
-def test_what_the_model_prints_reaches_the_log_with_its_name(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_model_prints_reaches_the_log_with_its_name(make: Make, said: list[Said]) -> None:
     front = make().ready()
-    with caplog.at_level(logging.INFO, "tensorwire.engine"):
-        front.rows(front.submit([-6, 0, 0, 0]))
-        front.until(lambda: "double/1: hello from the model" in caplog.text)
+    front.rows(front.submit([-6, 0, 0, 0]))
+    front.until(lambda: ("info", "double/1: hello from the model", "") in said)
+
+
+def test_what_the_model_raises_is_one_record_with_its_traceback_and_the_rest_a_number(
+    make: Make, said: list[Said]
+) -> None:
+    front = make().ready()
+    for _ in range(5):
+        front.failure(front.submit([-5, 0, 0, 0]))
+
+    def told() -> int:
+        left_out = [re.fullmatch(r"double/1: (\d+) more like it left out", record.line) for record in said]
+        return sum(int(match[1]) if match else 1 for match in left_out)
+
+    front.until(lambda: told() == 5)
+    assert {record.level for record in said} == {"error"}
+    assert said[0].line == "double/1: model raised ValueError: 'the model says no'"
+    assert "model.py" in said[0].traceback
+    assert said[0].traceback.endswith("ValueError: 'the model says no'\n")
 
 
 def test_the_models_environment_has_no_settings_of_the_server(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
