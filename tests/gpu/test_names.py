@@ -44,7 +44,7 @@ HELD: dict[str, Any] = {
 }
 #: What torch's C++ functions take by keyword; they have no signature to ask for.
 KEYWORDS = {"empty": {"dtype", "device"}, "full": {"device"}, "ones": {"device"}, "zeros": {"device"},
-            "arange": {"device"}, "frombuffer": {"dtype"}, "copy_": {"non_blocking"}}  # fmt: skip
+            "arange": {"device"}, "frombuffer": {"dtype"}, "copy_": {"non_blocking"}, "tensor": {"device"}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
