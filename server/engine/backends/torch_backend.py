@@ -17,6 +17,7 @@ import torch
 from ....codec import Kind, dtype_by_name
 from ..outputs import COPY_BELOW
 from . import Backend, LoadError
+from .archives import backend_of, saved_by
 from .arguments import call_of, program_values
 from .source import make
 from .torch_memory import is_ours
@@ -50,7 +51,13 @@ def load(spec: ModelSpec) -> Backend:
         _keep_freed_memory()
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError(f'device {spec.device!r}: torch finds no CUDA device; set device = "cpu"')
-    return TorchBackend(spec, LOADERS[spec.backend](spec, device))
+    try:
+        module = LOADERS[spec.backend](spec, device)
+    except RuntimeError as error:
+        if backend_of(spec.file) in {"", spec.backend}:
+            raise
+        raise LoadError(f"file {spec.file.name!r} is {saved_by(spec.file)}") from error
+    return TorchBackend(spec, module)
 
 
 def _keep_freed_memory() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from ..spec import SpecError, inside
 from . import LoadError
+from .archives import backend_of, saved_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +76,8 @@ def _read(path: Path) -> State:
                 state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the libraries find in a file that is damaged, or something else
         what = "a damaged safetensors file" if kind == "safetensors" else "neither safetensors nor a plain state dict"
+        if backend_of(path) not in {"", "torch"}:
+            what = saved_by(path)
         raise LoadError(
             f"weights {path.name!r} are {what} ({type(error).__name__}: {str(error).partition(chr(10))[0]}); "
             f"write them with safetensors.torch.save_model, or torch.save(module.state_dict(), ...)"

@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file, save_model
 
-from tensorwire.server.engine.backends import LoadError
+from tensorwire.server.engine.backends import LoadError, load_backend
 from tensorwire.server.engine.backends.weights import load_weights
+from tensorwire.server.engine.spec import load_spec
+from tests.server.engine.helpers import model_folder
 
 State = Mapping[str, torch.Tensor]
 
@@ -215,3 +217,52 @@ def test_a_cut_file_is_refused_in_words(tmp_path: Path) -> None:
         load_weights(Tied(), tmp_path / "w", tmp_path)
     shutil.copy(tmp_path / "whole", tmp_path / "w")
     load_weights(Tied(), tmp_path / "w", tmp_path)
+
+
+def saved(folder: Path, backend: str) -> Path:
+    """A file that another backend serves."""
+    file = folder / "m.bin"
+    linear = torch.nn.Linear(2, 2)
+    if backend == "torchscript":
+        torch.jit.save(torch.jit.script(linear), file)
+    elif backend == "torch_export":
+        torch.export.save(torch.export.export(linear, (torch.zeros(1, 2),)), str(file))
+    else:
+        torch.save(linear.state_dict(), file)
+    return file
+
+
+TOML = """
+backend = "{}"
+file = "m.bin"
+[[inputs]]
+name = "x"
+dtype = "float32"
+shape = [-1, 2]
+[[outputs]]
+name = "y"
+dtype = "float32"
+shape = [-1, 2]
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asked", ["torchscript", "torch_export"])
+@pytest.mark.parametrize("backend", ["torchscript", "torch_export", "torch"])
+def test_a_file_for_another_backend_names_it(tmp_path: Path, backend: str, asked: str) -> None:
+    folder = model_folder(tmp_path, TOML.format(asked))
+    saved(folder, backend)
+    if backend == asked:
+        load_backend(load_spec(folder)).close()
+        return
+    with pytest.raises(LoadError, match=rf"file 'm.bin' is what torch\..*save writes.*: set backend = \"{backend}\""):
+        load_backend(load_spec(folder))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["torchscript", "torch_export"])
+def test_weights_that_are_a_whole_model_are_named_as_such(tmp_path: Path, backend: str) -> None:
+    with pytest.raises(
+        LoadError, match=rf"weights 'm.bin' are what torch\..*save writes.*: set backend = \"{backend}\""
+    ):
+        load_weights(torch.nn.Linear(2, 2), saved(tmp_path, backend), tmp_path)
